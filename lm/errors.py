@@ -1,0 +1,24 @@
+"""Errors that are the user's to mend: one sentence with the value and the way out."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input. The command prints it on one line and exits with status 2; nothing is half-written."""
+
+
+class Diverged(UserError):
+    """Training stopped because the loss became infinite, NaN or exploded."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise UserError(message) unless condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the known word closest to a mistyped one, or nothing when none is close."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {match[0]}?" if match else ""
