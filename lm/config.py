@@ -308,7 +308,9 @@ class TrainConfig:
             self.batch % self.accumulation == 0,
             f"train.batch {self.batch} is not a multiple of train.accumulation {self.accumulation}",
         )
-        require(self.diverged > 1, f"train.diverged {self.diverged}: must be above 1, an untrained model's loss is ln V")
+        require(
+            self.diverged > 1, f"train.diverged {self.diverged}: must be above 1, an untrained model's loss is ln V"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The model: a decoder-only transformer, its cache and its taps. Knows nothing of training, files or sampling."""

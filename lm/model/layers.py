@@ -1,0 +1,112 @@
+"""The parts of a block that are not attention: projections, norms, positions, the feed-forward layer.
+
+Parameters are float32 and carry `axes`, the glossary's letters, from which weight decay, Muon and shardings are
+derived. They are cast to the compute dtype where they are used.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lm.config import ModelConfig
+from lm.model.taps import Taps
+
+
+def project(x_BTD: jax.Array, w_DF: jax.Array, b_F: jax.Array | None = None) -> jax.Array:
+    """x @ w + b over flattened tokens: with three axes XLA would copy every weight gradient on a CPU."""
+    y = x_BTD.reshape(-1, x_BTD.shape[-1]) @ w_DF.astype(x_BTD.dtype)
+    if b_F is not None:
+        y = y + b_F.astype(x_BTD.dtype)
+    return y.reshape(*x_BTD.shape[:-1], w_DF.shape[-1])
+
+
+class Linear(nnx.Module):
+    """An affine map of the last axis, from the width named axes[0] to the one named axes[1]."""
+
+    def __init__(self, c: ModelConfig, rows: int, columns: int, axes: tuple[str, str], rngs, *, scale: float = 1.0):
+        kernel = jax.random.normal(rngs.params(), (rows, columns)) * (scale * rows**-0.5)
+        self.kernel = nnx.Param(kernel, axes=axes)
+        self.bias = nnx.Param(jnp.zeros(columns), axes=axes[1:]) if c.bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return project(x, self.kernel[...], None if self.bias is None else self.bias[...])
+
+
+def rms_normalise(x: jax.Array, epsilon: float) -> jax.Array:
+    """x over its root mean square along the last axis (Zhang and Sennrich 2019); float32 in, float32 out."""
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
+
+
+class Norm(nnx.Module):
+    """RMSNorm, or LayerNorm (Ba et al. 2016), with a learned scale; computed in float32."""
+
+    def __init__(self, c: ModelConfig, width: int, axis: str, kind: str):
+        self.kind, self.epsilon = kind, c.norm_epsilon
+        self.scale = nnx.Param(jnp.ones(width), axes=(axis,))
+        self.bias = nnx.Param(jnp.zeros(width), axes=(axis,)) if c.bias and kind == "layernorm" else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        if self.kind == "layernorm":
+            y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = rms_normalise(y, self.epsilon) * self.scale[...]
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(x.dtype)
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:
+    """Rotary positions (Su et al. 2021): turn the pair (i, i + H/2) by position * base^(-2i/H), phases in float32."""
+    half = x_BTNH.shape[-1] // 2
+    frequencies = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions_BT[..., None, None].astype(jnp.float32) * frequencies
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
+
+
+def sinusoids(positions_BT: jax.Array, width: int) -> jax.Array:
+    """Fixed positions (Vaswani et al. 2017, section 3.5): sines in even places, cosines in odd; [B, T, D]."""
+    even = jnp.arange(0, width, 2, dtype=jnp.float32)
+    angles = positions_BT[..., None].astype(jnp.float32) * 10_000.0 ** (-even / width)
+    pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return pairs.reshape(*positions_BT.shape, -1)[..., :width]
+
+
+ACTIVATIONS = {
+    "gelu": jax.nn.gelu,
+    "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+}
+
+
+class FeedForward(nnx.Module):
+    """Two projections around a nonlinearity; swiglu gates one projection by another (Shazeer 2020)."""
+
+    def __init__(self, c: ModelConfig, rngs):
+        self.activation = c.activation
+        self.inner = Linear(c, c.width, c.F, ("D", "F"), rngs)
+        self.gate = Linear(c, c.width, c.F, ("D", "F"), rngs) if c.activation == "swiglu" else None
+        self.outer = Linear(c, c.F, c.width, ("F", "D"), rngs, scale=output_scale(c))
+
+    def __call__(self, x_BTD: jax.Array, taps: Taps) -> jax.Array:
+        h_BTF = self.inner(x_BTD)
+        if self.gate is None:
+            h_BTF = ACTIVATIONS[self.activation](h_BTF)
+        else:
+            h_BTF = jax.nn.silu(self.gate(x_BTD)) * h_BTF
+        return taps("mlp.out", self.outer(taps("mlp.hidden", h_BTF)))
+
+
+def output_scale(c: ModelConfig) -> float:
+    """Initial scale of what a half-block adds: zero, or 1/sqrt(2 L) as in GPT-2, so depth does not add variance."""
+    return 0.0 if c.zero_init else (2 * c.layers) ** -0.5
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zero entries with probability `rate` and rescale the rest; without a key, nothing."""
+    if key is None or rate == 0:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)

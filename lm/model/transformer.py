@@ -1,0 +1,193 @@
+"""The decoder-only transformer, defined once with Flax NNX and used as a pure function of its parameters."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lm.config import ModelConfig
+from lm.errors import require
+from lm.model.attention import Attention, Past
+from lm.model.cache import KVCache
+from lm.model.layers import FeedForward, Norm, dropout, rms_normalise, sinusoids
+from lm.model.taps import Taps
+
+UNLIMITED = jnp.iinfo(jnp.int32).max
+
+
+class Block(nnx.Module):
+    """Pre-norm: x + attention(norm(x)), then x + feedforward(norm(x))."""
+
+    def __init__(self, c: ModelConfig, rngs):
+        self.rate = c.dropout
+        self.attention_norm = Norm(c, c.width, "D", c.norm)
+        self.attention = Attention(c, rngs)
+        self.feedforward_norm = Norm(c, c.width, "D", c.norm)
+        self.feedforward = FeedForward(c, rngs)
+
+    def __call__(self, x_BTD, positions_BT, window, same_BTT, past, taps: Taps, key):
+        """Returns the residual stream and this layer's new keys and values."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        x_BTD = taps("residual.before", x_BTD)
+        h_BTD, kv = self.attention(self.attention_norm(x_BTD), positions_BT, window, same_BTT, past, taps)
+        x_BTD = taps("residual.middle", x_BTD + dropout(h_BTD, self.rate, keys[0]))
+        h_BTD = self.feedforward(self.feedforward_norm(x_BTD), taps)
+        return taps("residual.after", x_BTD + dropout(h_BTD, self.rate, keys[1])), kv
+
+
+class Transformer(nnx.Module):
+    """Tokens to logits. `blocks` holds every layer's parameters stacked along L, run by one scan."""
+
+    def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
+        self.c = c
+        # Small enough that logits of a tied head start near zero and the first loss near ln V.
+        scale = min(0.02, 0.3 * c.width**-0.5)
+        normal = lambda *shape: jax.random.normal(rngs.params(), shape) * scale  # noqa: E731
+        self.embedding = nnx.Param(normal(c.V, c.width), axes=("V", "D"))
+        self.position = nnx.Param(normal(c.context, c.width), axes=("T", "D")) if c.positions == "learned" else None
+        self.blocks = nnx.vmap(lambda r: Block(c, r))(rngs.split(c.layers))
+        self.final_norm = Norm(c, c.width, "D", c.norm)
+        head = (jnp.zeros((c.width, c.V)) if c.zero_init else normal(c.width, c.V)) if not c.tied else None
+        self.head = nnx.Param(head, axes=("D", "V")) if not c.tied else None
+
+    def __call__(self, tokens_BT, **options):
+        """Logits [B, T, V] in float32, and the new keys and values [L, B, T, K, H] (None unless keep_kv)."""
+        h_BTD, kv = self.hidden(tokens_BT, **options)
+        return self.logits(h_BTD, options.get("taps")), kv
+
+    def hidden(
+        self,
+        tokens_BT: jax.Array,
+        *,
+        segments_BT: jax.Array | None = None,
+        cache: KVCache | None = None,
+        keep_kv: bool = False,
+        taps: Taps | None = None,
+        key: jax.Array | None = None,
+    ):
+        """What the head reads, [B, T, D], and the new keys and values (None unless keep_kv).
+
+        segments_BT: document number of each token; attention stays inside, positions restart. cache: what was read
+        before; it is only read here, `cache.append` writes. key: turns dropout on.
+        """
+        c, taps = self.c, Taps() if taps is None else taps
+        positions_BT, same_BTT = self._places(tokens_BT, segments_BT, cache)
+        keys = (None, None) if key is None or c.dropout == 0 else jax.random.split(key)
+
+        x_BTD = self._embed(tokens_BT, positions_BT)
+        x_BTD = taps("embedding", dropout(x_BTD, c.dropout, keys[0]))
+
+        graph, params = nnx.split(self.blocks)
+        windows = None
+        if c.window is not None:  # one program for windowed and global layers: the window is data
+            windows = jnp.array([UNLIMITED if w is None else w for w in c.windows], jnp.int32)
+        slots_BS = None if cache is None else cache.slot_positions()
+
+        def layer(x_BTD, scanned):
+            params, window, index, old = scanned
+            inner = taps.inside(index)
+            past = None if old is None else Past(*old, slots_BS)
+            layer_key = None if keys[1] is None else jax.random.fold_in(keys[1], index)
+            block = nnx.merge(graph, params)
+            x_BTD, kv = block(x_BTD, positions_BT, window, same_BTT, past, inner, layer_key)
+            return x_BTD, (kv if keep_kv else None, inner.values)
+
+        if c.remat:
+            layer = jax.checkpoint(layer)
+        old = None if cache is None else (cache.k_LBSKH, cache.v_LBSKH)
+        scanned = (params, windows, jnp.arange(c.layers), old)
+        x_BTD, (kv, values) = jax.lax.scan(layer, x_BTD, scanned, unroll=min(c.unroll, c.layers))
+        taps.values.update(values)
+        return taps("residual.final", self.final_norm(x_BTD)), kv
+
+    def logits(self, h_BTD: jax.Array, taps: Taps | None = None) -> jax.Array:
+        """[..., V] float32 logits; the padded entries of the vocabulary can never be predicted."""
+        c = self.c
+        flat = h_BTD.reshape(-1, c.width)
+        if c.tied:
+            logits = jax.lax.dot_general(flat, self.embedding[...].astype(flat.dtype), (((1,), (1,)), ((), ())))
+        else:
+            logits = flat @ self.head[...].astype(flat.dtype)
+        logits = logits.astype(jnp.float32).reshape(*h_BTD.shape[:-1], c.V)
+        if c.logit_softcap is not None:
+            logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
+        if c.V != c.vocab:
+            logits = jnp.where(jnp.arange(c.V) < c.vocab, logits, -1e30)
+        return logits if taps is None else taps("logits", logits)
+
+    def _places(self, tokens_BT, segments_BT, cache):
+        """Positions [B, T] (B may be 1) and, for packed documents, which pairs share one [B, T, T]."""
+        T = tokens_BT.shape[1]
+        require(T <= self.c.context, f"{T} tokens are more than the model's context of {self.c.context}")
+        if cache is not None:
+            require(segments_BT is None, "segments and a cache do not go together: decode one document a row")
+            room = cache.capacity
+            require(room <= self.c.context, f"a cache of {room} tokens exceeds the model's context of {self.c.context}")
+            return cache.next_positions(T), None
+        index_1T = jnp.arange(T)[None]
+        if segments_BT is None:
+            return index_1T, None
+        starts_BT = jnp.pad(segments_BT[:, 1:] != segments_BT[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+        positions_BT = index_1T - jax.lax.cummax(jnp.where(starts_BT, index_1T, 0), axis=1)
+        return positions_BT, segments_BT[:, :, None] == segments_BT[:, None, :]
+
+    def _embed(self, tokens_BT, positions_BT):
+        c = self.c
+        x_BTD = self.embedding[...][tokens_BT]
+        if c.positions == "learned":
+            x_BTD = x_BTD + self.position[...][positions_BT]
+        if c.positions == "sinusoidal":
+            x_BTD = x_BTD + sinusoids(positions_BT, c.width)
+        if c.embedding_norm:
+            x_BTD = rms_normalise(x_BTD, c.norm_epsilon)
+        return x_BTD.astype(compute_dtype(c))
+
+
+def compute_dtype(c: ModelConfig):
+    """The dtype of matrix products: as configured, or bfloat16 on accelerators and float32 on CPU."""
+    if c.dtype != "auto":
+        return jnp.dtype(c.dtype)
+    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+
+# --- the model as a pure function of its parameters ------------------------------------------------------------------
+@functools.cache
+def _definition(c: ModelConfig):
+    """The NNX graph and the abstract parameters, without allocating anything."""
+    return nnx.split(nnx.eval_shape(lambda: Transformer(c, nnx.Rngs(0))))
+
+
+def init(c: ModelConfig, seed: int) -> dict:
+    """Fresh float32 parameters, a nested dict: the same for the same (configuration, seed) anywhere."""
+    make = lambda key: nnx.to_pure_dict(nnx.state(Transformer(c, nnx.Rngs(params=key)), nnx.Param))  # noqa: E731
+    return jax.jit(make)(jax.random.key(seed))
+
+
+def bind(c: ModelConfig, params: dict) -> Transformer:
+    """The Transformer holding these parameters; cheap, and made inside jit."""
+    return nnx.merge(_definition(c)[0], params)
+
+
+def axes(c: ModelConfig) -> dict:
+    """Each parameter's axes in the glossary's letters, a tree like the parameters': ("L", "D", "F") and so on."""
+
+    def of(path, variable):
+        stacked = ("L",) if path[0].key == "blocks" else ()
+        return stacked + tuple(variable.get_metadata("axes"))
+
+    is_leaf = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    return nnx.to_pure_dict(jax.tree_util.tree_map_with_path(of, _definition(c)[1], is_leaf=is_leaf))
+
+
+def shapes(c: ModelConfig) -> dict:
+    """Each parameter's jax.ShapeDtypeStruct, a tree like the parameters'."""
+    return nnx.to_pure_dict(_definition(c)[1])
+
+
+def parameter_count(c: ModelConfig) -> tuple[int, int]:
+    """(params_total, params_nonembedding): the latter without token and position embeddings and an untied head."""
+    flat = jax.tree.leaves_with_path(shapes(c))
+    count = lambda keep: sum(math.prod(leaf.shape) for path, leaf in flat if keep(path[0].key))  # noqa: E731
+    return count(lambda name: True), count(lambda name: name not in ("embedding", "position", "head"))
