@@ -1,0 +1,129 @@
+"""Dotted settings: an Experiment to and from JSON, overrides, the fingerprint that decides a resume, config files."""
+
+import dataclasses
+import hashlib
+import json
+import runpy
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from lm.config import Experiment
+from lm.errors import UserError, nearest, require
+
+FREE = frozenset({
+    "name", "model.remat", "model.unroll", "train.steps", "train.loss_chunk", "train.log_every", "train.eval_every",
+    "train.eval_tokens", "train.checkpoint_every", "train.keep", "train.diverged", "train.trackers",
+})  # fmt: skip
+"""Settings that may change when a run is resumed: they do not decide what is learnt, or only for how long."""
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """A nested dict of plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(experiment)))
+
+
+def from_dict(values: dict[str, Any], kind: type = Experiment, prefix: str = "") -> Any:
+    """The inverse of to_dict. An unknown key is refused with the nearest valid one."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        require(key in fields, f"{prefix}{key}: no such setting{nearest(prefix + key, settings())}")
+    made = {}
+    for key, value in values.items():
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            require(isinstance(value, dict), f"{prefix}{key}: expected an object of settings, got {value!r}")
+            made[key] = from_dict(value, hint, f"{prefix}{key}.")
+        else:
+            made[key] = _coerce(value, hint, prefix + key)
+    return kind(**made)
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """Check a JSON value against a field's type: tuples come back from lists, whole numbers serve as floats."""
+    origin, choices = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for choice in choices:
+            try:
+                return _coerce(value, choice, name)
+            except UserError:
+                continue
+    elif origin is Literal:
+        if value in choices:
+            return value
+        raise UserError(f"{name} {value!r}: one of {', '.join(map(str, choices))}{nearest(str(value), choices)}")
+    elif origin is tuple and isinstance(value, list | tuple):
+        return tuple(_coerce(item, choices[0], name) for item in value)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    raise UserError(f"{name} {value!r}: expected {getattr(hint, '__name__', hint)}")
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": {"layers": 4}} as {"model.layers": 4}."""
+    flat = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def settings() -> list[str]:
+    """Every dotted setting of an Experiment."""
+    return list(flatten(to_dict(Experiment())))
+
+
+def replace(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
+    """A copy with dotted settings changed: replace(e, {"model.layers": 8})."""
+    values = to_dict(experiment)
+    known = flatten(values)
+    for key, value in changes.items():
+        require(key in known, f"{key}: no such setting{nearest(key, known)}")
+        *parents, leaf = key.split(".")
+        node = values
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    return from_dict(values)
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """The dotted settings that decide what is learnt."""
+    return {key: value for key, value in flatten(to_dict(experiment)).items() if key not in FREE}
+
+
+def fingerprint(experiment: Experiment, hashes: dict[str, str]) -> str:
+    """Hex digest of the settings that decide what is learnt and of the data and tokenizer they were used with."""
+    text = json.dumps([identity(experiment), hashes], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+def config_folders() -> list[Path]:
+    """Where named configurations are looked for: ./configs, then the project's own."""
+    return list(dict.fromkeys([Path.cwd() / "configs", Path(__file__).resolve().parents[1] / "configs"]))
+
+
+def load_experiment(config: str) -> Experiment:
+    """The `experiment` of configs/<config>.py, or of the file at the path `config`."""
+    path = Path(config)
+    if path.suffix != ".py":
+        named = {file.stem: file for folder in reversed(config_folders()) for file in sorted(folder.glob("*.py"))}
+        require(
+            config in named,
+            f"no config named {config}{nearest(config, named)} Known: {', '.join(sorted(named))}; or give a path to a .py",
+        )
+        path = named[config]
+    require(path.is_file(), f"no config file {path}")
+    try:
+        variables = runpy.run_path(str(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
+    experiment = variables.get("experiment")
+    require(isinstance(experiment, Experiment), f"{path} defines no `experiment = lm.Experiment(...)`")
+    return experiment if experiment.name != Experiment.name else dataclasses.replace(experiment, name=path.stem)
