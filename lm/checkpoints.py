@@ -1,0 +1,77 @@
+"""Checkpoints of a run, kept by orbax: atomic, one folder a step, parameters apart from what only training needs."""
+
+import gc
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from lm.errors import UserError, require
+
+policies = ocp.training.preservation_policies
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps whose checkpoint was written whole, in order: a folder gets its number when it is complete."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+
+
+def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
+    """The named parts of a checkpoint, each like its abstract tree (jax.ShapeDtypeStruct leaves).
+
+    Raises UserError where a file is missing or damaged or the shapes differ: nothing is ever filled in silently.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)  # noqa: E731
+    quiet, sys.unraisablehook = sys.unraisablehook, lambda _: None  # orbax leaves failed coroutines to the collector
+    try:
+        return ocp.load_checkpointables(folder / str(step), jax.tree.map(place, abstract))
+    except Exception as error:
+        del error
+        others = [s for s in steps(folder) if s != step]
+        way_out = f"delete it to go on from step {others[-1]}" if others else "delete the run and train again"
+        message = f"checkpoint {folder / str(step)} is damaged, or not of this model; {way_out}"
+    finally:
+        gc.collect()
+        sys.unraisablehook = quiet
+    raise UserError(message)
+
+
+class Checkpoints:
+    """Writes checkpoints: keeps the latest `keep` and the best by validation loss."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder
+        latest = policies.LatestN(keep)
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: -metrics["val_loss"], n=1, keep_checkpoints_without_metrics=False
+        )
+        self.writer = ocp.training.Checkpointer(
+            folder,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy([latest, best]),
+            cleanup_tmp_directories=True,
+        )
+
+    def save(self, step: int, val_loss: float | None, **parts: Any) -> None:
+        """Write the parts, whole or not at all, before returning: training goes on to overwrite their memory."""
+        if step in steps(self.folder):
+            return
+        free = shutil.disk_usage(self.folder).free
+        need = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(parts))
+        where = f"step {step} was not saved to {self.folder}"
+        require(free > need, f"{where}: {free / 1e6:.0f} MB free, {need / 1e6:.0f} MB needed; free some and resume")
+        try:
+            metrics = None if val_loss is None else {"val_loss": val_loss}
+            self.writer.save_checkpointables(step, parts, metrics=metrics, force=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"{where}: {lines[0][:200]}; earlier checkpoints are whole, resume when mended") from error
+
+    def close(self) -> None:
+        self.writer.close()

@@ -1,0 +1,50 @@
+"""What this machine can do: the peak rate that utilisation is measured against, and where compiled programs are kept."""
+
+import functools
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+# Dense bfloat16 tensor FLOP/s of one device, from the vendors' data sheets; matched within jax's device_kind.
+PEAK_BFLOAT16 = {
+    "H100": 989e12, "H200": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
+    "RTX 4090": 165e12, "RTX 3090": 71e12, "V100": 125e12, "T4": 65e12,
+    "TPU v2": 45e12, "TPU v3": 123e12, "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12, "TPU v6e": 918e12,
+}  # fmt: skip
+
+
+@functools.cache
+def peak_flops(dtype: str) -> tuple[float, str]:
+    """Peak FLOP/s of one device in this dtype, and how it is known: "looked up" by name, or "measured" here.
+
+    Only bfloat16 is looked up; anything else, and any device not in the table, is measured by a matrix product.
+    """
+    kind = jax.devices()[0].device_kind
+    longest = sorted((name for name in PEAK_BFLOAT16 if name in kind), key=len)
+    if dtype == "bfloat16" and longest:
+        return PEAK_BFLOAT16[longest[-1]], "looked up"
+    return measure_matmul(dtype), "measured"
+
+
+def measure_matmul(dtype: str, size: int | None = None, seconds: float = 0.3) -> float:
+    """FLOP/s of the fastest of several square matrix products made within about `seconds`."""
+    size = size or (1024 if jax.default_backend() == "cpu" else 8192)
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    fastest, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        product(a, a).block_until_ready()
+        fastest = min(fastest, time.perf_counter() - start)
+    return 2 * size**3 / fastest
+
+
+def keep_compiled_programs(folder: Path) -> None:
+    """Compile each program once per machine: later processes read it from `folder`."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

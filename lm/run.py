@@ -1,0 +1,221 @@
+"""The run directory: it explains itself, and gives back the model, the tokenizer and the experiment."""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lm import checkpoints, settings, tokenizer
+from lm.config import Experiment
+from lm.errors import UserError, nearest, require
+from lm.model import transformer
+from lm.model.taps import Edit, Taps
+
+RUNS = Path("runs")
+
+
+class Run:
+    """A directory with experiment.json, tokenizer.json, metrics.jsonl and checkpoints/.
+
+    `run` is the directory, or its name under runs/. Raises UserError where there is no such run.
+    """
+
+    def __init__(self, run: str | Path):
+        self.path = next((p for p in (Path(run), RUNS / run) if (p / "experiment.json").is_file()), None)
+        if self.path is None:
+            names = [run.name for run in find()]
+            raise UserError(f"no run {run}{nearest(str(run), names)} (`lm runs` lists them)")
+        try:
+            self.record: dict[str, Any] = json.loads((self.path / "experiment.json").read_text())
+            self.experiment: Experiment = settings.from_dict(self.record["experiment"])
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{self.path / 'experiment.json'} is damaged: {error}") from error
+
+    @property
+    def name(self) -> str:
+        return self.experiment.name
+
+    @functools.cached_property
+    def tokenizer(self):
+        """The encoding, rebuilt from the directory alone."""
+        return tokenizer.load(self.path / "tokenizer.json")
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        return self.path / "checkpoints"
+
+    def steps(self) -> list[int]:
+        """Steps with a whole checkpoint, in order."""
+        return checkpoints.steps(self.checkpoint_folder)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every record of metrics.jsonl in order; a line cut short by a crash is left out."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.is_file() else []
+        records = []
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+        return records
+
+    def best_step(self) -> int:
+        """The kept checkpoint with the lowest validation loss."""
+        losses = {record["step"]: record["val_loss"] for record in self.metrics() if "val_loss" in record}
+        kept = [step for step in self.steps() if step in losses]
+        require(bool(kept), f"{self.path}: no checkpoint has a validation loss")
+        return min(kept, key=losses.__getitem__)
+
+    # --- writing, for training alone -----------------------------------------------------------------------------------
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was logged after the checkpoint a run resumes from: those steps are about to be made again."""
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        _write(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Refuse two trainings in one directory; the lock goes with the process, however it ends."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"{self.path} is being trained by another process; choose another --name") from error
+            yield
+
+
+def find(folder: Path = RUNS) -> list[Run]:
+    """Every run under a folder, by path."""
+    return [Run(file.parent) for file in sorted(folder.rglob("experiment.json"))] if folder.is_dir() else []
+
+
+def open_run(experiment: Experiment, hashes: dict[str, str], encoding, facts: dict[str, Any], folder: Path) -> Run:
+    """Make the run's directory, or open it again when it was made by the same experiment and data.
+
+    Raises UserError naming every difference in what decides the result; length and bookkeeping may change.
+    """
+    path = folder / experiment.name
+    if (path / "experiment.json").exists():
+        run = Run(path)
+        _refuse_differences(run, experiment, hashes)
+        run.experiment = experiment
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(encoding, path / "tokenizer.json")
+        record = {
+            "experiment": settings.to_dict(experiment),
+            "fingerprint": settings.fingerprint(experiment, hashes),
+            "hashes": hashes,
+            **facts,
+            "versions": _versions(),
+            "git": _git_commit(),
+        }
+        # Last, and at once: a directory is a run from the moment this file is there.
+        _write(path / "experiment.json", json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write the run to {path}: {error.strerror or error}") from error
+    return Run(path)
+
+
+def _refuse_differences(run: Run, experiment: Experiment, hashes: dict[str, str]) -> None:
+    before, now = settings.identity(run.experiment), settings.identity(experiment)
+    differences = [f"{key} {before[key]}, now {now[key]}" for key in now if before.get(key) != now[key]]
+    old = run.record["hashes"]
+    differences += [
+        f"{key} sha {old.get(key, 'none')[:8]}, now {hashes[key][:8]}" for key in hashes if old.get(key) != hashes[key]
+    ]
+    require(
+        not differences,
+        f"{run.path} was trained with {'; '.join(differences)}: choose another --name, or give back what it had",
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tiktoken")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that ran, with + when the tree differs from it; None outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "") if commit.returncode == 0 else None
+
+
+# --- a trained model -------------------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained model in hand: parameters, tokenizer, experiment, and the step they are from."""
+
+    params: dict
+    tokenizer: Any
+    experiment: Experiment
+    step: int
+    run: Run | None = None
+
+    @property
+    def model(self) -> transformer.Transformer:
+        """The NNX module holding the parameters."""
+        return transformer.bind(self.experiment.model, self.params)
+
+    def apply(self, tokens_BT, *, taps: Iterable[str] = (), edits: Mapping[str, Edit] | None = None):
+        """Logits [B, T, V] and a dict of the taps asked for; see lm.model.taps for names, shapes and edits."""
+        edits = tuple(sorted((edits or {}).items(), key=lambda item: item[0]))
+        return _apply(self.params, jax.numpy.asarray(tokens_BT), self.experiment.model, tuple(taps), edits)
+
+
+@functools.partial(jax.jit, static_argnames=("c", "read", "edits"))
+def _apply(params, tokens_BT, c, read, edits):
+    taps = Taps(read, dict(edits))
+    logits_BTV, _ = transformer.bind(c, params)(tokens_BT, taps=taps)
+    return logits_BTV, taps.values
+
+
+def load(run: str | Path | Run, step: int | str = "latest") -> Model:
+    """The model of a run at its "latest" checkpoint, at its "best" by validation loss, or at a step.
+
+    Raises UserError where there is no such run or checkpoint, where it is damaged, or where the tokenizer's vocabulary
+    is not the model's.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    kept = run.steps()
+    require(bool(kept), f"{run.path} has no checkpoint yet; train it first: lm train")
+    if step == "best":
+        step = run.best_step()
+    elif step == "latest":
+        step = kept[-1]
+    require(str(step).isdigit() and int(step) in kept, f"{run.path} has no checkpoint {step}; it has {kept}")
+    c = run.experiment.model
+    require(
+        run.tokenizer.n_vocab == c.vocab,
+        f"{run.path}: the tokenizer has {run.tokenizer.n_vocab} tokens and the model {c.vocab}; one was replaced",
+    )
+    params = checkpoints.load(run.checkpoint_folder, int(step), params=transformer.shapes(c))["params"]
+    return Model(params, run.tokenizer, run.experiment, int(step), run)

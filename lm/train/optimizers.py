@@ -1,0 +1,69 @@
+"""Optimizers: optax turns gradients into directions; one function here turns directions into updates.
+
+Rates and weight decay are traced numbers applied in `apply`, so that sweeping them compiles nothing. Which leaf is a
+hidden matrix, and which decays, is read from the parameters' axes, never from their number of dimensions.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lm.config import OptimizerConfig
+
+
+def is_matrix(axes: tuple[str, ...]) -> bool:
+    """A map between two widths: not a scale, a bias or a table of embeddings (one row a token or a position)."""
+    inner = axes[1:] if axes[0] == "L" else axes
+    return len(inner) == 2 and inner[0] not in ("V", "T")
+
+
+def is_hidden_matrix(axes: tuple[str, ...]) -> bool:
+    """A matrix inside a block: those Muon orthogonalises."""
+    return is_matrix(axes) and "V" not in axes
+
+
+def direction(c: OptimizerConfig, axes: dict) -> optax.GradientTransformation:
+    """Gradient to direction of descent, before rate and decay. `axes`: the tree of lm.model.transformer.axes."""
+    adam = optax.scale_by_adam(c.beta1, c.beta2, c.epsilon)
+    if c.name == "adamw":
+        return adam
+    if c.name == "lion":
+        return optax.scale_by_lion(c.beta1, c.beta2)
+    if c.name == "sgd":
+        return optax.trace(c.momentum)
+
+    def rows_to_columns(updates):  # every matrix maps its last axis but one to its last; L is a batch axis
+        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), updates)
+
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(beta=c.momentum, weight_dimension_numbers=rows_to_columns),
+        optax.contrib.scale_by_shape(rows_to_columns),
+    )
+    labels = tree_map_axes(lambda a: "muon" if is_hidden_matrix(a) else "adam", axes)
+    return optax.partition({"muon": muon, "adam": adam}, labels)
+
+
+def apply(c: OptimizerConfig, axes: dict, params: dict, directions: dict, rate: jax.Array, h: dict) -> dict:
+    """params - rate * (direction + decay * params): decoupled weight decay (Loshchilov and Hutter 2019).
+
+    rate: fraction of the peak. h: traced learning_rate, matrix_learning_rate and weight_decay.
+    """
+
+    def leaf(a, p, d):
+        muon = c.name == "muon" and is_hidden_matrix(a)
+        peak = h["matrix_learning_rate"] if muon else h["learning_rate"]
+        decay = h["weight_decay"] if is_matrix(a) else 0.0
+        return p - rate * peak * (d + decay * p)
+
+    return tree_map_axes(leaf, axes, params, directions)
+
+
+def clip(gradients: dict, limit: jax.Array) -> tuple[dict, jax.Array]:
+    """Scale all gradients so that their global norm is at most `limit`; also the norm before."""
+    norm = optax.global_norm(gradients)
+    return jax.tree.map(lambda g: g * jnp.minimum(1.0, limit / (norm + 1e-9)), gradients), norm
+
+
+def tree_map_axes(f, axes: dict, *trees):
+    """jax.tree.map over a tree of axes, whose leaves are tuples, and trees like the parameters."""
+    return jax.tree.map(f, axes, *trees, is_leaf=lambda a: isinstance(a, tuple))
