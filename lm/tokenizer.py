@@ -1,0 +1,338 @@
+"""Tokenizers: build one, encode with it, save it so that it comes back exactly.
+
+A Tokenizer is whatever has tiktoken's face. Published encodings, trained byte-pair encodings and word vocabularies are
+real `tiktoken.Encoding`s; bytes and characters are the two small classes below. Every one ends in an end-of-text token.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lm.config import DataConfig
+from lm.errors import UserError, nearest, require
+
+END_OF_TEXT = "<|endoftext|>"
+KINDS = ("bytes", "chars", "words", "bpe")
+TRAINED = ("chars", "words", "bpe")
+"""The kinds that are made from text."""
+
+BPE_PATTERN = (  # GPT-4's: words with one leading non-letter, numbers of up to three digits, punctuation, whitespace
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+WORD_PATTERN = r" ?\w+| ?[^\w\s]+|\s+"
+SAMPLE = 8_000_000
+"""Characters that words and bpe are trained on at most, spread over the whole text."""
+SLICE = 1 << 17
+"""Characters given to tiktoken at once: its regular expressions overflow on runs of about a million spaces."""
+
+
+class Tokenizer(Protocol):
+    """tiktoken's face."""
+
+    name: str
+
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def eot_token(self) -> int: ...
+    def encode_ordinary(self, text: str) -> list[int]: ...
+    def decode(self, tokens: Iterable[int]) -> str: ...
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes: ...
+
+
+class ByteTokenizer:
+    """Token i is byte i of the UTF-8 text, token 256 ends a text."""
+
+    name = "bytes"
+    n_vocab = 257
+    eot_token = 256
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        return encode(self, text).tolist()
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return self.decode_bytes(tokens).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        end = END_OF_TEXT.encode()
+        return b"".join(end if token == self.eot_token else bytes((token,)) for token in tokens)
+
+
+class CharTokenizer:
+    """Token i is the i-th character of the alphabet, in order of code points; the last token ends a text."""
+
+    name = "chars"
+
+    def __init__(self, alphabet: Iterable[str]):
+        self.alphabet = "".join(sorted(set(alphabet)))
+        points = np.frombuffer(self.alphabet.encode("utf-32-le"), np.uint32)
+        # Code point -> token; the last entry stands for every code point beyond the alphabet's largest.
+        self.table = np.full(int(points.max(initial=0)) + 2, self.eot_token, np.uint32)
+        self.table[points] = np.arange(len(points), dtype=np.uint32)
+
+    @property
+    def n_vocab(self) -> int:
+        return len(self.alphabet) + 1
+
+    @property
+    def eot_token(self) -> int:
+        return len(self.alphabet)
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        return encode(self, text).tolist()
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return "".join(END_OF_TEXT if token == self.eot_token else self.alphabet[token] for token in tokens)
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        return self.decode(tokens).encode()
+
+
+# --- encode ----------------------------------------------------------------------------------------------------------
+def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """The tokens of a text, uint32 [tokens]; text that spells a special token is ordinary text.
+
+    Lone surrogates, which UTF-8 cannot write, become U+FFFD. Raises UserError for a character outside an alphabet.
+    """
+    arrays = list(encode_pieces(tokenizer, [well_formed(text)]))
+    return arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, np.uint32), *arrays])
+
+
+def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[np.ndarray]:
+    """The tokens of one text that arrives in pieces, as uint32 arrays, in bounded memory.
+
+    Where the text was cut into pieces does not show: the concatenation equals encode(tokenizer, "".join(pieces)).
+    """
+    if isinstance(tokenizer, ByteTokenizer):
+        return (np.frombuffer(piece.encode(), np.uint8).astype(np.uint32) for piece in pieces)
+    if isinstance(tokenizer, CharTokenizer):
+        return (_encode_chars(tokenizer, piece) for piece in pieces)
+    return (tokenizer.encode_to_numpy(part, disallowed_special=()) for part in slices(pieces, SLICE))
+
+
+def _encode_chars(tokenizer: CharTokenizer, text: str) -> np.ndarray:
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    tokens = tokenizer.table[np.minimum(points, len(tokenizer.table) - 1)]
+    outside = np.flatnonzero(tokens == tokenizer.eot_token)
+    if len(outside):
+        character = text[outside[0]]
+        raise UserError(
+            f"character {character!r} (U+{ord(character):04X}) is not among the {len(tokenizer.alphabet)} characters"
+            " this tokenizer was built from; remove it from the text, or use data.tokenizer bytes"
+        )
+    return tokens
+
+
+_BOUNDARY = re.compile(r".*\S(?= )", re.DOTALL)
+
+
+def slices(pieces: Iterable[str], limit: int) -> Iterator[str]:
+    """A text that arrives in pieces, cut anew into slices of at most `limit` characters that encode independently.
+
+    A cut falls before a space that follows a non-space: no published pattern (nor ours) matches across that point, so
+    the tokens are those of the uncut text. Only a stretch of `limit` characters without such a point, a wall of
+    spaces or of Chinese without any, is cut where it stands. Cuts depend on the text alone, not on its pieces.
+    """
+    text = ""
+    for piece in pieces:
+        text, start = text + piece, 0
+        while len(text) - start > limit:
+            safe = _BOUNDARY.match(text, start, start + limit + 1)
+            end = safe.end() if safe else start + limit
+            yield text[start:end]
+            start = end
+        text = text[start:]
+    if text:
+        yield text
+
+
+def well_formed(text: str) -> str:
+    """The text with surrogates paired where they pair and otherwise replaced by U+FFFD, so that UTF-8 can write it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
+    """UTF-8 bytes of each token, int32 [n_vocab]; special tokens and unused entries have none. For bits per byte."""
+    if isinstance(tokenizer, ByteTokenizer):
+        return np.array([1] * 256 + [0], np.int32)
+    if isinstance(tokenizer, CharTokenizer):
+        return np.array([len(character.encode()) for character in tokenizer.alphabet] + [0], np.int32)
+    lengths = np.zeros(tokenizer.n_vocab, np.int32)
+    for token, rank in tokenizer._mergeable_ranks.items():
+        lengths[rank] = len(token)
+    return lengths
+
+
+# --- build -----------------------------------------------------------------------------------------------------------
+def build(data: DataConfig, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer that `data.tokenizer` asks for.
+
+    texts: the training text, consumed only by the kinds that are made from it (TRAINED).
+    words and bpe have at most data.vocab entries, fewer when the text does not hold so many.
+    Raises UserError for an unknown name, an encoding that is not at hand, or a file that is not a tokenizer.
+    """
+    match data.tokenizer:
+        case "bytes":
+            return ByteTokenizer()
+        case "chars":
+            return CharTokenizer(set().union(*texts))
+        case "words":
+            return _build_words(_sample(texts, SAMPLE), data.vocab)
+        case "bpe":
+            return _build_bpe(_sample(texts, SAMPLE), data.vocab)
+        case name if name.endswith(".json") or "/" in name:
+            return load(name)
+        case name:
+            return _published(name)
+
+
+def _build_words(texts: Iterable[str], vocab: int) -> Tokenizer:
+    """The 256 bytes and the most frequent pieces of WORD_PATTERN. An unseen word falls back to what parts of it are
+    known and to bytes, so every text can be written."""
+    counts = Counter()
+    for text in texts:
+        counts.update(re.findall(WORD_PATTERN, text))
+    tokens = [bytes((byte,)) for byte in range(256)]
+    frequent = sorted(counts, key=lambda word: (-counts[word], word))
+    tokens += [word for word in map(str.encode, frequent) if len(word) > 1][: vocab - 257]
+    return _encoding("words", WORD_PATTERN, {token: rank for rank, token in enumerate(tokens)})
+
+
+def _build_bpe(texts: Iterable[str], vocab: int) -> Tokenizer:
+    """Byte-pair encoding (Sennrich et al. 2016) within pieces of GPT-4's pattern."""
+    try:
+        import rustbpe
+    except ImportError as error:
+        raise UserError("data.tokenizer bpe needs the package rustbpe: pip install rustbpe") from error
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(iter(texts), vocab_size=vocab - 1, pattern=BPE_PATTERN)
+    return _encoding("bpe", BPE_PATTERN, {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()})
+
+
+def _encoding(name: str, pattern: str, ranks: dict[bytes, int]) -> Tokenizer:
+    import tiktoken
+
+    special = {END_OF_TEXT: len(ranks)}
+    return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+
+
+def _published(name: str) -> Tokenizer:
+    import tiktoken
+
+    known = tiktoken.list_encoding_names()
+    require(
+        name in known,
+        f"data.tokenizer {name!r}: no such tokenizer{nearest(name, [*KINDS, *known])}"
+        f" Known: {', '.join([*KINDS, *known])}; or a path to a tokenizer.json",
+    )
+    try:
+        return tiktoken.get_encoding(name)
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors, a wrong checksum is a ValueError
+        raise UserError(
+            f"data.tokenizer {name}: not on this machine and could not be fetched ({type(error).__name__});"
+            " connect to the network once, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
+        ) from error
+
+
+def _sample(texts: Iterable[str], limit: int) -> list[str]:
+    """At most `limit` characters spread evenly over a stream of unknown length; everything when it is shorter.
+
+    Keeps every n-th unit of text; whenever too much is held, drops every other unit and doubles n.
+    """
+    unit = 1 << 14
+    kept, held, every, seen = [], 0, 1, 0
+    for text in texts:
+        for start in range(0, len(text), unit):
+            if seen % every == 0:
+                kept.append(text[start : start + unit])
+                held += len(kept[-1])
+            seen += 1
+            while held > limit and len(kept) > 1:
+                kept, every = kept[::2], every * 2
+                held = sum(map(len, kept))
+    return kept
+
+
+# --- save and load ---------------------------------------------------------------------------------------------------
+def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Everything needed to rebuild the tokenizer, as plain JSON values."""
+    if isinstance(tokenizer, ByteTokenizer):
+        return {"kind": "bytes"}
+    if isinstance(tokenizer, CharTokenizer):
+        return {"kind": "chars", "alphabet": tokenizer.alphabet}
+    ranks = sorted(tokenizer._mergeable_ranks.items(), key=lambda item: item[1])
+    return {
+        "kind": "tiktoken",
+        "name": tokenizer.name,
+        "pattern": tokenizer._pat_str,
+        "special": tokenizer._special_tokens,
+        "ranks": {base64.b64encode(token).decode(): rank for token, rank in ranks},
+    }
+
+
+def from_json(values: dict[str, Any]) -> Tokenizer:
+    """The inverse of to_json: the same tokens for every text. Raises UserError when `values` is something else."""
+    try:
+        match values["kind"]:
+            case "bytes":
+                return ByteTokenizer()
+            case "chars":
+                return CharTokenizer(values["alphabet"])
+            case "tiktoken":
+                import tiktoken
+
+                ranks = {base64.b64decode(token): rank for token, rank in values["ranks"].items()}
+                return tiktoken.Encoding(
+                    values["name"],
+                    pat_str=values["pattern"],
+                    mergeable_ranks=ranks,
+                    special_tokens=values["special"],
+                )
+            case kind:
+                raise UserError(f"tokenizer kind {kind!r}: one of bytes, chars, tiktoken")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"not a tokenizer: {type(error).__name__} {error}") from error
+
+
+def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
+    """Write tokenizer.json: whole, or not at all."""
+    path = Path(path)
+    text = json.dumps(to_json(tokenizer), ensure_ascii=False, indent=1)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def load(path: str | os.PathLike) -> Tokenizer:
+    """The tokenizer saved at `path`, rebuilt from that file alone. Raises UserError when it is not one."""
+    require(Path(path).is_file(), f"no tokenizer file {path}; `lm tokenizer train` makes one")
+    try:
+        return from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+    except ValueError as error:  # not JSON, not UTF-8, or from_json's UserError
+        raise UserError(f"{path} is not a saved tokenizer: {error}") from error
+
+
+def digest(tokenizer: Tokenizer) -> str:
+    """sha256 (hex) of what defines the tokenizer: equal digests encode equally."""
+    canonical = json.dumps(to_json(tokenizer), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
