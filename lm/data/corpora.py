@@ -1,0 +1,294 @@
+"""Corpora: where text comes from. Named sources, or the user's own files.
+
+Nothing is fetched unless `fetch` is called: the default corpus is the source and documentation of the running Python.
+"""
+
+import contextlib
+import glob
+import hashlib
+import http.client
+import itertools
+import os
+import sysconfig
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lm.config import DataConfig
+from lm.data import readers
+from lm.data.readers import Piece
+from lm.errors import UserError, nearest, require
+
+
+@dataclass(frozen=True)
+class Download:
+    """One file of a named corpus. sha256 None: the first fetch's digest is kept beside the file and holds from then."""
+
+    url: str
+    sha256: str | None = None
+
+    @property
+    def filename(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named corpus. No downloads: it is made of what every machine has."""
+
+    name: str
+    what: str
+    size: str
+    origin: str
+    licence: str
+    downloads: tuple[Download, ...] = ()
+    separator: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return cache_folder() / "corpora" / self.name
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.folder / download.filename for download in self.downloads]
+
+    @property
+    def present(self) -> bool:
+        """Whether it can be used without fetching anything."""
+        return all(file.is_file() for file in self.files)
+
+
+_HUGGINGFACE = "https://huggingface.co/datasets"
+CORPORA: dict[str, Source] = {
+    source.name: source
+    for source in (
+        Source(
+            "stdlib",
+            "source and documentation of the Python that is running; needs no download",
+            "11 MB",
+            "this machine",
+            "PSF-2.0",
+        ),
+        Source(
+            "shakespeare",
+            "Shakespeare's plays, the corpus of char-rnn and nanoGPT; one document",
+            "1.1 MB",
+            "github.com/karpathy/char-rnn",
+            "public domain",
+            (
+                Download(
+                    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+                    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+                ),
+            ),
+        ),
+        Source(
+            "tinystories",
+            "short stories in simple English written by GPT-4 (Eldan & Li 2023); digest pinned at the first fetch",
+            "2.2 GB",
+            "huggingface.co/datasets/roneneldan/TinyStories",
+            "CDLA-Sharing-1.0",
+            (Download(f"{_HUGGINGFACE}/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-train.txt"),),
+            separator="<|endoftext|>",
+        ),
+        Source(
+            "fineweb-edu",
+            "educational web pages (Penedo et al. 2024), one file of the 10BT sample; digest pinned at the first fetch",
+            "2.1 GB",
+            "huggingface.co/datasets/HuggingFaceFW/fineweb-edu",
+            "ODC-By-1.0",
+            (Download(f"{_HUGGINGFACE}/HuggingFaceFW/fineweb-edu/resolve/main/sample/10BT/000_00000.parquet"),),
+        ),
+    )
+}
+"""What `lm data list` shows."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Files of text that can be read as documents any number of times. Nothing is kept in memory."""
+
+    name: str
+    files: tuple[Path, ...]
+    separator: str = ""
+    text_field: str = "text"
+    skip_binary: bool = False
+    """Leave out files that are not UTF-8 text, instead of refusing them."""
+
+    def pieces(self) -> Iterator[Piece]:
+        """(text, opens): documents in pieces of at most a million characters; `opens` marks a document's first."""
+        for file in self.files:
+            pieces = readers.read(file, separator=self.separator, text_field=self.text_field)
+            yield from _all_or_nothing(pieces) if self.skip_binary else pieces
+
+    def documents(self) -> Iterator[str]:
+        """Whole documents, each in memory at once."""
+        parts: list[str] = []
+        for text, opens in self.pieces():
+            if opens and parts:
+                yield "".join(parts)
+                parts = []
+            parts.append(text)
+        if parts:
+            yield "".join(parts)
+
+    def manifest(self) -> list[tuple[str, int, int]]:
+        """(path, bytes, mtime_ns) of every file: unchanged manifest, unchanged text."""
+        stats = [(file, file.stat()) for file in self.files]
+        return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+
+
+def _all_or_nothing(pieces: Iterator[Piece]) -> list[Piece]:
+    """A small file's pieces, none of them when it is not text."""
+    try:
+        return list(pieces)
+    except UserError:
+        return []
+
+
+# --- open ------------------------------------------------------------------------------------------------------------
+def open_corpus(data: DataConfig, corpus: str | None = None) -> Corpus:
+    """The corpus that `data.corpus` (or `corpus`) names, or the files at that path, folder or glob.
+
+    Raises UserError for unknown names, sources that were not fetched yet, and paths without readable files.
+    """
+    wanted = data.corpus if corpus is None else corpus
+    if wanted == "stdlib":
+        return Corpus("stdlib", tuple(_stdlib_files()), skip_binary=True)
+    if wanted in CORPORA:
+        source = CORPORA[wanted]
+        require(
+            source.present,
+            f"corpus {wanted} is not on this machine; fetch its {source.size}: lm data prepare {wanted} --download",
+        )
+        return Corpus(wanted, tuple(source.files), source.separator)
+    return Corpus(wanted, tuple(_own_files(wanted)), data.separator, data.text_field)
+
+
+def _own_files(wanted: str) -> list[Path]:
+    """The supported files at a path, under a folder or behind a glob, in an order that is the same everywhere."""
+    path = Path(wanted).expanduser()
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        files = _under(path)
+        require(bool(files), f"data.corpus {wanted}: no text files in this folder ({readers.SUPPORTED})")
+    elif glob.has_magic(wanted):
+        found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        files = list(itertools.chain.from_iterable(_under(one) if one.is_dir() else [one] for one in found))
+        require(bool(files), f"data.corpus {wanted}: no files match; quote the glob so that the shell leaves it alone")
+    else:
+        looks_like_a_path = "/" in wanted or "." in wanted or os.sep in wanted
+        require(looks_like_a_path, _unknown(wanted))
+        raise UserError(f"data.corpus {wanted}: no such file or folder (from {Path.cwd()})")
+    for file in files:
+        require(readers.suffix(file) is not None, f"{file}: cannot read this kind of file; one of {readers.SUPPORTED}")
+    require(any(file.stat().st_size for file in files), f"data.corpus {wanted}: nothing but empty files")
+    return files
+
+
+def _unknown(wanted: str) -> str:
+    known = ", ".join(CORPORA)
+    return f"data.corpus {wanted!r}: no such corpus{nearest(wanted, CORPORA)} Known: {known}; or a file, folder or glob"
+
+
+def _under(folder: Path) -> list[Path]:
+    """Supported files below a folder, hidden ones left out, sorted by their path within it."""
+    relative = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    wanted = (file for file in relative if readers.suffix(file) and not any(p.startswith(".") for p in file.parts))
+    return [folder / file for file in sorted(wanted, key=lambda file: file.parts)]
+
+
+_NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+def _stdlib_files() -> list[Path]:
+    """Python's own .py, .rst and .txt files: the same for two identical Pythons, whatever is installed in them."""
+    root = Path(sysconfig.get_path("stdlib"))
+    files = []
+    for folder, folders, names in os.walk(root):
+        # config-* and _sysconfigdata* hold the paths of the machine Python was built on; sites write sitecustomize.
+        folders[:] = [name for name in folders if name not in _NOT_STDLIB and not name.startswith("config-")]
+        for name in names:
+            local = name.startswith(("_sysconfigdata", "sitecustomize", "usercustomize"))
+            if name.endswith((".py", ".rst", ".txt")) and not local:
+                files.append(Path(folder, name))
+    return sorted(files, key=lambda file: file.relative_to(root).parts)
+
+
+# --- fetch -----------------------------------------------------------------------------------------------------------
+def cache_folder() -> Path:
+    """Where fetched corpora and prepared tokens are kept: $LM_CACHE, else $XDG_CACHE_HOME/lm, else ~/.cache/lm."""
+    if own := os.environ.get("LM_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "lm"
+
+
+def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) -> list[Path]:
+    """Download a named corpus, unless it is there, and return its files.
+
+    progress(bytes so far, bytes in all or None) is called as the bytes arrive.
+    A file appears only when it is whole and its sha256 is right. Where the table knows no sha256, the first fetch's is
+    written beside the file (.sha256) and every later fetch must give the same.
+    Raises UserError without a network, for a wrong checksum, and for a folder that cannot be written.
+    """
+    require(name in CORPORA, _unknown(name))
+    source = CORPORA[name]
+    for download, file in zip(source.downloads, source.files, strict=True):
+        if not file.is_file():
+            _download(download, file, progress or (lambda done, total: None))
+    return source.files
+
+
+def _download(download: Download, file: Path, progress: Callable[[int, int | None], None]) -> None:
+    pin = file.with_name(file.name + ".sha256")
+    temporary = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        with open(handle, "wb") as target:
+            sha256 = _stream(download.url, target, progress)
+        expected = download.sha256 or (pin.read_text().strip() if pin.is_file() else sha256)
+        require(
+            sha256 == expected,
+            f"{download.url} has sha256 {sha256[:12]}…, expected {expected[:12]}…: it was changed or cut; try again",
+        )
+        pin.write_text(sha256 + "\n")
+        os.replace(temporary, file)
+    except urllib.error.URLError as error:
+        raise UserError(f"{download.url} could not be fetched ({error}); check the network and try again") from error
+    except OSError as error:
+        raise UserError(f"{file} could not be written: {error}; set LM_CACHE to a folder with room") from error
+    finally:
+        if temporary:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def _stream(url: str, target, progress: Callable[[int, int | None], None]) -> str:
+    """Copy a URL to an open file and return its sha256. Raises URLError when it breaks off."""
+    digest, done = hashlib.sha256(), 0
+    request = urllib.request.Request(url, headers={"User-Agent": "lm"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        length = response.headers.get("Content-Length")
+        total = int(length) if length else None
+        while chunk := _receive(response):
+            target.write(chunk)
+            digest.update(chunk)
+            done += len(chunk)
+            progress(done, total)
+    if total is not None and done < total:
+        raise urllib.error.URLError(f"the connection broke off after {done:,} of {total:,} bytes")
+    return digest.hexdigest()
+
+
+def _receive(response) -> bytes:
+    """The next bytes; a failing network is told apart from a failing disk."""
+    try:
+        return response.read(1 << 20)
+    except (OSError, http.client.HTTPException) as error:
+        raise urllib.error.URLError(error) from error
