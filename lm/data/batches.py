@@ -1,0 +1,172 @@
+"""Batches: which tokens step s trains on, as a pure function of (token file, seed, step, shape).
+
+A pass over the file visits every window once, in an order given by a Feistel network: a permutation that is computed
+one element at a time, so any step can be found at once and nothing needs saving. The order knows nothing of devices or
+processes.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from lm.data.tokens import TokenFile
+from lm.errors import require
+
+ROUNDS = 6
+"""Four rounds make a Feistel network hard to tell from random; two more for the narrow halves of small files."""
+RESIDENT_BYTES = 256 << 20
+"""Token files up to this size are meant to live on the device."""
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser (Steele et al. 2014): every bit of the result depends on every bit of x. uint64."""
+    x = np.asarray(x, np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def epoch_key(seed: int, epoch: np.ndarray) -> np.ndarray:
+    """uint64 key of each epoch. Mixing the seed first keeps (seed, epoch + 1) apart from (seed + 1, epoch)."""
+    with np.errstate(over="ignore"):
+        return mix(mix(np.uint64(seed % 2**64)) ^ np.asarray(epoch, np.uint64))
+
+
+def permute(index: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
+    """Where a keyed permutation of range(n) sends each index. O(1) memory.
+
+    index: integers in [0, n), any shape; key: uint64, one for all or one each (different keys, different permutations).
+    Returns int64 of index's shape.
+    """
+    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    values = np.array(index, np.uint64)
+    keys = np.broadcast_to(np.asarray(key, np.uint64), values.shape)
+    # The network permutes a power of four that is at least n, and less than four times n but for n = 1. Cycle walking:
+    # what lands outside [0, n) goes through again until it lands inside, which keeps it a permutation.
+    outside = np.ones(values.shape, bool)
+    with np.errstate(over="ignore"):
+        while outside.any():
+            left, right = values[outside] >> half, values[outside] & mask
+            for number in range(ROUNDS):
+                left, right = right, left ^ (mix(right ^ mix(keys[outside] + np.uint64(number))) & mask)
+            values[outside] = (left << half) | right
+            outside = values >= np.uint64(n)
+    return values.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Training batches from a token file. Raises UserError when the file is shorter than one window.
+
+    A window is context + 1 tokens: what the model reads, and each next token. Windows start at multiples of `context`,
+    so a pass predicts each token once. From the second pass on all windows are shifted by a seeded offset and wrap
+    around the end of the file: later passes cut the text elsewhere.
+    """
+
+    file: TokenFile
+    context: int
+    """T, tokens the model reads."""
+    batch: int
+    """B, windows in a step."""
+    seed: int
+
+    def __post_init__(self):
+        require(
+            self.file.count > self.context,
+            f"{self.file.count:,} training tokens are fewer than one window of model.context {self.context} + 1;"
+            " lower --model.context or give more text",
+        )
+
+    @property
+    def windows(self) -> int:
+        """Windows in one pass over the file."""
+        return (self.file.count - 1) // self.context
+
+    @property
+    def epoch_tokens(self) -> int:
+        """Tokens predicted in one pass over the file."""
+        return self.windows * self.context
+
+    @property
+    def resident(self) -> bool:
+        """Whether the file is small enough to put on the device and gather windows there."""
+        return self.file.count * np.dtype(self.file.dtype).itemsize <= RESIDENT_BYTES
+
+    def resident_tokens(self) -> np.ndarray:
+        """The whole file in memory, uint16 or uint32 [count]: window i of a step is tokens[(start + i) % count]."""
+        return np.array(self.file.tokens)
+
+    def starts(self, step: int, k: int) -> np.ndarray:
+        """First token of every window of the k steps from `step`: int64 [k, B], in [0, count)."""
+        place = (step + np.arange(k)[:, None]) * self.batch + np.arange(self.batch)
+        epoch, index = np.divmod(place, self.windows)
+        key = epoch_key(self.seed, epoch)
+        with np.errstate(over="ignore"):
+            offset = np.where(epoch == 0, 0, (mix(~key) % np.uint64(self.context)).astype(np.int64))
+        return permute(index, self.windows, key) * self.context + offset
+
+    def at(self, step: int, k: int | None = None) -> np.ndarray:
+        """The tokens of one step, int32 [B, T+1], or of the k steps from `step`, int32 [k, B, T+1]."""
+        starts = self.starts(step, 1 if k is None else k)
+        places = (starts[..., None] + np.arange(self.context + 1)) % self.file.count
+        tokens = np.asarray(self.file.tokens[places], np.int32)
+        return tokens[0] if k is None else tokens
+
+
+class Feed:
+    """Batches of a file too large for the device, read ahead by a thread while the device works.
+
+    feed(step, n, size) is batches.at(step, n) followed by zeros up to `size` steps, int32 [size, B, T+1]. It expects
+    the next call to be feed(step + n, n, size); any other is answered as well, only without the head start.
+    """
+
+    def __init__(self, batches: Batches):
+        self.batches = batches
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
+        self.expected: tuple[int, int, int] | None = None
+        self.ahead: Future | None = None
+
+    def __call__(self, step: int, n: int, size: int) -> np.ndarray:
+        request = (step, n, size)
+        if request == self.expected:
+            tokens = self.ahead.result()  # raises here what was raised in the thread
+        else:
+            tokens = self._read(*request)
+        self.expected = (step + n, n, size)
+        self.ahead = self.thread.submit(self._read, *self.expected)
+        return tokens
+
+    def _read(self, step: int, n: int, size: int) -> np.ndarray:
+        tokens = np.zeros((size, self.batches.batch, self.batches.context + 1), np.int32)
+        tokens[:n] = self.batches.at(step, n)
+        return tokens
+
+    def close(self) -> None:
+        """Stop the thread. Safe to call again."""
+        self.thread.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> "Feed":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def validation_windows(file: TokenFile, context: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `tokens` predictions of a file, in consecutive windows: each token after the first is a target once.
+
+    Returns tokens int32 [W, T+1] and weights float32 [W, T]: 1 for a target, 0 for the padding of the last window.
+    Raises UserError for a file of fewer than two tokens.
+    """
+    require(
+        file.count >= 2,
+        f"validation needs at least 2 tokens, there are {file.count}; raise --data.validation or give more text",
+    )
+    targets = min(tokens, file.count - 1)
+    windows = -(-targets // context)
+    place = np.arange(windows)[:, None] * context + np.arange(context + 1)
+    text = np.asarray(file.tokens[: targets + 1], np.int32)
+    padded = np.where(place <= targets, text[np.minimum(place, targets)], 0).astype(np.int32)
+    return padded, (place[:, 1:] <= targets).astype(np.float32)

@@ -1,0 +1,385 @@
+"""Text to tokens on disk: read a corpus, hold some of it out, build the tokenizer, write two memory-mapped files.
+
+What was prepared once is found again by what it was made of, the text itself included. Layout of a token file: with
+several documents, each is preceded by the end-of-text token and the file ends with one (EOT doc EOT doc EOT), so every
+document starts from EOT and its end is predicted; a corpus of one document has none at all.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm import tokenizer as tokenizers
+from lm.config import DataConfig
+from lm.data.corpora import Corpus, cache_folder, open_corpus
+from lm.data.readers import Piece
+from lm.errors import UserError, require
+from lm.tokenizer import Tokenizer
+
+VERSION = 1
+"""Part of every key: raise it when the same text and settings would become other tokens."""
+
+Report = Callable[[str, int, int | None], None]
+"""report(stage, bytes done, bytes in all or None); stages: reading, tokenizer, tokens."""
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """Tokens on disk."""
+
+    path: Path
+    dtype: str
+    count: int
+    """Tokens, end-of-text tokens included."""
+    bytes: int
+    """UTF-8 bytes of the text they stand for; end of text stands for none."""
+    documents: int
+    eot: int | None
+    """The token before every document and at the end; None in a file of one document, which has none."""
+    sha256: str
+    """Of the file."""
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """uint16 or uint32 [count], memory-mapped."""
+        return np.memmap(self.path, self.dtype, mode="r")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus ready to train on."""
+
+    train: TokenFile
+    validation: TokenFile
+    tokenizer: Tokenizer
+    hashes: dict[str, str]
+    """corpus: sha256 of its text; tokenizer: its digest; validation: sha256 of the held-out tokens."""
+
+
+def prepare(data: DataConfig, *, cache: Path | None = None, report: Report | None = None) -> Prepared:
+    """The tokens of `data.corpus`, made now or found where an earlier call left them.
+
+    cache: folder to keep them in, cache_folder() by default; report: called as the work goes on.
+    Held out for validation: data.validation_corpus, else about the fraction data.validation of the bytes: whole
+    documents chosen by a hash of their text (so duplicates stay together, and every machine chooses alike), or the end
+    of a corpus of one document. Memory stays bounded whatever the size of the corpus.
+    Raises UserError for corpora that cannot be read or divided, and for a cache that cannot be written.
+    """
+    cache = cache_folder() if cache is None else Path(cache)
+    report = report or (lambda stage, done, total: None)
+    corpus = open_corpus(data)
+    other = open_corpus(data, data.validation_corpus) if data.validation_corpus else None
+    try:
+        scan = _remembered_scan(corpus, 0.0 if other else data.validation, cache, report)
+        other_scan = _remembered_scan(other, 0.0, cache, report) if other else None
+        job = _Job(data, corpus, scan, other, other_scan, report)
+        folder = cache / "tokens" / f"{_slug(corpus.name)}-{job.key()[:16]}"
+        return _open(folder) or _make(job, folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot keep tokens in {cache}: {error.strerror or error}; set LM_CACHE to a folder with room"
+        ) from error
+
+
+def _slug(name: str) -> str:
+    """A short name for people who look into the cache; the key beside it is what counts."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name).strip("-")[:32] or "corpus"
+
+
+# --- scan: one reading that settles what the corpus holds and which part is held out ---------------------------------
+BUCKETS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one reading of a corpus found."""
+
+    sha256: str
+    bytes: int
+    characters: int
+    documents: int
+    held_out: tuple[int, ...]
+    """Buckets whose documents are the validation set, when there are several documents."""
+    cut: int
+    """Characters before the validation set, when there is one document."""
+
+
+class _TextHash:
+    """sha256 of a stream of documents; 0xFF, which UTF-8 never contains, marks where each begins."""
+
+    def __init__(self):
+        self.state = hashlib.sha256()
+
+    def update(self, encoded: bytes, opens: bool) -> None:
+        if opens:
+            self.state.update(b"\xff")
+        self.state.update(encoded)
+
+
+def bucket(encoded: bytes) -> int:
+    """A document's bucket, from the UTF-8 of its first piece."""
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=2, person=b"lm.validation").digest())
+
+
+def hold_out(sizes: np.ndarray, fraction: float) -> tuple[int, ...]:
+    """Buckets to hold out, given the bytes in each: in order while they fit the fraction; at least one, never all."""
+    budget = fraction * float(sizes.sum())
+    chosen = []
+    for candidate in np.flatnonzero(sizes):
+        if sizes[candidate] <= budget:
+            chosen.append(int(candidate))
+            budget -= sizes[candidate]
+    if chosen:
+        return tuple(chosen)
+    occupied = np.flatnonzero(sizes)
+    return (int(occupied[sizes[occupied].argmin()]),)
+
+
+def _scan(corpus: Corpus, fraction: float, report: Report) -> Scan:
+    text_hash, sizes = _TextHash(), np.zeros(BUCKETS, np.int64)
+    characters = documents = place = 0
+    for text, encoded, opens in _watch(corpus.pieces(), "reading", None, report):
+        if opens:
+            documents += 1
+            place = bucket(encoded)
+        text_hash.update(encoded, opens)
+        sizes[place] += len(encoded)
+        characters += len(text)
+    require(documents > 0, f"data.corpus {corpus.name}: no text in it, only blank")
+    held_out, cut = (), characters
+    if fraction and documents > 1:
+        require(
+            np.count_nonzero(sizes) > 1,
+            f"data.corpus {corpus.name}: its {documents} documents are all the same; give a data.validation_corpus",
+        )
+        held_out = hold_out(sizes, fraction)
+    elif fraction:
+        require(characters > 1, f"data.corpus {corpus.name}: one character cannot be divided; give more text")
+        cut = min(max(int(characters * (1 - fraction)), 1), characters - 1)
+    return Scan(text_hash.state.hexdigest(), int(sizes.sum()), characters, documents, held_out, cut)
+
+
+def _watch(pieces: Iterable[Piece], stage: str, total: int | None, report: Report) -> Iterator[tuple[str, bytes, bool]]:
+    """Pieces with their UTF-8, reported every few megabytes and at the end."""
+    done = reported = 0
+    for text, opens in pieces:
+        encoded = text.encode()
+        yield text, encoded, opens
+        done += len(encoded)
+        if done - reported >= 4_000_000:
+            report(stage, done, total)
+            reported = done
+    report(stage, done, done)
+
+
+def _scan_path(corpus: Corpus, fraction: float, cache: Path) -> tuple[Path, bool]:
+    """Where the scan of these very files is remembered, and whether it may be: a file written within the last two
+    seconds could change once more under the same time stamp."""
+    manifest = corpus.manifest()
+    key = [VERSION, manifest, corpus.separator, corpus.text_field, fraction]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    settled = time.time_ns() - max(changed for _, _, changed in manifest) > 2_000_000_000
+    return cache / "scans" / f"{name}.json", settled
+
+
+def _remembered_scan(corpus: Corpus, fraction: float, cache: Path, report: Report) -> Scan:
+    """The scan, from an earlier call when no file changed its size or time since."""
+    path, settled = _scan_path(corpus, fraction, cache)
+    if settled:
+        try:
+            values = json.loads(path.read_text())
+            return Scan(**values | {"held_out": tuple(values["held_out"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            pass  # not there, or damaged: read again
+    scan = _scan(corpus, fraction, report)
+    if settled:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+        try:
+            with open(handle, "w") as file:
+                json.dump(asdict(scan), file)
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+    return scan
+
+
+# --- make ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Job:
+    """What tokens are made of."""
+
+    data: DataConfig
+    corpus: Corpus
+    scan: Scan
+    other: Corpus | None
+    """The validation corpus, where one is given."""
+    other_scan: Scan | None
+    report: Report
+
+    def key(self) -> str:
+        data, name = self.data, self.data.tokenizer
+        tokenizer = [name, data.vocab if name in ("words", "bpe") else None]
+        if name.endswith(".json") or "/" in name:
+            tokenizer = tokenizers.digest(tokenizers.load(name))
+        validation = self.other_scan.sha256 if self.other_scan else data.validation
+        settings = [VERSION, self.scan.sha256, tokenizer, validation, data.separator, data.text_field]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+    def tokenizer(self) -> Tokenizer:
+        """Built from the training part alone; except that an alphabet covers the held-out text too, which could not be
+        written otherwise, and says no more about it than which characters occur."""
+        watched = _watch(self.corpus.pieces(), "tokenizer", self.scan.bytes, self.report)
+        if self.data.tokenizer == "chars":
+            held_out = self.other.pieces() if self.other else ()
+            return tokenizers.build(self.data, (part[0] for part in itertools.chain(watched, held_out)))
+        training = (text for held_out, _, text in _divide(watched, self.scan) if not held_out)
+        return tokenizers.build(self.data, training)
+
+
+def _divide(pieces: Iterable[tuple[str, bytes, bool]], scan: Scan) -> Iterator[tuple[bool, int, str]]:
+    """(held out, number of the document, text) for every piece of a corpus."""
+    number, held_out, at = 0, False, 0
+    chosen = frozenset(scan.held_out)
+    for text, encoded, opens in pieces:
+        if scan.documents > 1:
+            if opens:
+                number, held_out = number + 1, bucket(encoded) in chosen
+            yield held_out, number, text
+            continue
+        here = min(max(scan.cut - at, 0), len(text))
+        at += len(text)
+        if here:
+            yield False, 0, text[:here]
+        if here < len(text):
+            yield True, 0, text[here:]
+
+
+class _Writer:
+    """Writes a token file, document by document."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, end_of_text: bool):
+        self.tokenizer, self.eot = tokenizer, tokenizer.eot_token if end_of_text else None
+        self.dtype = np.dtype(np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32)
+        self.file = open(path, "wb")  # noqa: SIM115, closed in finish() and by _make
+        self.hash, self.count, self.bytes, self.documents = hashlib.sha256(), 0, 0, 0
+
+    def document(self, texts: Iterable[str]) -> None:
+        self.documents += 1
+        self._end_of_text()
+        for tokens in tokenizers.encode_pieces(self.tokenizer, map(self._measured, texts)):
+            self._write(tokens)
+
+    def finish(self) -> dict[str, Any]:
+        """The fields of the TokenFile but its path; the bytes are on the disk, not only on their way."""
+        self._end_of_text()
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        fields = dict(count=self.count, bytes=self.bytes, documents=self.documents, eot=self.eot)
+        return fields | {"dtype": self.dtype.name, "sha256": self.hash.hexdigest()}
+
+    def _measured(self, text: str) -> str:
+        self.bytes += len(text) if text.isascii() else len(text.encode())
+        return text
+
+    def _end_of_text(self) -> None:
+        if self.eot is not None:
+            self._write(np.array([self.eot]))
+
+    def _write(self, tokens: np.ndarray) -> None:
+        packed = tokens.astype(self.dtype).tobytes()
+        self.file.write(packed)
+        self.hash.update(packed)
+        self.count += len(tokens)
+
+
+def _make(job: _Job, folder: Path) -> Prepared:
+    """Make the folder of tokens: in a temporary place first, so that it appears whole or not at all."""
+    tokenizer = job.tokenizer()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
+    writers = []
+    try:
+        several = job.scan.documents > 1
+        train = _Writer(temporary / "train.bin", tokenizer, end_of_text=several)
+        writers.append(train)
+        several = job.other_scan.documents > 1 if job.other_scan else several
+        held = _Writer(temporary / "validation.bin", tokenizer, end_of_text=several)
+        writers.append(held)
+        _encode(job.corpus, job.scan, train, held, job.report)
+        if job.other:
+            _encode(job.other, job.other_scan, held, held, job.report)
+        tokenizers.save(tokenizer, temporary / "tokenizer.json")
+        sidecar = {"train": train.finish(), "validation": held.finish()}
+        digests = {"corpus": job.scan.sha256, "tokenizer": tokenizers.digest(tokenizer)}
+        sidecar["hashes"] = digests | {"validation": sidecar["validation"]["sha256"]}
+        (temporary / "tokens.json").write_text(json.dumps(sidecar, indent=1))
+        temporary.chmod(0o755)  # mkdtemp's folders are the owner's alone
+        return _publish(temporary, folder)
+    finally:
+        for writer in writers:
+            writer.file.close()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _encode(corpus: Corpus, scan: Scan, train: _Writer, held: _Writer, report: Report) -> None:
+    """Write every document to its side, in one reading of the corpus."""
+    text_hash = _TextHash()
+
+    def hashed():
+        for text, encoded, opens in _watch(corpus.pieces(), "tokens", scan.bytes, report):
+            text_hash.update(encoded, opens)
+            yield text, encoded, opens
+
+    for (held_out, _), document in itertools.groupby(_divide(hashed(), scan), key=itemgetter(0, 1)):
+        (held if held_out else train).document(text for _, _, text in document)
+    same = text_hash.state.hexdigest() == scan.sha256
+    require(same, f"data.corpus {corpus.name} changed while it was being read; run again when it is still")
+
+
+def _publish(temporary: Path, folder: Path) -> Prepared:
+    """Put a finished folder in its place, where another process may have put its own meanwhile."""
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if made := _open(folder):  # made of the same text and settings, so the same
+            return made
+        damaged = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
+        try:
+            os.rename(folder, damaged)
+            os.rename(temporary, folder)
+        finally:
+            shutil.rmtree(damaged, ignore_errors=True)
+    return _open(folder)
+
+
+def _open(folder: Path) -> Prepared | None:
+    """What was prepared in `folder`, or None when it is not there or not whole."""
+    try:
+        sidecar = json.loads((folder / "tokens.json").read_text())
+        parts = {}
+        for part in ("train", "validation"):
+            path = folder / f"{part}.bin"
+            parts[part] = TokenFile(path=path, **sidecar[part])
+            if path.stat().st_size != parts[part].count * np.dtype(parts[part].dtype).itemsize:
+                return None
+        tokenizer, hashes = tokenizers.load(folder / "tokenizer.json"), sidecar["hashes"]
+        same = tokenizers.digest(tokenizer) == hashes["tokenizer"]
+        return Prepared(**parts, tokenizer=tokenizer, hashes=hashes) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
