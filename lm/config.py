@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lm.errors import require
+from lm.typed import check_types
 
 # --- durations -------------------------------------------------------------------------------------------------------
 Duration = int | str
 """2000, "2000 steps", "5M tokens", "3 epochs" or "10%" (of the run)."""
 
-_DURATION = re.compile(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e[0-9]+)?)\s*([kKMGB]?)\s*(%|steps?|tokens?|epochs?)?\s*")
+_DURATION = re.compile(
+    r"\s*([0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?(?:e[0-9]{1,2})?)\s*([kKMGB]?)\s*(%|steps?|tokens?|epochs?)?\s*"
+)
 _SCALE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 
 
@@ -97,6 +100,7 @@ class ModelConfig:
     """Compute dtype of matrix products; auto is bfloat16 on accelerators and float32 on CPU."""
 
     def __post_init__(self):
+        check_types(self, "model.")
         for name in ("layers", "width", "heads", "context", "vocab_multiple", "unroll"):
             require(getattr(self, name) >= 1, f"model.{name} {getattr(self, name)}: must be at least 1")
         for name in ("kv_heads", "head_width", "feedforward", "vocab", "window", "global_every", "logit_softcap"):
@@ -115,7 +119,8 @@ class ModelConfig:
             f"model.head_width {self.H} is odd: rotary positions rotate pairs; use an even head width",
         )
         require(0 <= self.dropout < 1, f"model.dropout {self.dropout}: must be at least 0 and below 1")
-        require(self.norm_epsilon > 0, f"model.norm_epsilon {self.norm_epsilon}: must be positive")
+        for name in ("norm_epsilon", "rotary_base"):
+            require(getattr(self, name) > 0, f"model.{name} {getattr(self, name)}: must be positive")
         require(
             self.global_every is None or self.window is not None,
             f"model.global_every {self.global_every} needs model.window: without a window every layer is global",
@@ -199,6 +204,7 @@ class DataConfig:
     """Attention does not cross documents, and positions restart in each."""
 
     def __post_init__(self):
+        check_types(self, "data.")
         require(bool(self.corpus), "data.corpus is empty: name a corpus or a path")
         require(self.vocab >= 258, f"data.vocab {self.vocab}: 256 bytes, end of text and at least one more make 258")
         require(0 < self.validation < 1, f"data.validation {self.validation}: a fraction between 0 and 1, such as 0.1")
@@ -228,6 +234,7 @@ class OptimizerConfig:
     """Largest global norm of the gradient; None does not clip."""
 
     def __post_init__(self):
+        check_types(self, "optimizer.")
         for name in ("learning_rate", "matrix_learning_rate", "epsilon"):
             value = getattr(self, name)
             require(value > 0, f"optimizer.{name} {value}: must be positive")
@@ -252,6 +259,7 @@ class ScheduleConfig:
     """Rate at the end, as a fraction of the peak."""
 
     def __post_init__(self):
+        check_types(self, "schedule.")
         parse_duration(self.warmup, "schedule.warmup")
         parse_duration(self.decay, "schedule.decay")
         require(0 <= self.final <= 1, f"schedule.final {self.final}: a fraction between 0 and 1")
@@ -289,12 +297,14 @@ class TrainConfig:
     """Also send metrics to these (extra `trackers`)."""
 
     def __post_init__(self):
+        check_types(self, "train.")
         for name in ("batch", "accumulation", "eval_tokens", "keep"):
             require(getattr(self, name) >= 1, f"train.{name} {getattr(self, name)}: must be at least 1")
         for name in ("steps", "log_every", "eval_every", "checkpoint_every"):
             amount, _ = parse_duration(getattr(self, name), f"train.{name}")
             require(amount > 0, f"train.{name} {getattr(self, name)}: must be positive")
-        require(self.seed >= 0, f"train.seed {self.seed}: must not be negative")
+        for name in ("seed", "z_loss"):
+            require(getattr(self, name) >= 0, f"train.{name} {getattr(self, name)}: must not be negative")
         require(self.loss_chunk is None or self.loss_chunk > 0, f"train.loss_chunk {self.loss_chunk}: must be positive")
         require(
             self.batch % self.accumulation == 0,
@@ -318,8 +328,9 @@ class Experiment:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self):
+        check_types(self, "")
         require(
-            bool(re.fullmatch(r"[\w.+=-]+(/[\w.+=-]+)*", self.name)) and ".." not in self.name.split("/"),
+            bool(re.fullmatch(r"[\w.+=-]+(/[\w.+=-]+)*", self.name)) and not {".", ".."} & set(self.name.split("/")),
             f"name {self.name!r}: letters, digits and any of . _ - + = (a / makes a subfolder)",
         )
 

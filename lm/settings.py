@@ -4,10 +4,9 @@ import dataclasses
 import hashlib
 import json
 import runpy
-import types
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require
@@ -37,30 +36,8 @@ def from_dict(values: dict[str, Any], kind: type = Experiment, prefix: str = "")
             require(isinstance(value, dict), f"{prefix}{key}: expected an object of settings, got {value!r}")
             made[key] = from_dict(value, hint, f"{prefix}{key}.")
         else:
-            made[key] = _coerce(value, hint, prefix + key)
+            made[key] = value  # checked where it is made
     return kind(**made)
-
-
-def _coerce(value: Any, hint: Any, name: str) -> Any:
-    """Check a JSON value against a field's type: tuples come back from lists, whole numbers serve as floats."""
-    origin, choices = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        for choice in choices:
-            try:
-                return _coerce(value, choice, name)
-            except UserError:
-                continue
-    elif origin is Literal:
-        if value in choices:
-            return value
-        raise UserError(f"{name} {value!r}: one of {', '.join(map(str, choices))}{nearest(str(value), choices)}")
-    elif origin is tuple and isinstance(value, list | tuple):
-        return tuple(_coerce(item, choices[0], name) for item in value)
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
-        return value
-    raise UserError(f"{name} {value!r}: expected {getattr(hint, '__name__', hint)}")
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -114,7 +91,7 @@ def load_experiment(config: str) -> Experiment:
         named = {file.stem: file for folder in reversed(config_folders()) for file in sorted(folder.glob("*.py"))}
         require(
             config in named,
-            f"no config named {config}{nearest(config, named)} Known: {', '.join(sorted(named))}; or give a path to a .py",
+            f"no config named {config}{nearest(config, named)} (known: {', '.join(sorted(named)) or 'none'}; or a path to a .py)",
         )
         path = named[config]
     require(path.is_file(), f"no config file {path}")

@@ -47,7 +47,7 @@ class Taps:
         self.layer: jax.Array | None = None
         known = [*MODEL_TAPS, *LAYER_TAPS]
         for name in [*self.read, *self.edits]:
-            require(name in known, f"tap {name!r}: no such tap{nearest(name, known)} Known: {', '.join(known)}")
+            require(name in known, f"tap {name!r}: no such tap{nearest(name, known)} (known: {', '.join(known)})")
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         """Called by the model at each named value, before that value is used."""

@@ -44,6 +44,8 @@ class Transformer(nnx.Module):
         self.c = c
         # Small enough that logits of a tied head start near zero and the first loss near ln V.
         scale = min(0.02, 0.3 * c.width**-0.5)
+        if c.tied and c.zero_init:  # the head reads the token's own embedding: its logit is scale * D
+            scale = min(scale, 2 / c.width)
         normal = lambda *shape: jax.random.normal(rngs.params(), shape) * scale  # noqa: E731
         self.embedding = nnx.Param(normal(c.V, c.width), axes=("V", "D"))
         self.position = nnx.Param(normal(c.context, c.width), axes=("T", "D")) if c.positions == "learned" else None
