@@ -1,0 +1,78 @@
+"""Small models and plain ways to run them, shared by the tests of the model."""
+
+import functools
+
+import jax
+import numpy as np
+
+from lm.config import ModelConfig
+from lm.model import transformer
+
+VARIANTS = {
+    "multi-head rotary": dict(),
+    "grouped learned": dict(kv_heads=2, positions="learned", norm="layernorm", bias=True, activation="gelu"),
+    "multi-query sinusoidal": dict(kv_heads=1, positions="sinusoidal", qk_norm=False, embedding_norm=True),
+    "no positions": dict(positions="none", logit_softcap=20.0),
+    "grouped window": dict(kv_heads=2, window=3, activation="swiglu", tied=True),
+    "window with a global layer, remat": dict(window=2, global_every=2, layers=3, remat=True),
+    "multi-query learned window of one, unrolled": dict(kv_heads=1, window=1, positions="learned", unroll=2),
+    "grouped sinusoidal window, three of four unrolled": dict(
+        kv_heads=2, window=2, positions="sinusoidal", layers=4, unroll=3
+    ),
+}
+"""Every kind of attention, of positions and of running the layers."""
+
+
+def small(**changes) -> ModelConfig:
+    """A model that compiles in no time: L=2, D=16, N=4, H=4, T=8, a vocabulary of 29 padded to 32."""
+    shape = dict(layers=2, width=16, heads=4, context=8, vocab=29, feedforward=24, dtype="float32", zero_init=False)
+    return ModelConfig(**(shape | changes))
+
+
+def lively(c: ModelConfig, seed: int = 0) -> dict:
+    """Parameters that make every path matter: uneven scales, non-zero biases, attention far from uniform."""
+    rng = np.random.default_rng(seed)
+
+    def draw(axes, shape):
+        values = rng.normal(size=shape.shape)
+        if axes[0] in ("V", "T") or axes == ("D", "V"):
+            return values.astype(np.float32)
+        matrix = len(axes) - (axes[0] == "L") == 2
+        return (1.5 * values * shape.shape[-2] ** -0.5 if matrix else 1 + 0.3 * values).astype(np.float32)
+
+    is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
+    return jax.tree.map(draw, transformer.axes(c), transformer.shapes(c), is_leaf=is_axes)
+
+
+def some_tokens(c: ModelConfig, batch: int = 2, length: int | None = None, seed: int = 0) -> np.ndarray:
+    """[B, T] tokens, int32."""
+    return np.random.default_rng(seed).integers(0, c.vocab, (batch, length or c.context)).astype(np.int32)
+
+
+@functools.cache
+def forward(c: ModelConfig):
+    """Compiled (params, tokens_BT, segments_BT=None, key=None) -> logits [B, T, vocab], without the padding."""
+
+    def run(params, tokens_BT, segments_BT=None, key=None):
+        logits_BTV, _ = transformer.bind(c, params)(tokens_BT, segments_BT=segments_BT, key=key)
+        return logits_BTV[..., : c.vocab]
+
+    return jax.jit(run)
+
+
+@functools.cache
+def loss_and_gradient(c: ModelConfig):
+    """Compiled (params, tokens_BT, key=None) -> (mean next-token loss in nats, its gradient)."""
+
+    def loss(params, tokens_BT, key=None):
+        logits_BTV, _ = transformer.bind(c, params)(tokens_BT, key=key)
+        picked = jax.numpy.take_along_axis(jax.nn.log_softmax(logits_BTV[:, :-1]), tokens_BT[:, 1:, None], -1)
+        return -picked.mean()
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+def relative_error(a, b) -> float:
+    """Largest difference between two trees, over the largest entry of each leaf of the second."""
+    error = lambda x, y: float(np.abs(np.asarray(x) - y).max() / (np.abs(np.asarray(y)).max() + 1e-12))  # noqa: E731
+    return max(jax.tree.leaves(jax.tree.map(error, a, b)))
