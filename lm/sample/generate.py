@@ -1,0 +1,231 @@
+"""generate: prompts in, continuations out, many rows at once, with a key/value cache.
+
+The device makes tokens by the chunk; between chunks the host turns them into text, looks for stop strings and, where a
+row has filled the context, lets it forget its oldest half. How long a chunk is changes nothing but the waiting.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.config import ModelConfig
+from lm.errors import require
+from lm.model.cache import KVCache
+from lm.sample.decoding import CHUNK, Decoded, decode, full_logits, prefill
+from lm.sample.samplers import Sampler
+from lm.sample.text import Continuation
+
+WATCHED = 8
+"""Tokens in a chunk when somebody watches the text or a stop string may cut it short."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One continuation of one prompt."""
+
+    prompt: str
+    text: str
+    """The continuation alone."""
+    tokens: list[int]
+    """The fewest tokens whose text covers `text`; without the end-of-text token."""
+    logprobs: list[float]
+    """Nats, log of the probability the model itself gave each token, before temperature and filters."""
+    ended: Literal["stop", "end of text", "length"]
+    """Why: a stop string, the end-of-text token, or max_tokens."""
+
+
+def generate(
+    m,
+    prompts: Sequence[str],
+    sampler: Sampler = Sampler(),  # noqa: B008  (frozen)
+    *,
+    max_tokens: int = 64,
+    seed: int = 0,
+    samples: int = 1,
+    stop: str | Sequence[str] = (),
+    past_context: Literal["error", "slide"] = "error",
+    on_text: Callable[[int, str], None] | None = None,
+) -> list[Sample]:
+    """Continue each prompt, `samples` times, by at most `max_tokens` tokens.
+
+    m: what `lm.load` returns; `experiment.model`, `params` and `tokenizer` are used. An empty prompt starts a document.
+    seed: everything random is a function of it, the row and the place in the row; a row's sample does not depend on the
+    other rows (but for rounding), and a prompt lengthened by its own sample goes on as that sample did. Row r is sample
+    r % samples of prompt r // samples, and is entry r of the result.
+    stop: strings that end a row; the text is cut before the first to appear.
+    past_context: "error" refuses a row that would outgrow the model's context; "slide" drops the oldest half of a row's
+    tokens whenever it is full and reads the rest again from position 0, so no position is ever untrained.
+    on_text: called as on_text(row, piece) as text becomes certain; the pieces of a row joined are its text.
+    Raises UserError for settings that make no sense and a tokenizer that is not the model's.
+    """
+    c = m.experiment.model
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    _check(m, prompts, max_tokens, seed, samples, stop, past_context)
+    rows = [_Row(m.tokenizer, prompt, stop) for prompt in prompts for _ in range(samples)]
+    if past_context == "error":
+        _check_fits(rows, max_tokens, c.context)
+    if not rows:
+        return []
+
+    capacity = min(_power_of_two(max(row.held for row in rows) + max_tokens), c.context)
+    cache, seen_BV = None, jnp.asarray(_seen(rows, c.V))
+    chunk = WATCHED if on_text or stop else CHUNK
+    made = 0
+    while made < max_tokens and not all(row.ended for row in rows):
+        if cache is None or any(row.full(capacity) for row in rows):
+            cache = _read(c, m.params, rows, capacity)
+        room = min(capacity - row.held for row in rows if not row.ended)
+        steps = min(chunk, room, max_tokens - made)
+        result = decode(
+            c,
+            m.params,
+            cache,
+            seen_BV,
+            np.array([row.window[-1] for row in rows], np.int32),
+            np.array([row.place for row in rows], np.int32),
+            np.array([row.ended is not None for row in rows]),
+            count=np.int32(steps),
+            settings=sampler.settings(),
+            seed=np.uint32(seed),
+            end=np.int32(m.tokenizer.eot_token),
+        )
+        cache, seen_BV = result.cache, result.seen_BV
+        _take(rows, result, m.tokenizer.eot_token)
+        made += steps
+        _finish(rows, made == max_tokens, on_text)
+    return [row.sample() for row in rows]
+
+
+def generate_naive(m, tokens: list[int], n: int) -> tuple[list[int], list[float]]:
+    """The plain path: greedy, no cache, everything computed again for each token. For tests and readers.
+
+    Returns up to n new tokens (the end-of-text token is the last, if it comes) and their log-probabilities in nats.
+    Past the context it slides as `generate` does.
+    """
+    c, window = m.experiment.model, list(tokens)
+    made, logprobs = [], []
+    while len(made) < n and made[-1:] != [m.tokenizer.eot_token]:
+        if len(window) > c.context:
+            window = window[-_kept(c.context) :]
+        # Padded on the right, which no earlier token sees, so that all lengths are one program.
+        padded_1T = np.pad(np.array([window], np.int32), ((0, 0), (0, c.context - len(window))))
+        logprob_V = jax.nn.log_softmax(full_logits(c, m.params, padded_1T)[0, len(window) - 1])
+        token = int(jnp.argmax(logprob_V))
+        made.append(token)
+        logprobs.append(float(logprob_V[token]))
+        window.append(token)
+    return made, logprobs
+
+
+# --- one row ---------------------------------------------------------------------------------------------------------
+class _Row:
+    """The host's side of one row."""
+
+    def __init__(self, tokenizer, prompt: str, stop: tuple[str, ...]):
+        self.prompt = prompt
+        self.tokens = list(tokenizer.encode_ordinary(prompt)) or [tokenizer.eot_token]  # documents start with one
+        self.window = list(self.tokens)  # what the model reads: the last token is not in the cache yet
+        self.place = len(self.tokens)  # tokens so far, those dropped from the window included
+        self.continuation = Continuation(tokenizer, stop)
+        self.ended: str | None = None
+
+    @property
+    def held(self) -> int:
+        return len(self.window) - 1
+
+    def full(self, capacity: int) -> bool:
+        return self.ended is None and self.held >= capacity
+
+    def take(self, tokens: list[int], logprobs: list[float], end: int) -> None:
+        """Add what the device made, up to what ends the row."""
+        self.window += tokens
+        self.place += len(tokens)
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            if token == end:
+                self.ended = "end of text"
+            else:
+                self.continuation.push(token, logprob)
+                self.ended = "stop" if self.continuation.stopped else None
+            if self.ended:
+                return
+
+    def sample(self) -> Sample:
+        made = self.continuation
+        return Sample(self.prompt, made.text, made.tokens, made.logprobs, self.ended)
+
+
+def _take(rows: list[_Row], result: Decoded, end: int) -> None:
+    tokens_CB, logprobs_CB, made_B = jax.device_get((result.tokens_CB, result.logprobs_CB, result.made_B))
+    for r, row in enumerate(rows):
+        row.take(tokens_CB[: made_B[r], r].tolist(), logprobs_CB[: made_B[r], r].tolist(), end)
+
+
+def _finish(rows: list[_Row], last: bool, on_text) -> None:
+    """End the rows whose time is up, and show what is new in each."""
+    for r, row in enumerate(rows):
+        if last and row.ended is None:
+            row.ended = "length"
+        if row.ended:
+            row.continuation.finish()
+            row.ended = "stop" if row.continuation.stopped else row.ended
+        piece = row.continuation.piece()
+        if on_text and piece:
+            on_text(r, piece)
+
+
+# --- the context -----------------------------------------------------------------------------------------------------
+def _read(c: ModelConfig, params: dict, rows: list[_Row], capacity: int) -> KVCache:
+    """A cache holding all of each row's window but its last token; a window that outgrew the context is cut first."""
+    for row in rows:
+        if len(row.window) > c.context:
+            row.window = row.window[-_kept(c.context) :]
+    longest = max(row.held for row in rows)
+    tokens_BT = np.zeros((len(rows), min(_power_of_two(longest), capacity)), np.int32)
+    for r, row in enumerate(rows):
+        tokens_BT[r, : row.held] = row.window[:-1]
+    return prefill(c, params, tokens_BT, np.array([row.held for row in rows], np.int32), capacity)
+
+
+def _kept(context: int) -> int:
+    """Tokens that remain when a row has outgrown the context: the newest half."""
+    return (context + 1) // 2
+
+
+def _power_of_two(n: int, least: int = 16) -> int:
+    """n rounded up, so that few compiled programs serve all lengths."""
+    return max(least, 1 << (n - 1).bit_length())
+
+
+def _seen(rows: list[_Row], V: int) -> np.ndarray:
+    seen_BV = np.zeros((len(rows), V), bool)
+    for r, row in enumerate(rows):
+        seen_BV[r, row.tokens] = True
+    return seen_BV
+
+
+# --- the user's mistakes ---------------------------------------------------------------------------------------------
+def _check(m, prompts, max_tokens, seed, samples, stop, past_context) -> None:
+    vocab, n_vocab = m.experiment.model.vocab, m.tokenizer.n_vocab
+    require(n_vocab == vocab, f"the tokenizer has {n_vocab} tokens, the model {vocab}: use the one it was trained with")
+    require(not isinstance(prompts, str), f"prompts {prompts!r}: one text where a list is due; write [{prompts!r}]")
+    require(max_tokens >= 1, f"max_tokens {max_tokens}: must be at least 1")
+    require(samples >= 1, f"samples {samples}: must be at least 1")
+    require(0 <= seed < 2**32, f"seed {seed}: must be at least 0 and below 2**32")
+    require("" not in stop, "stop: an empty string is everywhere and would end each row at once; leave it out")
+    require(past_context in ("error", "slide"), f"past_context {past_context!r}: 'error' or 'slide'")
+
+
+def _check_fits(rows: list[_Row], max_tokens: int, context: int) -> None:
+    row = max(rows, key=lambda row: row.held, default=None)
+    if row is None:
+        return
+    shown = row.prompt if len(row.prompt) <= 40 else row.prompt[:37] + "..."
+    has = f"prompt {shown!r} is {row.place} tokens, the model's context {context}"
+    slide = "past_context='slide' forgets the oldest tokens as it goes"
+    require(row.place <= context, f"{has}: shorten it, or {slide}")
+    room = context - row.held  # the last token made is not read again
+    require(max_tokens <= room, f"{has}: max_tokens {max_tokens} must be at most {room}, or {slide}")
