@@ -1,4 +1,4 @@
-"""What this machine can do: the peak rate that utilisation is measured against, and where compiled programs are kept."""
+"""What this machine can do: the peak that utilisation is measured against, and where compiled programs are kept."""
 
 import functools
 import time

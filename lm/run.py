@@ -75,7 +75,7 @@ class Run:
         require(bool(kept), f"{self.path}: no checkpoint has a validation loss")
         return min(kept, key=losses.__getitem__)
 
-    # --- writing, for training alone -----------------------------------------------------------------------------------
+    # --- writing, for training alone ---------------------------------------------------------------------------------
     def append(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a") as file:

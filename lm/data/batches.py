@@ -19,6 +19,7 @@ RESIDENT_BYTES = 256 << 20
 """Token files up to this size are meant to live on the device."""
 
 
+@np.errstate(over="ignore")  # the arithmetic is modulo 2^64; NumPy warns of it for scalars
 def mix(x: np.ndarray) -> np.ndarray:
     """splitmix64's finaliser (Steele et al. 2014): every bit of the result depends on every bit of x. uint64."""
     x = np.asarray(x, np.uint64) + np.uint64(0x9E3779B97F4A7C15)
@@ -29,8 +30,7 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 def epoch_key(seed: int, epoch: np.ndarray) -> np.ndarray:
     """uint64 key of each epoch. Mixing the seed first keeps (seed, epoch + 1) apart from (seed + 1, epoch)."""
-    with np.errstate(over="ignore"):
-        return mix(mix(np.uint64(seed % 2**64)) ^ np.asarray(epoch, np.uint64))
+    return mix(mix(seed % 2**64) ^ np.asarray(epoch, np.uint64))
 
 
 def permute(index: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
@@ -46,13 +46,12 @@ def permute(index: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
     # The network permutes a power of four that is at least n, and less than four times n but for n = 1. Cycle walking:
     # what lands outside [0, n) goes through again until it lands inside, which keeps it a permutation.
     outside = np.ones(values.shape, bool)
-    with np.errstate(over="ignore"):
-        while outside.any():
-            left, right = values[outside] >> half, values[outside] & mask
-            for number in range(ROUNDS):
-                left, right = right, left ^ (mix(right ^ mix(keys[outside] + np.uint64(number))) & mask)
-            values[outside] = (left << half) | right
-            outside = values >= np.uint64(n)
+    while outside.any():
+        left, right = values[outside] >> half, values[outside] & mask
+        for number in range(ROUNDS):
+            left, right = right, left ^ (mix(right ^ mix(keys[outside] + np.uint64(number))) & mask)
+        values[outside] = (left << half) | right
+        outside = values >= np.uint64(n)
     return values.astype(np.int64)
 
 
@@ -103,8 +102,7 @@ class Batches:
         place = (step + np.arange(k)[:, None]) * self.batch + np.arange(self.batch)
         epoch, index = np.divmod(place, self.windows)
         key = epoch_key(self.seed, epoch)
-        with np.errstate(over="ignore"):
-            offset = np.where(epoch == 0, 0, (mix(~key) % np.uint64(self.context)).astype(np.int64))
+        offset = np.where(epoch == 0, 0, (mix(~key) % np.uint64(self.context)).astype(np.int64))
         return permute(index, self.windows, key) * self.context + offset
 
     def at(self, step: int, k: int | None = None) -> np.ndarray:

@@ -157,17 +157,21 @@ def split(chunks: Iterator[str], separator: str) -> Iterator[Piece]:
                 start += next(len(end) for end in ("\r\n", "\n", "") if text.startswith(end, start))
         settled = len(text) - (0 if last else len(separator) + len("\r\n"))
         while settled - start > PIECE:
-            yield text[start : start + PIECE], opens
-            start, opens = start + PIECE, False
+            piece, start = text[start : start + PIECE], start + PIECE
+            if not (opens and piece.isspace()):
+                yield piece, opens
+                opens = False
     yield from cut(text[start:], opens)
 
 
 def cut(text: str, opens: bool = True) -> Iterator[Piece]:
-    """A document, or the rest of one, in pieces; nothing when the whole document is blank."""
-    if opens and not text.strip():
-        return
+    """A document, or the rest of one, in pieces. Nothing of a blank document: a document opens with a piece that is not
+    blank, which can be told without having seen its end."""
     for start in range(0, len(text), PIECE):
-        yield text[start : start + PIECE], opens and start == 0
+        piece = text[start : start + PIECE]
+        if not (opens and piece.isspace()):
+            yield piece, opens
+            opens = False
 
 
 def _with_last(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:

@@ -10,7 +10,7 @@ import optax
 from lm.config import Experiment, Steps
 from lm.model import transformer
 from lm.model.loss import document_segments, token_nats
-from lm.train import optimizers, schedules
+from lm.training import optimizers, schedules
 
 
 @jax.tree_util.register_dataclass

@@ -35,9 +35,12 @@ def direction(c: OptimizerConfig, axes: dict) -> optax.GradientTransformation:
     def rows_to_columns(updates):  # every matrix maps its last axis but one to its last; L is a batch axis
         return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), updates)
 
+    def scale_by_shape(updates, _):  # a wider output is moved further: sqrt(columns / rows), at least 1
+        return jax.tree.map(lambda u: u * max(1.0, u.shape[-1] / u.shape[-2]) ** 0.5, updates)
+
     muon = optax.chain(
         optax.contrib.scale_by_muon(beta=c.momentum, weight_dimension_numbers=rows_to_columns),
-        optax.contrib.scale_by_shape(rows_to_columns),
+        optax.stateless(scale_by_shape),
     )
     labels = tree_map_axes(lambda a: "muon" if is_hidden_matrix(a) else "adam", axes)
     return optax.partition({"muon": muon, "adam": adam}, labels)

@@ -1,0 +1,82 @@
+"""Command-line arguments to typed values through tyro, with every mistake told on one line."""
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import tyro
+
+from lm import settings
+from lm.config import Experiment
+from lm.errors import UserError, nearest
+
+Plain = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+
+
+def parse(command: Callable, arguments: list[str], prog: str) -> Any:
+    """Call `command` with what the arguments say. Help and its exit are tyro's."""
+    return _one_line(lambda: tyro.cli(command, args=arguments, prog=prog, config=Plain))
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train an experiment, or resume it where it left off. CONFIG: a name in configs/ or a path to a .py file."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    dry_run: bool = False
+    """Show parameters, FLOPs, memory, tokens per parameter and ETA from a measured rate; train nothing."""
+    json: bool = False
+    """One JSON object on standard output, nothing else there."""
+
+
+def parse_train(arguments: list[str], prog: str = "lm train") -> Train:
+    """`CONFIG --model.layers 4 ...`: the config file's experiment with the overrides applied."""
+    if arguments and not arguments[0].startswith("-"):
+        experiment, rest = settings.load_experiment(arguments[0]), arguments[1:]
+    elif {"-h", "--help"} & set(arguments):
+        experiment, rest = Experiment(), arguments
+    else:
+        raise UserError("which config? A name in configs/ or a path to a .py file: lm train quickstart")
+    _refuse_typos(rest)
+    parser = lambda: tyro.cli(  # noqa: E731
+        Train, args=rest, prog=f"{prog} CONFIG", default=Train(experiment), config=(tyro.conf.FlagConversionOff,)
+    )
+    # A flag without a value reads as true, so that both `--dry-run` and `--model.tied False` work.
+    rest = [piece for i, arg in enumerate(rest) for piece in _with_value(arg, rest[i + 1 : i + 2])]
+    return _one_line(parser)
+
+
+_FLAGS = {"dry_run", "json"} | {key for key, value in settings.flatten(settings.to_dict(Experiment())).items()
+                                if isinstance(value, bool)}  # fmt: skip
+
+
+def _with_value(argument: str, after: list[str]) -> list[str]:
+    flag = argument.lstrip("-").replace("-", "_") in _FLAGS and argument.startswith("--")
+    return [argument, "True"] if flag and after not in (["True"], ["False"]) else [argument]
+
+
+def _refuse_typos(arguments: list[str]) -> None:
+    known = [*settings.settings(), "dry_run", "json", "help"]
+    for argument in arguments:
+        if re.match(r"--[a-zA-Z]", argument):
+            key = argument[2:].split("=")[0].replace("-", "_")
+            if key not in known:
+                raise UserError(f"{key}: no such setting{nearest(key, known)} (`lm train --help` explains them all)")
+
+
+def _one_line(parser: Callable[[], Any]) -> Any:
+    """Run a parser; turn the box it draws around an error into one sentence."""
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return parser()
+    except SystemExit as end:
+        if not end.code:
+            raise
+        text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+", " ", shown.getvalue())
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line for line in lines if not line.startswith("For full helptext")]
+        raise UserError(" ".join(" ".join(lines).split()) or "arguments not understood; see --help") from None

@@ -1,0 +1,59 @@
+"""What a person sees of a run: one live line, and a line that stays at each evaluation. All on standard error."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+
+class Display:
+    """Shows preparation and training; quiet=True shows nothing."""
+
+    def __init__(self, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        columns = (
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"), TextColumn("ETA"), TimeRemainingColumn(compact=True),
+        )  # fmt: skip
+        self.progress = Progress(*columns, console=self.console, disable=quiet, transient=True)
+        self.task = None
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.progress.stop()
+
+    def stage(self, name: str, done: int, total: int | None) -> None:
+        """Progress of a stage before training (bytes read, text tokenized); a new name starts a new line."""
+        if self.task is None or self.progress.tasks[-1].description != name:
+            self.clear()
+            self.task = self.progress.add_task(name, numbers="")
+        self.progress.update(self.task, completed=done, total=total)
+
+    def training(self, step: int, total: int, report: dict[str, Any], tokens_per_second: float) -> None:
+        """The live line."""
+        numbers = f"loss {report['loss']:.3f}  {tokens_per_second:,.0f} tokens/s"
+        if self.task is None or self.progress.tasks[-1].description != "training":
+            self.clear()
+            self.task = self.progress.add_task("training", numbers=numbers)
+        self.progress.update(self.task, completed=step, total=total, numbers=numbers)
+
+    def clear(self) -> None:
+        """Take the live line away."""
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+            self.task = None
+
+    def evaluated(self, record: dict[str, Any], total: int) -> None:
+        """A line that stays."""
+        train = f"loss {record['loss']:.4f}  " if "loss" in record else ""
+        self.say(
+            f"step {record['step']:>{len(str(total))}}/{total}  {train}"
+            f"validation {record['val_loss']:.4f} nats/token, {record['val_bits_per_byte']:.4f} bits/byte"
+        )
+
+    def say(self, text: str) -> None:
+        """A line of text that stays."""
+        self.console.print(text, markup=False, soft_wrap=True)
