@@ -8,6 +8,9 @@ import numpy as np
 from lm.config import ModelConfig
 from lm.model import transformer
 
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Compiler options: most of a test's time is compilation, and what a program computes is the same without polish."""
+
 VARIANTS = {
     "multi-head rotary": dict(),
     "grouped learned": dict(kv_heads=2, positions="learned", norm="layernorm", bias=True, activation="gelu"),
@@ -57,7 +60,7 @@ def forward(c: ModelConfig):
         logits_BTV, _ = transformer.bind(c, params)(tokens_BT, segments_BT=segments_BT, key=key)
         return logits_BTV[..., : c.vocab]
 
-    return jax.jit(run)
+    return jax.jit(run, compiler_options=QUICK)
 
 
 @functools.cache
@@ -69,7 +72,7 @@ def loss_and_gradient(c: ModelConfig):
         picked = jax.numpy.take_along_axis(jax.nn.log_softmax(logits_BTV[:, :-1]), tokens_BT[:, 1:, None], -1)
         return -picked.mean()
 
-    return jax.jit(jax.value_and_grad(loss))
+    return jax.jit(jax.value_and_grad(loss), compiler_options=QUICK)
 
 
 def relative_error(a, b) -> float:
