@@ -13,12 +13,12 @@ from lm import settings
 from lm.config import Experiment
 from lm.errors import UserError, nearest
 
-Plain = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 
 
-def parse(command: Callable, arguments: list[str], prog: str) -> Any:
-    """Call `command` with what the arguments say. Help and its exit are tyro's."""
-    return _one_line(lambda: tyro.cli(command, args=arguments, prog=prog, config=Plain))
+def parse(options: type, arguments: list[str], prog: str) -> Any:
+    """A dataclass of options from arguments. Help and its exit are tyro's."""
+    return _one_line(lambda: tyro.cli(options, args=arguments, prog=prog, config=PLAIN))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,13 @@ def _one_line(parser: Callable[[], Any]) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+", " ", shown.getvalue())
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        lines = [line for line in lines if not line.startswith("For full helptext")]
-        raise UserError(" ".join(" ".join(lines).split()) or "arguments not understood; see --help") from None
+        raise UserError(_sentence(shown.getvalue())) from None
+
+
+def _sentence(box: str) -> str:
+    """What tyro's box says, without its frame, title and help."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    text = re.sub(r"╭─.*─╮|[╰╯│─]+", " ", text)
+    text = re.split(r"Argument helptext:|For full helptext|\(required\)", " ".join(text.split()))[0]
+    text = re.sub(r"^Error parsing experiment[\w.]*: |^Error parsing --|^Unrecognized options: ", "", text)
+    return text.strip() or "arguments not understood; see --help"

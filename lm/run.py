@@ -31,7 +31,7 @@ class Run:
     """
 
     def __init__(self, run: str | Path):
-        self.path = next((p for p in (Path(run), RUNS / run) if (p / "experiment.json").is_file()), None)
+        self.path = _folder(run)
         if self.path is None:
             names = [run.name for run in find()]
             raise UserError(f"no run {run}{nearest(str(run), names)} (`lm runs` lists them)")
@@ -95,6 +95,15 @@ class Run:
             except OSError as error:
                 raise UserError(f"{self.path} is being trained by another process; choose another --name") from error
             yield
+
+
+def _folder(run: str | Path) -> Path | None:
+    return next((p for p in (Path(run), RUNS / run) if (p / "experiment.json").is_file()), None)
+
+
+def exists(run: str | Path) -> bool:
+    """Whether this is a run's directory, or the name of one under runs/."""
+    return _folder(run) is not None
 
 
 def find(folder: Path = RUNS) -> list[Run]:

@@ -90,7 +90,9 @@ def load_experiment(config: str) -> Experiment:
     if path.suffix != ".py":
         named = {file.stem: file for folder in reversed(config_folders()) for file in sorted(folder.glob("*.py"))}
         known = ", ".join(sorted(named)) or "none"
-        require(config in named, f"no config named {config}{nearest(config, named)} (known: {known}; or a path to a .py)")
+        require(
+            config in named, f"no config named {config}{nearest(config, named)} (known: {known}; or a path to a .py)"
+        )
         path = named[config]
     require(path.is_file(), f"no config file {path}")
     try:

@@ -113,8 +113,9 @@ def generate_naive(m, tokens: list[int], n: int) -> tuple[list[int], list[float]
             window = window[-_kept(c.context) :]
         # Padded on the right, which no earlier token sees, so that all lengths are one program.
         padded_1T = np.pad(np.array([window], np.int32), ((0, 0), (0, c.context - len(window))))
-        logprob_V = jax.nn.log_softmax(full_logits(c, m.params, padded_1T)[0, len(window) - 1])
-        token = int(jnp.argmax(logprob_V))
+        logits_V = full_logits(c, m.params, padded_1T)[0, len(window) - 1]
+        logprob_V = np.asarray(jax.nn.log_softmax(logits_V))
+        token = int(logprob_V.argmax())
         made.append(token)
         logprobs.append(float(logprob_V[token]))
         window.append(token)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import checkpoints, evaluate, settings
+from lm import checkpoints, evaluation, settings
 from lm import tokenizer as tokenizers
 from lm.checkpoints import Checkpoints
 from lm.config import Experiment, Steps
@@ -174,12 +174,12 @@ class Trainer:
             self.display.evaluated(record, self.steps.total)
         return record
 
-    def _validate(self) -> evaluate.Score:
+    def _validate(self) -> evaluation.Score:
         """The score on the fixed validation windows."""
         packed = self.eot if self.e.data.packing else None
         batch, chunk = self.e.train.batch // self.e.train.accumulation, self.e.train.loss_chunk
         c, params = self.e.model, self.state.params
-        return evaluate.score_windows(c, params, *self.validation, self.bytes_V, eot=packed, batch=batch, chunk=chunk)
+        return evaluation.score_windows(c, params, *self.validation, self.bytes_V, eot=packed, batch=batch, chunk=chunk)
 
     def save(self, val_loss: float | None) -> None:
         """Write a checkpoint, unless a number in it is not finite."""

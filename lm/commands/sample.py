@@ -1,0 +1,66 @@
+"""lm sample RUN: continue a text."""
+
+import dataclasses
+import time
+from typing import Literal
+
+from lm.arguments import parse
+from lm.commands.common import Checkpoint, Json, RunName, prepare_jax, print_json
+from lm.sample.samplers import Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Continue a text with a trained model."""
+
+    run: RunName
+    """A run's directory, or its name under runs/."""
+    sampler: Sampler
+    prompt: tuple[str, ...] = ("",)
+    """Text to continue; several make a batch, none starts a new document."""
+    max_tokens: int = 200
+    """Tokens to generate at most."""
+    samples: int = 1
+    """Continuations of each prompt."""
+    seed: int = 0
+    """The same seed gives the same text."""
+    stop: tuple[str, ...] = ()
+    """End before any of these strings."""
+    past_context: Literal["error", "slide"] = "error"
+    """When prompt and continuation exceed the model's context: refuse, or slide: drop the oldest half, read on."""
+    checkpoint: Checkpoint = "latest"
+    json: Json = False
+
+
+def run(arguments: list[str]) -> None:
+    o = parse(Options, arguments, "lm sample")
+    prepare_jax()
+    from lm.run import load
+    from lm.sample.generate import generate
+
+    m = load(o.run, o.checkpoint)
+    stream = not o.json and len(o.prompt) * o.samples == 1
+    if stream:
+        print(o.prompt[0], end="", flush=True)
+    start = time.perf_counter()
+    samples = generate(
+        m,
+        list(o.prompt),
+        o.sampler,
+        max_tokens=o.max_tokens,
+        seed=o.seed,
+        samples=o.samples,
+        stop=o.stop,
+        past_context=o.past_context,
+        on_text=(lambda _, text: print(text, end="", flush=True)) if stream else None,
+    )
+    seconds = time.perf_counter() - start
+    if o.json:
+        keys = ("prompt", "text", "tokens", "logprobs")
+        rate = sum(len(s.tokens) for s in samples) / seconds
+        print_json({"samples": [{k: getattr(s, k) for k in keys} for s in samples], "tokens_per_second": rate})
+    elif stream:
+        print()
+    else:
+        for number, s in enumerate(samples, 1):
+            print(f"--- {number} of {len(samples)} ---\n{s.prompt}{s.text}")

@@ -1,0 +1,31 @@
+"""lm train CONFIG: train or resume, or show what it would cost."""
+
+import dataclasses
+
+from lm.arguments import parse_train
+from lm.commands.common import prepare_jax, print_json
+
+
+def run(arguments: list[str]) -> None:
+    options = parse_train(arguments)
+    prepare_jax()
+    from lm.training.display import Display
+
+    if options.dry_run:
+        from lm.training.dry_run import dry_run
+
+        cost = dry_run(options.experiment, display=Display())
+        if options.json:
+            print_json(dataclasses.asdict(cost))
+        else:
+            print(cost.table(), end="")
+        return
+
+    from lm.training.loop import train
+    from lm.training.report import summary
+
+    result = summary(train(options.experiment, display=Display()))
+    if options.json:
+        print_json(result.json())
+    else:
+        print(result.text(), end="")

@@ -1,0 +1,57 @@
+"""Loss curves of runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from lm.errors import UserError, require
+from lm.run import Run
+
+FORMATS = (".png", ".svg", ".pdf")
+LABELS = {"step": "optimizer step", "tokens": "tokens trained on", "seconds": "seconds of training"}
+STYLE = {
+    "figure.figsize": (7.2, 4.4), "figure.dpi": 160, "font.size": 12, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
+    "svg.hashsalt": "lm",  # the same figure is the same file
+}  # fmt: skip
+
+
+def loss_curves(runs: Sequence[Run], out: Path, *, x: str = "step", bits_per_byte: bool = False) -> Path:
+    """Training loss (thin) and validation loss (marked) of each run, written to `out` (.png, .svg or .pdf).
+
+    Nats per token; bits_per_byte shows validation alone, in the unit that compares tokenizers.
+    """
+    require(out.suffix in FORMATS, f"--out {out}: write a {', '.join(FORMATS)}")
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(layout="constrained")
+        drawn = [_draw(axes, run, x, bits_per_byte, colour=f"C{i}") for i, run in enumerate(runs)]
+        require(any(drawn), f"{', '.join(str(run.path) for run in runs)}: no losses logged yet")
+        axes.set_xlabel(LABELS[x])
+        axes.set_ylabel("validation, bits per byte" if bits_per_byte else "loss, nats per token")
+        axes.legend()
+        low, high = np.concatenate(drawn).min(), np.percentile(np.concatenate(drawn), 98)
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(out)
+        except OSError as error:
+            raise UserError(f"cannot write {out}: {error.strerror}") from error
+        finally:
+            plt.close(figure)
+    return out
+
+
+def _draw(axes, run: Run, x: str, bits_per_byte: bool, colour: str) -> np.ndarray:
+    """One run's curves; returns the losses drawn."""
+    key = "val_bits_per_byte" if bits_per_byte else "val_loss"
+    points = lambda name: np.array([(r[x], r[name]) for r in run.metrics() if name in r]).reshape(-1, 2)  # noqa: E731
+    train, validation = points("loss"), points(key)
+    if not bits_per_byte:
+        axes.plot(*train.T, color=colour, alpha=0.45, linewidth=1.2, label=f"{run.name}, training")
+    axes.plot(*validation.T, color=colour, marker="o", markersize=4, label=f"{run.name}, validation")
+    return validation[:, 1] if bits_per_byte else np.concatenate([train[:, 1], validation[:, 1]])

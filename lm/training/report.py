@@ -1,0 +1,84 @@
+"""What a finished training has to show: its validation figure beside honest baselines, a sample, what to type next."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from lm.data.batches import validation_windows
+from lm.data.tokens import prepare
+from lm.evaluation import baselines
+from lm.run import Run, load
+from lm.sample.generate import generate
+from lm.sample.samplers import Sampler
+
+SAMPLE_TOKENS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The last record of a run and what to hold it against."""
+
+    run: Run
+    record: dict[str, Any]
+    baselines: dict[str, float]
+    sample: str | None
+
+    def json(self) -> dict[str, Any]:
+        """The keys other programs may rely on, and the baselines."""
+        facts = self.run.record
+        r = self.record
+        names = ("step", "tokens", "loss", "val_loss", "val_bits_per_byte", "seconds", "tokens_per_second")
+        return {
+            "run": str(self.run.path),
+            **{name: r.get(name) for name in names},
+            "params_total": facts["params_total"],
+            "params_nonembedding": facts["params_nonembedding"],
+            "flops_exact": facts["flops_per_token"] * r["tokens"],
+            "baselines": self.baselines,
+        }
+
+    def text(self) -> str:
+        """A page for a person."""
+        r, name = self.record, self.run.name
+        lines = [""]
+        if "val_bits_per_byte" in r:
+            total = self.run.record["steps"]["total"]
+            lines += [
+                f"{self.run.path}, step {r['step']} of {total}, {r['seconds']:.0f} s of training",
+                f"validation text   {r['val_bits_per_byte']:6.3f} bits/byte   this model",
+                f"                  {self.baselines['xz']:6.3f} bits/byte   xz -9e on the same text",
+                f"                  {self.baselines['uniform']:6.3f} bits/byte   guessing tokens uniformly",
+            ]
+        if self.sample is not None:
+            lines += ["", "A sample (temperature 0.8):", "", *("  | " + line for line in self.sample.splitlines()), ""]
+        lines += [
+            "Next:",
+            f'  lm sample {name} --prompt "The " --temperature 0.8     continue a text',
+            f"  lm eval {name} --text FILE                             score any text",
+            f"  lm plot {name} --out loss.png                          look at its loss",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def summary(run: Run, *, seed: int = 0) -> Summary:
+    """Gather a run's last figures, the baselines on its validation text, and a sample."""
+    e, records = run.experiment, run.metrics()
+    record: dict[str, Any] = {}
+    for entry in records:  # the newest of each: the last line may hold only a part
+        record |= entry
+    data = prepare(e.data)
+    windows, weights = validation_windows(data.validation, e.model.context, e.train.eval_tokens)
+    scored = windows[:, 1:][weights > 0]
+    text = data.tokenizer.decode_bytes(scored[scored != data.tokenizer.eot_token].tolist())
+    compared = baselines(text, data.tokenizer.n_vocab, len(scored))
+    sample = None
+    if run.steps():
+        m = load(run)
+        prompt = (
+            "" if run.record["documents"] > 1 else data.tokenizer.decode(np.asarray(data.train.tokens[:1]).tolist())
+        )
+        tokens = min(SAMPLE_TOKENS, e.model.context - 1)
+        [made] = generate(m, [prompt], Sampler(temperature=0.8), max_tokens=tokens, seed=seed)
+        sample = made.prompt + made.text
+    return Summary(run, record, compared, sample)
