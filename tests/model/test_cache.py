@@ -1,0 +1,119 @@
+"""Decoding through the cache equals the full pass: one token at a time, in chunks, with rows of uneven lengths."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_cases import QUICK, VARIANTS, forward, lively, relative_error, small, some_tokens
+
+from lm.errors import UserError
+from lm.model import transformer
+from lm.model.cache import FAR, KVCache
+
+B, T = 3, 12  # windows of 1, 2 and 3 tokens are long past
+every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+
+
+def model(**changes):
+    return small(context=T, **changes)
+
+
+def littered(c):
+    """An empty cache whose unused slots hold junk, which must never be seen."""
+    empty = KVCache.empty(c, B, T, jnp.float32)
+    return KVCache(empty.k_LBSKH + 3, empty.v_LBSKH - 50, empty.length_B)
+
+
+@functools.cache
+def read_chunk(c):
+    """Compiled (params, tokens_BT, cache, count_B) -> logits and the cache grown by count_B tokens a row."""
+
+    def step(params, tokens_BT, cache, count_B):
+        logits_BTV, (k, v) = transformer.bind(c, params)(tokens_BT, cache=cache, keep_kv=True)
+        return logits_BTV[..., : c.vocab], cache.append(k, v, count_B)
+
+    return jax.jit(step, compiler_options=QUICK)
+
+
+def decode(c, params, tokens_BT, counts, width):
+    """Logits [B, T, vocab] of reading counts[i][b] tokens of row b in the i-th chunk.
+
+    All chunks are `width` wide; what a row lacks is filled with a wrong token.
+    """
+    rows = np.arange(B)
+    logits_BTV, cache, start_B = np.full((B, T, c.vocab), np.nan, np.float32), littered(c), np.zeros(B, int)
+    for count_B in np.array(counts):
+        at_BT = start_B[:, None] + np.arange(width)
+        held_BT = np.arange(width) < count_B[:, None]
+        chunk_BT = np.where(held_BT, tokens_BT[rows[:, None], np.minimum(at_BT, T - 1)], c.vocab - 1)
+        chunk_BTV, cache = read_chunk(c)(params, chunk_BT, cache, count_B.astype(np.int32))
+        for b in rows:
+            logits_BTV[b, start_B[b] : start_B[b] + count_B[b]] = chunk_BTV[b, : count_B[b]]
+        start_B = start_B + count_B
+    np.testing.assert_array_equal(cache.length_B, start_B)
+    return logits_BTV
+
+
+def assert_equals_full_pass(c, counts, width):
+    params, tokens_BT = lively(c), some_tokens(c, B, T)
+    full_BTV = np.asarray(forward(c)(params, tokens_BT))
+    logits_BTV = decode(c, params, tokens_BT, counts, width)
+    read_BT = np.arange(T) < np.sum(counts, axis=0)[:, None]
+    assert relative_error(logits_BTV[read_BT], full_BTV[read_BT]) < 1e-5
+
+
+@every_variant
+def test_one_token_at_a_time_equals_the_full_pass(changes):
+    """Twelve tokens through a cache of twelve slots, windows up to three long."""
+    assert_equals_full_pass(model(**changes), counts=[[1, 1, 1]] * T, width=1)
+
+
+@every_variant
+def test_uneven_chunks_with_ragged_rows_equal_the_full_pass(changes):
+    """Prompts of 5, 2 and 1 tokens in one batch, then chunks that differ by row, some of them empty."""
+    assert_equals_full_pass(model(**changes), counts=[[5, 2, 1], [1, 4, 0], [0, 1, 1], [5, 5, 4], [1, 0, 2]], width=5)
+
+
+a_row = st.lists(st.integers(0, 5), min_size=4, max_size=4).filter(lambda counts: 0 < sum(counts) <= T)
+
+
+@given(rows=st.tuples(a_row, a_row, a_row))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_any_chunks_equal_the_full_pass(rows):
+    """Grouped heads, a sliding window and a global layer, however the rows are cut into four chunks."""
+    c = model(layers=3, kv_heads=2, window=3, global_every=2)
+    assert_equals_full_pass(c, counts=np.transpose(rows), width=5)
+
+
+def test_append_writes_behind_each_row_and_nowhere_else():
+    """Rows of 0, 2 and 11 tokens of 12 get three more, of which 3, 1 and 1 count; what has no room is dropped."""
+    c = model(kv_heads=2)
+    old_LBSKH = np.random.default_rng(0).normal(size=(c.layers, B, T, c.K, c.H)).astype(np.float32)
+    new_LBTKH = np.random.default_rng(1).normal(size=(c.layers, B, 3, c.K, c.H)).astype(np.float32)
+    cache = KVCache(jnp.array(old_LBSKH), jnp.array(-old_LBSKH), jnp.array([0, 2, 11]))
+    grown = cache.append(new_LBTKH, -new_LBTKH, jnp.array([3, 1, 1]))
+
+    expected_LBSKH = old_LBSKH.copy()
+    expected_LBSKH[:, 0, 0:3] = new_LBTKH[:, 0]
+    expected_LBSKH[:, 1, 2:5] = new_LBTKH[:, 1]
+    expected_LBSKH[:, 2, 11:12] = new_LBTKH[:, 2, :1]
+    np.testing.assert_array_equal(grown.k_LBSKH, expected_LBSKH)
+    np.testing.assert_array_equal(grown.v_LBSKH, -expected_LBSKH)
+    np.testing.assert_array_equal(grown.length_B, [3, 3, 12])
+    np.testing.assert_array_equal(grown.slot_positions()[1], [0, 1, 2] + [FAR] * 9)
+
+
+def test_what_cannot_be_read_is_refused():
+    """More tokens than the context, a cache longer than it, segments with a cache."""
+    c = model()
+    m = transformer.bind(c, lively(c))
+    with pytest.raises(UserError, match="13 tokens are more than the model's context of 12"):
+        m(np.zeros((1, 13), np.int32))
+    with pytest.raises(UserError, match="cache of 13 tokens exceeds the model's context of 12"):
+        m(np.zeros((1, 1), np.int32), cache=KVCache.empty(c, 1, 13, jnp.float32))
+    with pytest.raises(UserError, match="segments and a cache do not go together"):
+        m(np.zeros((1, 1), np.int32), cache=KVCache.empty(c, 1, 12, jnp.float32), segments_BT=np.zeros((1, 1)))

@@ -1,0 +1,177 @@
+"""Every clever path has a plain one beside it that it must equal: scanned and looped, packed and alone, and so on.
+
+Cached decoding has its own file, test_cache.py.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_cases import QUICK, forward, lively, loss_and_gradient, relative_error, small, some_tokens
+
+from lm.model import transformer
+from lm.model.layers import dropout
+from lm.model.taps import Taps
+
+CLOSE = 1e-5
+"""Relative; the same float32 sums in another order."""
+
+
+# --- how the layers run ----------------------------------------------------------------------------------------------
+DEEP = dict(layers=3, kv_heads=2, window=3, global_every=2, dropout=0.3)
+
+
+@pytest.mark.parametrize("how", [dict(unroll=3), dict(remat=True), dict(remat=True, unroll=2)], ids=str)
+def test_unrolled_and_rematerialised_layers_equal_the_scan(how):
+    """Loss and gradients, with layers that differ (windowed and global) and with each layer's own dropout."""
+    plain, clever = small(**DEEP), small(**DEEP, **how)
+    params, tokens_BT, key = lively(plain), some_tokens(plain), jax.random.key(1)
+    loss, gradient = loss_and_gradient(plain)(params, tokens_BT, key)
+    clever_loss, clever_gradient = loss_and_gradient(clever)(params, tokens_BT, key)
+    assert relative_error(clever_loss, loss) < CLOSE
+    assert relative_error(clever_gradient, gradient) < CLOSE
+    assert all(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(gradient)), "a parameter without a gradient"
+
+
+# --- packed documents ------------------------------------------------------------------------------------------------
+LENGTHS = [[3, 5], [2, 1, 4, 1]]
+PACKED_BT = np.array([np.repeat(np.arange(len(row)), row) for row in LENGTHS], np.int32)
+positions = pytest.mark.parametrize("kind", ["rotary", "learned", "sinusoidal", "none"])
+
+
+def packed_model(kind):
+    return small(positions=kind, kv_heads=2, window=4, global_every=2)
+
+
+@positions
+def test_packed_documents_equal_the_same_documents_alone(kind):
+    """Positions restart and attention stays inside, for documents of one token and longer than the window."""
+    c = packed_model(kind)
+    params, tokens_BT = lively(c), some_tokens(c)
+    together_BTV = forward(c)(params, tokens_BT, PACKED_BT)
+    for row, lengths in enumerate(LENGTHS):
+        for start, length in zip(np.cumsum([0, *lengths]), lengths, strict=False):
+            alone_BT = np.zeros_like(tokens_BT)  # what follows a document does not matter: test_causality
+            alone_BT[0, :length] = tokens_BT[row, start : start + length]
+            alone_BTV = forward(c)(params, alone_BT)
+            together_TV = together_BTV[row, start : start + length]
+            assert relative_error(together_TV, alone_BTV[0, :length]) < CLOSE
+
+
+@positions
+def test_documents_do_not_leak_into_each_other(kind):
+    """Changing every token of one packed document leaves the logits of the others the same to the last bit."""
+    c = packed_model(kind)
+    params, tokens_BT = lively(c), some_tokens(c)
+    before_BTV = np.asarray(forward(c)(params, tokens_BT, PACKED_BT))
+    for document in range(PACKED_BT.max() + 1):
+        changed_BT = np.where(document == PACKED_BT, (tokens_BT + 1) % c.vocab, tokens_BT)
+        differs_BT = (np.asarray(forward(c)(params, changed_BT, PACKED_BT)) != before_BTV).any(-1)
+        np.testing.assert_array_equal(differs_BT, document == PACKED_BT)
+
+
+# --- numerics --------------------------------------------------------------------------------------------------------
+@functools.cache
+def values_of(c, *names):
+    """Compiled (params, tokens_BT, key=None) -> {tap: value}."""
+
+    def read(params, tokens_BT, key=None):
+        taps = Taps(names)
+        transformer.bind(c, params)(tokens_BT, taps=taps, key=key)
+        return taps.values
+
+    return jax.jit(read, compiler_options=QUICK)
+
+
+def test_bfloat16_compute_is_close_to_float32():
+    """Within a few of bfloat16's 2^-8 steps, not equal; softmax, norms and logits stay float32."""
+    c32, c16 = small(dtype="float32"), small(dtype="bfloat16")
+    params, tokens_BT = lively(c32), some_tokens(c32)
+    names = ("logits", "residual.after", "attention.weights", "attention.out")
+    exact, rough = values_of(c32, *names)(params, tokens_BT), values_of(c16, *names)(params, tokens_BT)
+    assert rough["residual.after"].dtype == rough["attention.out"].dtype == jnp.bfloat16
+    assert rough["attention.weights"].dtype == rough["logits"].dtype == jnp.float32
+    assert 1e-4 < relative_error(rough["logits"][..., : c32.vocab], exact["logits"][..., : c32.vocab]) < 0.03
+    assert relative_error(rough["attention.weights"].sum(-1), np.ones(1, np.float32)) < 1e-6
+
+
+@pytest.mark.parametrize("tied, softcap", [(True, None), (False, 5.0)])
+def test_padded_vocabulary_entries_do_not_exist(tied, softcap):
+    """29 entries padded to 32: probability and gradient of the padding are exactly zero, the rest is as without."""
+    padded = small(tied=tied, logit_softcap=softcap, vocab_multiple=8)
+    exact = small(tied=tied, logit_softcap=softcap, vocab_multiple=1)
+    assert (padded.V, exact.V) == (32, 29)
+    params, tokens_BT = lively(padded), some_tokens(padded)
+    unpadded = params | {"embedding": params["embedding"][:29]} | ({} if tied else {"head": params["head"][:, :29]})
+
+    h_BTD = np.random.default_rng(0).normal(size=(2, 3, padded.width)).astype(np.float32)
+    probabilities_BTV = jax.nn.softmax(transformer.bind(padded, params).logits(h_BTD))
+    assert (probabilities_BTV[..., 29:] == 0).all()
+    assert (probabilities_BTV[..., :29] > 0).all()
+
+    loss, gradient = loss_and_gradient(padded)(params, tokens_BT)
+    exact_loss, exact_gradient = loss_and_gradient(exact)(unpadded, tokens_BT)
+    assert relative_error(loss, exact_loss) < CLOSE
+    of_head = lambda tree: np.asarray(tree["embedding"] if tied else tree["head"].T)  # noqa: E731
+    assert (of_head(gradient)[29:] == 0).all()
+    assert relative_error(of_head(gradient)[:29], of_head(exact_gradient)) < CLOSE
+
+
+def test_softcap_bounds_logits_smoothly():
+    """c tanh(x / c): below c in size, nearly x where x is small, the same order."""
+    cap = 3.0
+    plain, capped = small(), small(logit_softcap=cap)
+    params, tokens_BT = lively(plain), some_tokens(plain)
+    logits_BTV = np.asarray(forward(plain)(params, tokens_BT))
+    capped_BTV = np.asarray(forward(capped)(params, tokens_BT))
+    assert np.abs(logits_BTV).max() > cap > np.abs(capped_BTV).max()
+    np.testing.assert_allclose(capped_BTV, cap * np.tanh(logits_BTV / cap), atol=1e-4)
+
+
+def test_a_tied_head_is_the_embedding_used_twice():
+    """One array whose gradient is the sum of what the embedding and an untied head of the same values receive."""
+    tied, untied = small(tied=True), small(tied=False)
+    params, tokens_BT = lively(tied), some_tokens(tied)
+    assert "head" not in params
+    apart = params | {"head": params["embedding"].T}
+    loss, gradient = loss_and_gradient(tied)(params, tokens_BT)
+    apart_loss, apart_gradient = loss_and_gradient(untied)(apart, tokens_BT)
+    assert relative_error(loss, apart_loss) < CLOSE
+    assert relative_error(gradient["embedding"], apart_gradient["embedding"] + apart_gradient["head"].T) < CLOSE
+    assert relative_error(gradient["embedding"], apart_gradient["embedding"]) > 0.01
+
+
+# --- dropout ---------------------------------------------------------------------------------------------------------
+def test_dropout_needs_a_key_and_is_a_function_of_it():
+    """Without a key the model is as with rate 0; one key always gives the same, another key something else."""
+    dropping, plain = small(dropout=0.4), small(dropout=0.0)
+    params, tokens_BT = lively(plain), some_tokens(plain)
+    run = lambda c, seed: np.asarray(forward(c)(params, tokens_BT, None, jax.random.key(seed)))  # noqa: E731
+    np.testing.assert_array_equal(forward(dropping)(params, tokens_BT), forward(plain)(params, tokens_BT))
+    np.testing.assert_array_equal(run(dropping, 1), run(dropping, 1))
+    np.testing.assert_array_equal(run(plain, 1), run(plain, 2))
+    assert (run(dropping, 1) != run(dropping, 2)).any(-1).all()
+
+
+def test_dropout_zeroes_at_its_rate_and_preserves_the_mean():
+    """Over 100,000 entries, within five standard errors."""
+    rate, count = 0.3, 100_000
+    dropped = np.asarray(dropout(jnp.ones(count), rate, jax.random.key(0)))
+    assert set(np.unique(dropped)) == {0, np.float32(1 / (1 - rate))}
+    assert abs((dropped == 0).mean() - rate) < 5 * (rate * (1 - rate) / count) ** 0.5
+    assert abs(dropped.mean() - 1) < 5 * (rate / (1 - rate) / count) ** 0.5
+
+
+def test_dropout_falls_on_the_embedding_and_on_each_half_block_independently():
+    """What each half-block adds is zeroed in places of its own, in every layer; so is the embedding."""
+    c = small(dropout=0.5, layers=3, width=32)
+    names = ("embedding", "residual.before", "residual.middle", "residual.after")
+    read = values_of(c, *names)(lively(c), some_tokens(c, batch=8), jax.random.key(0))
+    before, middle, after = (np.asarray(read[name]) for name in names[1:])
+    zeroed = [np.asarray(read["embedding"]) == 0, *(middle == before), *(after == middle)]
+    for i, mask in enumerate(zeroed):
+        assert abs(mask.mean() - 0.5) < 0.06, "five standard errors of 2048 entries"
+        for other in zeroed[:i]:
+            assert abs((mask == other).mean() - 0.5) < 0.06
