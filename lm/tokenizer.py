@@ -189,7 +189,10 @@ def build(data: DataConfig, texts: Iterable[str]) -> Tokenizer:
         case "bytes":
             return ByteTokenizer()
         case "chars":
-            return CharTokenizer(set().union(*texts))
+            alphabet = set()
+            for text in texts:  # one at a time: union(*texts) would hold them all
+                alphabet.update(text)
+            return CharTokenizer(alphabet)
         case "words":
             return _build_words(_sample(texts, SAMPLE), data.vocab)
         case "bpe":

@@ -70,17 +70,14 @@ def test_slices_are_the_text_and_do_not_depend_on_its_pieces(text, cuts, limit):
     assert sliced == list(tokenizers.slices([text], limit))
 
 
-PROSE = st.lists(st.sampled_from(["the", "a ", " ", "  ", "\n", "x", "'s", "!", "12", "3", "é"]), max_size=60).map(
-    "".join
-)
+WORDS = st.lists(st.sampled_from(["the", "a!", "\nx", "\n\n  don't", "12345", "é--", "  2", "king's"]), max_size=60)
 
 
 @pytest.mark.parametrize("kind", ["words", "bpe"])
 @settings(deadline=None)
-@given(text=PROSE)
+@given(text=WORDS.map(" ".join))
 def test_slicing_does_not_show_in_the_tokens(kind, text):
-    """A space in every ten characters suffices: slices encode to the tokens of the whole."""
-    text = re.sub(r"(\S{9})(?=\S)", r"\1 ", re.sub(r"\s{3,}", "  ", text))
+    """A space after a non-space in every sixteen characters suffices: slices encode to the tokens of the whole."""
     parts = tokenizers.slices([text], 16)
     assert [token for part in parts for token in KINDS[kind].encode_ordinary(part)] == KINDS[kind].encode_ordinary(text)
 

@@ -5,6 +5,7 @@ several documents, each is preceded by the end-of-text token and the file ends w
 document starts from EOT and its end is predicted; a corpus of one document has none at all.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -321,9 +322,12 @@ def _make(job: _Job, folder: Path) -> Prepared:
         several = job.other_scan.documents > 1 if job.other_scan else several
         held = _Writer(temporary / "validation.bin", tokenizer, end_of_text=several)
         writers.append(held)
-        _encode(job.corpus, job.scan, train, held, job.report)
+        same = _encode(job.corpus, job.scan, train, held, job.report)
         if job.other:
-            _encode(job.other, job.other_scan, held, held, job.report)
+            same &= _encode(job.other, job.other_scan, held, held, job.report)
+        if not same:
+            shutil.rmtree(folder.parents[1] / "scans", ignore_errors=True)  # some file lies about its time
+            raise UserError(f"data.corpus {job.corpus.name} changed while it was being read; run again")
         tokenizers.save(tokenizer, temporary / "tokenizer.json")
         sidecar = {"train": train.finish(), "validation": held.finish()}
         digests = {"corpus": job.scan.sha256, "tokenizer": tokenizers.digest(tokenizer)}
@@ -333,12 +337,13 @@ def _make(job: _Job, folder: Path) -> Prepared:
         return _publish(temporary, folder)
     finally:
         for writer in writers:
-            writer.file.close()
+            with contextlib.suppress(OSError):  # a full disk refuses what is still buffered once more
+                writer.file.close()
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _encode(corpus: Corpus, scan: Scan, train: _Writer, held: _Writer, report: Report) -> None:
-    """Write every document to its side, in one reading of the corpus."""
+def _encode(corpus: Corpus, scan: Scan, train: _Writer, held: _Writer, report: Report) -> bool:
+    """Write every document to its side, in one reading of the corpus; whether the text was still the scanned one."""
     text_hash = _TextHash()
 
     def hashed():
@@ -348,8 +353,7 @@ def _encode(corpus: Corpus, scan: Scan, train: _Writer, held: _Writer, report: R
 
     for (held_out, _), document in itertools.groupby(_divide(hashed(), scan), key=itemgetter(0, 1)):
         (held if held_out else train).document(text for _, _, text in document)
-    same = text_hash.state.hexdigest() == scan.sha256
-    require(same, f"data.corpus {corpus.name} changed while it was being read; run again when it is still")
+    return text_hash.state.hexdigest() == scan.sha256
 
 
 def _publish(temporary: Path, folder: Path) -> Prepared:
