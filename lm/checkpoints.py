@@ -30,7 +30,7 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)  # noqa: E731
     quiet, sys.unraisablehook = sys.unraisablehook, lambda _: None  # orbax leaves failed coroutines to the collector
     try:
-        return ocp.load_checkpointables(folder / str(step), jax.tree.map(place, abstract))
+        return ocp.load_checkpointables(folder.resolve() / str(step), jax.tree.map(place, abstract))
     except Exception as error:
         del error
         others = [s for s in steps(folder) if s != step]
@@ -46,13 +46,13 @@ class Checkpoints:
     """Writes checkpoints: keeps the latest `keep` and the best by validation loss."""
 
     def __init__(self, folder: Path, keep: int):
-        self.folder = folder
+        self.folder = folder.resolve()  # orbax writes to absolute paths only
         latest = policies.LatestN(keep)
         best = policies.BestN(
             get_metric_fn=lambda metrics: -metrics["val_loss"], n=1, keep_checkpoints_without_metrics=False
         )
         self.writer = ocp.training.Checkpointer(
-            folder,
+            self.folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy([latest, best]),
             cleanup_tmp_directories=True,

@@ -30,7 +30,9 @@ def loss_curves(runs: Sequence[Run], out: Path, *, x: str = "step", bits_per_byt
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(layout="constrained")
         drawn = [_draw(axes, run, x, bits_per_byte, colour=f"C{i}") for i, run in enumerate(runs)]
-        require(any(drawn), f"{', '.join(str(run.path) for run in runs)}: no losses logged yet")
+        require(
+            any(len(losses) for losses in drawn), f"{', '.join(str(run.path) for run in runs)}: no losses logged yet"
+        )
         axes.set_xlabel(LABELS[x])
         axes.set_ylabel("validation, bits per byte" if bits_per_byte else "loss, nats per token")
         axes.legend()

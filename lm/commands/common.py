@@ -40,5 +40,7 @@ def prepare_jax() -> None:
     from lm.hardware import keep_compiled_programs
 
     keep_compiled_programs(cache_folder() / "programs")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every save
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.FATAL)  # orbax logs every save, and each failure several times over
     logging.getLogger("jax").setLevel(logging.ERROR)

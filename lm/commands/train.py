@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> None:
     from lm.training.loop import train
     from lm.training.report import summary
 
-    result = summary(train(options.experiment, display=Display()))
+    result = summary(train(options.experiment, display=Display()), sample=not options.json)
     if options.json:
         print_json(result.json())
     else:

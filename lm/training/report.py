@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from lm.data.batches import validation_windows
 from lm.data.tokens import prepare
 from lm.evaluation import baselines
@@ -61,8 +59,8 @@ class Summary:
         return "\n".join(lines) + "\n"
 
 
-def summary(run: Run, *, seed: int = 0) -> Summary:
-    """Gather a run's last figures, the baselines on its validation text, and a sample."""
+def summary(run: Run, *, sample: bool = True) -> Summary:
+    """Gather a run's last figures, the baselines on its validation text and, if asked for, a sample."""
     e, records = run.experiment, run.metrics()
     record: dict[str, Any] = {}
     for entry in records:  # the newest of each: the last line may hold only a part
@@ -72,13 +70,13 @@ def summary(run: Run, *, seed: int = 0) -> Summary:
     scored = windows[:, 1:][weights > 0]
     text = data.tokenizer.decode_bytes(scored[scored != data.tokenizer.eot_token].tolist())
     compared = baselines(text, data.tokenizer.n_vocab, len(scored))
-    sample = None
-    if run.steps():
-        m = load(run)
-        prompt = (
-            "" if run.record["documents"] > 1 else data.tokenizer.decode(np.asarray(data.train.tokens[:1]).tolist())
-        )
-        tokens = min(SAMPLE_TOKENS, e.model.context - 1)
-        [made] = generate(m, [prompt], Sampler(temperature=0.8), max_tokens=tokens, seed=seed)
-        sample = made.prompt + made.text
-    return Summary(run, record, compared, sample)
+    return Summary(run, record, compared, _sample(run) if sample and run.steps() else None)
+
+
+def _sample(run: Run) -> str:
+    """A continuation of nothing; of a line break where the model never saw a document begin."""
+    m = load(run)
+    prompt = "" if run.record["documents"] > 1 else "\n"
+    tokens = min(SAMPLE_TOKENS, run.experiment.model.context - 1)
+    [made] = generate(m, [prompt], Sampler(temperature=0.8), max_tokens=tokens)
+    return made.text
