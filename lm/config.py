@@ -108,7 +108,7 @@ class ModelConfig:
             require(value is None or value > 0, f"model.{name} {value}: must be positive, or None")
         require(
             self.head_width is not None or self.width % self.heads == 0,
-            f"model.width {self.width} is not a multiple of model.heads {self.heads}; change one or set model.head_width",
+            f"model.width {self.width} is not a multiple of model.heads {self.heads}; change one, or head_width",
         )
         require(
             self.heads % self.K == 0,
