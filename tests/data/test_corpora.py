@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lm.config import DataConfig
@@ -94,6 +94,8 @@ def test_where_documents_divide(text, expected):
     size=st.integers(1, 7),
     separator=st.sampled_from(["<|>", ""]),
 )
+@example(parts=["a\n<|>\r\nb"], cuts=[5], size=7, separator="<|>")  # the line's end comes after the separator,
+@example(parts=["a\n<|>\r\nb"], cuts=[6], size=7, separator="<|>")  # or half of it does
 def test_streaming_equals_whole(parts, cuts, size, separator):
     """Wherever the stream is chopped, the pieces are the same, and join to the same documents."""
     text = "".join(parts)

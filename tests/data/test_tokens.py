@@ -215,6 +215,7 @@ def test_a_file_written_just_now_is_not_trusted_to_stay(stories, readings):
         {"tokenizer": "chars"},
         {"validation": 0.3},
         {"separator": "bears"},
+        {"separator": SEPARATOR},
         {"text_field": "body"},
         {"tokenizer": "words", "vocab": 300},
         {"tokenizer": "words", "vocab": 301},
