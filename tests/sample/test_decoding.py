@@ -1,0 +1,85 @@
+"""Decoding through the cache gives what computing everything again for each token gives."""
+
+import jax
+import numpy as np
+import pytest
+from sample_cases import little
+
+from lm.model.cache import KVCache
+from lm.model.transformer import bind
+from lm.sample.decoding import full_logits, prefill
+from lm.sample.generate import generate, generate_naive
+from lm.sample.samplers import Sampler
+
+GREEDY = Sampler(temperature=0)
+RAGGED = ["", "q", "The 7", "Two households of"]
+"""1, 1, 5 and 17 tokens: no, few and more tokens than a window of 5 or a context of 16."""
+
+HEADS = {"multi-head": 4, "grouped": 2, "multi-query": 1}
+WINDOWS = {
+    "full": {},
+    "window": {"window": 5},
+    "window with global layers": {"window": 5, "global_every": 2},
+}
+CASES = [
+    pytest.param(dict(kv_heads=K, positions=positions, unroll=unroll, **window), id=f"{heads}, {name}, {positions}")
+    for h, (heads, K) in enumerate(HEADS.items())
+    for w, (name, window) in enumerate(WINDOWS.items())
+    for positions, unroll in [(("rotary", "learned", "sinusoidal")[(h + w) % 3], 1 + (h + 2 * w) % 2)]
+]
+"""Every kind of head with every kind of window; positions and unrolling go round, each meeting each of the others."""
+
+
+@pytest.mark.parametrize("changes", CASES)
+def test_greedy_generation_equals_the_naive_loop_before_and_past_the_context(changes):
+    """Ragged rows in one batch, 40 tokens in a context of 16: each row slides several times, at its own moments."""
+    m = little(context=16, **changes)
+    samples = generate(m, RAGGED, GREEDY, max_tokens=40, past_context="slide")
+    for sample, prompt in zip(samples, RAGGED, strict=True):
+        start = m.tokenizer.encode_ordinary(prompt) or [m.tokenizer.eot_token]
+        tokens, logprobs = generate_naive(m, start, 40)
+        assert sample.tokens == tokens
+        np.testing.assert_allclose(sample.logprobs, logprobs, atol=2e-4)
+    made = {token for sample in samples for token in sample.tokens}
+    assert len(made) > 3, "the model repeats itself: the comparison says little"
+
+
+@pytest.mark.parametrize("changes", [{}, {"kv_heads": 2, "window": 3, "positions": "learned"}])
+def test_prefill_in_chunks_equals_one_prefill_equals_the_full_pass(changes):
+    """Ragged rows, padded at the end of each chunk, through a window (3) shorter than a chunk (5)."""
+    m = little(context=16, **changes)
+    c, length_B = m.experiment.model, np.array([16, 9, 3])
+    tokens_BT = np.random.default_rng(0).integers(0, c.vocab, (3, 16)).astype(np.int32)
+    expected_BTV = full_logits(c, m.params, tokens_BT)
+    read = jax.jit(lambda chunk_BT, cache: bind(c, m.params)(chunk_BT, cache=cache, keep_kv=True))
+
+    chunked, start_B = KVCache.empty(c, 3, 16, "float32"), np.zeros(3, np.int32)
+    for width in (5, 5, 5, 5):  # rows end inside chunks and before them; the last goes past the capacity
+        count_B = np.clip(length_B - start_B, 0, width)
+        chunk_BT = np.zeros((3, width), np.int32)  # each row's next tokens, padded on the right
+        for b in range(3):
+            chunk_BT[b, : count_B[b]] = tokens_BT[b, start_B[b] : start_B[b] + count_B[b]]
+        logits_BTV, kv = read(chunk_BT, chunked)
+        for b in range(3):
+            there = slice(start_B[b], start_B[b] + count_B[b])  # padding's logits mean nothing
+            np.testing.assert_allclose(logits_BTV[b, : count_B[b]], expected_BTV[b, there], atol=2e-4)
+        chunked, start_B = chunked.append(*kv, count_B), start_B + count_B
+
+    whole = prefill(c, m.params, tokens_BT, length_B, 16)
+    np.testing.assert_array_equal(whole.length_B, chunked.length_B)
+    for b, n in enumerate(length_B):
+        np.testing.assert_allclose(whole.k_LBSKH[:, b, :n], chunked.k_LBSKH[:, b, :n], atol=1e-4)
+        np.testing.assert_allclose(whole.v_LBSKH[:, b, :n], chunked.v_LBSKH[:, b, :n], atol=1e-4)
+
+
+def test_log_probabilities_are_the_models_own_under_any_sampler():
+    """Equal to log softmax of the full pass over prompt and continuation, whatever was filtered on the way."""
+    m = little()
+    c, prompt = m.experiment.model, "Cheese"
+    sampler = Sampler(temperature=1.7, top_k=40, top_p=0.95, min_p=0.001, repetition_penalty=1.3)
+    for sample in generate(m, [prompt], sampler, max_tokens=20, samples=2):
+        start = m.tokenizer.encode_ordinary(prompt)
+        tokens = start + sample.tokens
+        logprobs_TV = jax.nn.log_softmax(full_logits(c, m.params, np.array([tokens], np.int32))[0])
+        expected = [logprobs_TV[t - 1, tokens[t]] for t in range(len(start), len(tokens))]
+        np.testing.assert_allclose(sample.logprobs, expected, atol=2e-4)
