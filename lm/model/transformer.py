@@ -161,10 +161,15 @@ def _definition(c: ModelConfig):
     return nnx.split(nnx.eval_shape(lambda: Transformer(c, nnx.Rngs(0))))
 
 
+@functools.cache
+def _initialiser(c: ModelConfig):
+    """Compiled once for each configuration, whatever the seed."""
+    return jax.jit(lambda key: nnx.to_pure_dict(nnx.state(Transformer(c, nnx.Rngs(params=key)), nnx.Param)))
+
+
 def init(c: ModelConfig, seed: int) -> dict:
     """Fresh float32 parameters, a nested dict: the same for the same (configuration, seed) anywhere."""
-    make = lambda key: nnx.to_pure_dict(nnx.state(Transformer(c, nnx.Rngs(params=key)), nnx.Param))  # noqa: E731
-    return jax.jit(make)(jax.random.key(seed))
+    return _initialiser(c)(jax.random.key(seed))
 
 
 def bind(c: ModelConfig, params: dict) -> Transformer:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_cases import QUICK, VARIANTS, forward, lively, relative_error, small, some_tokens
+from model_cases import VARIANTS, forward, lively, relative_error, small, some_tokens
 
 from lm.errors import UserError
 from lm.model import transformer
@@ -36,7 +36,7 @@ def read_chunk(c):
         logits_BTV, (k, v) = transformer.bind(c, params)(tokens_BT, cache=cache, keep_kv=True)
         return logits_BTV[..., : c.vocab], cache.append(k, v, count_B)
 
-    return jax.jit(step, compiler_options=QUICK)
+    return jax.jit(step)
 
 
 def decode(c, params, tokens_BT, counts, width):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_cases import QUICK, VARIANTS, lively, small, some_tokens
+from model_cases import VARIANTS, lively, small, some_tokens
 
 from lm.model import transformer
 from lm.model.taps import Taps
@@ -39,7 +39,7 @@ def gradient_and_logits(c):
         logits_BTV = logits_BTV[..., : c.vocab]
         return (logits_BTV[:, t] @ weights_V).sum(), logits_BTV
 
-    return jax.jit(jax.grad(mix, has_aux=True), compiler_options=QUICK)
+    return jax.jit(jax.grad(mix, has_aux=True))
 
 
 def influence(c, segments_BT):

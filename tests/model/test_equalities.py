@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_cases import QUICK, forward, lively, loss_and_gradient, relative_error, small, some_tokens
+from model_cases import forward, lively, loss_and_gradient, relative_error, small, some_tokens
 
 from lm.model import transformer
 from lm.model.layers import dropout
@@ -82,7 +82,7 @@ def values_of(c, *names):
         transformer.bind(c, params)(tokens_BT, taps=taps, key=key)
         return taps.values
 
-    return jax.jit(read, compiler_options=QUICK)
+    return jax.jit(read)
 
 
 def test_bfloat16_compute_is_close_to_float32():
