@@ -8,6 +8,8 @@ from lm.arguments import parse
 from lm.commands.common import Checkpoint, Json, RunName, prepare_jax, print_json
 from lm.sample.samplers import Sampler
 
+DEFAULT_TOKENS = 200
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -18,8 +20,8 @@ class Options:
     sampler: Sampler
     prompt: tuple[str, ...] = ("",)
     """Text to continue; several make a batch, none starts a new document."""
-    max_tokens: int = 200
-    """Tokens to generate at most."""
+    max_tokens: int | None = None
+    """Tokens to generate at most; by default 200, or fewer where the model's context has no room for so many."""
     samples: int = 1
     """Continuations of each prompt."""
     seed: int = 0
@@ -47,7 +49,7 @@ def run(arguments: list[str]) -> None:
         m,
         list(o.prompt),
         o.sampler,
-        max_tokens=o.max_tokens,
+        max_tokens=_default_tokens(m, o) if o.max_tokens is None else o.max_tokens,
         seed=o.seed,
         samples=o.samples,
         stop=o.stop,
@@ -64,3 +66,11 @@ def run(arguments: list[str]) -> None:
     else:
         for number, s in enumerate(samples, 1):
             print(f"--- {number} of {len(samples)} ---\n{s.prompt}{s.text}")
+
+
+def _default_tokens(m, o: Options) -> int:
+    """200, or what fits behind the longest prompt; a prompt that is itself too long is for `generate` to refuse."""
+    if o.past_context == "slide":
+        return DEFAULT_TOKENS
+    longest = max(len(m.tokenizer.encode_ordinary(prompt)) for prompt in o.prompt)
+    return max(1, min(DEFAULT_TOKENS, m.experiment.model.context - longest))

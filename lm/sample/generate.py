@@ -226,7 +226,7 @@ def _check_fits(rows: list[_Row], max_tokens: int, context: int) -> None:
         return
     shown = row.prompt if len(row.prompt) <= 40 else row.prompt[:37] + "..."
     has = f"prompt {shown!r} is {row.place} tokens, the model's context {context}"
-    slide = "past_context='slide' forgets the oldest tokens as it goes"
+    slide = "choose past_context slide, which forgets the oldest tokens as it goes"
     require(row.place <= context, f"{has}: shorten it, or {slide}")
     room = context - row.held  # the last token made is not read again
     require(max_tokens <= room, f"{has}: max_tokens {max_tokens} must be at most {room}, or {slide}")

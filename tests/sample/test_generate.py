@@ -136,7 +136,7 @@ def test_the_context_can_be_filled_to_the_last_token():
 
 def test_nothing_is_made_before_an_error():
     shown = []
-    with pytest.raises(UserError, match=r"is 40 tokens, the model's context 32: shorten it, or past_context='slide'"):
+    with pytest.raises(UserError, match=r"is 40 tokens, the model's context 32: shorten it, or choose past_context slide"):
         generate(M, ["fine", "w" * 40], max_tokens=4, on_text=lambda row, text: shown.append(text))
     assert shown == []
 
