@@ -20,7 +20,7 @@ ONE_DOCUMENT = None
 PACKED_BT = np.array([[0, 0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 2, 2, 2, 3, 3]] * (T // 2), np.int32)
 CASES = {name: (small(**changes), ONE_DOCUMENT) for name, changes in VARIANTS.items()} | {
     f"packed, {name}": (small(**VARIANTS[name]), PACKED_BT)
-    for name in ("multi-head rotary", "grouped learned", "grouped sinusoidal, two of three unrolled")
+    for name in ("multi-head rotary", "grouped sinusoidal, two of three unrolled")
 }
 every_case = pytest.mark.parametrize("c, segments_BT", CASES.values(), ids=CASES)
 
