@@ -63,7 +63,7 @@ def apply(c: OptimizerConfig, axes: dict, params: dict, directions: dict, rate: 
 
 def clip(gradients: dict, limit: jax.Array) -> tuple[dict, jax.Array]:
     """Scale all gradients so that their global norm is at most `limit`; also the norm before."""
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     return jax.tree.map(lambda g: g * jnp.minimum(1.0, limit / (norm + 1e-9)), gradients), norm
 
 

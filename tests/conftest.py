@@ -1,0 +1,51 @@
+"""Every test keeps to a cache of the session's own, never the user's; one tiny trained run serves those that need one.
+
+Compiled programs are kept in that cache, so that the second training of a shape, here or in a subprocess, starts at
+once. Workers of pytest-xdist share it.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory):
+    """LM_CACHE for this process and every one it starts."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "lm-cache"
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LM_CACHE", str(cache))
+    patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+    from lm.hardware import keep_compiled_programs
+
+    keep_compiled_programs(cache / "programs")
+    yield cache
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """A text file of one document, 16 kB."""
+    path = tmp_path_factory.mktemp("corpus") / "text.txt"
+    path.write_text(tiny.text())
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(corpus, tmp_path_factory, session_cache):
+    """tiny.experiment(corpus), trained to its end in a folder of its own. For reading only."""
+    from lm.training.loop import train
+
+    return train(tiny.experiment(corpus), folder=tmp_path_factory.mktemp("trained") / "runs")
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """An empty current directory: `runs/`, `configs/` and figures land here."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
