@@ -1,6 +1,7 @@
 """Values against their annotations: the same check for a configuration written in Python and one read from JSON."""
 
 import dataclasses
+import functools
 import numbers
 import types
 import typing
@@ -8,12 +9,13 @@ from typing import Any, Literal
 
 from lm.errors import UserError, nearest
 
+_hints = functools.cache(typing.get_type_hints)
 _NUMBERS = {int: numbers.Integral, float: numbers.Real}
 
 
 def check_types(part: Any, prefix: str) -> None:
     """Refuse a dataclass field of the wrong type or choice; lists become tuples, and whole numbers floats."""
-    hints = typing.get_type_hints(type(part))
+    hints = _hints(type(part))
     for field in dataclasses.fields(part):
         value = coerce(getattr(part, field.name), hints[field.name], prefix + field.name)
         object.__setattr__(part, field.name, value)
