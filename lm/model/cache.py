@@ -27,8 +27,8 @@ class KVCache:
     @classmethod
     def empty(cls, c: ModelConfig, batch: int, capacity: int, dtype) -> "KVCache":
         """Room for `capacity` tokens in each of `batch` rows."""
-        zeros = jnp.zeros((c.layers, batch, capacity, c.K, c.H), dtype)
-        return cls(zeros, zeros, jnp.zeros(batch, jnp.int32))
+        zeros = lambda: jnp.zeros((c.layers, batch, capacity, c.K, c.H), dtype)  # noqa: E731  (two: both may be donated)
+        return cls(zeros(), zeros(), jnp.zeros(batch, jnp.int32))
 
     @property
     def capacity(self) -> int:
