@@ -237,7 +237,8 @@ def another(key, value):
         "name": "other", "model.heads": 2, "model.kv_heads": 2, "model.norm": "layernorm", "model.dtype": "bfloat16",
         "model.positions": "learned", "model.activation": "swiglu", "model.logit_softcap": 5.0,
         "optimizer.name": "lion", "data.validation_corpus": "kingdom", "schedule.name": "wsd",
-        "train.trackers": ["wandb"], "model.width": 64, "model.head_width": 64, "model.global_every": 2, "train.accumulation": 2,
+        "train.trackers": ["wandb"], "model.width": 64, "model.head_width": 64, "model.global_every": 2,
+        "train.accumulation": 2,
     }  # fmt: skip
     if key in special:
         return special[key]
