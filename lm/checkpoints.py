@@ -1,8 +1,13 @@
 """Checkpoints of a run, kept by orbax: atomic, one folder a step, parameters apart from what only training needs."""
 
+import contextlib
 import gc
+import json
+import logging
 import shutil
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +33,44 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)  # noqa: E731
-    quiet, sys.unraisablehook = sys.unraisablehook, lambda _: None  # orbax leaves failed coroutines to the collector
+    with _quiet():
+        try:
+            return ocp.load_checkpointables(folder.resolve() / str(step), jax.tree.map(place, abstract))
+        except Exception:
+            damaged = _damaged(folder, step)
+    raise damaged
+
+
+def _damaged(folder: Path, step: int) -> UserError:
+    others = [s for s in steps(folder) if s != step]
+    way_out = f"delete it to go on from step {others[-1]}" if others else "delete the run and train again"
+    return UserError(f"checkpoint {folder / str(step)} is damaged, or not of this model; {way_out}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax leaves failed coroutines to the garbage collector, which would tell of each on standard error."""
+    asyncio, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    level = asyncio.level
+    asyncio.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            yield
+        finally:
+            gc.collect()
+            asyncio.setLevel(level)
+            sys.unraisablehook = hook
+
+
+def _require_metrics(folder: Path, step: int) -> None:
+    """Refuse validation losses that cannot be read; a checkpoint without any is fine."""
+    file = folder / str(step) / "metrics" / "metrics"
     try:
-        return ocp.load_checkpointables(folder.resolve() / str(step), jax.tree.map(place, abstract))
-    except Exception as error:
-        del error
-        others = [s for s in steps(folder) if s != step]
-        way_out = f"delete it to go on from step {others[-1]}" if others else "delete the run and train again"
-        message = f"checkpoint {folder / str(step)} is damaged, or not of this model; {way_out}"
-    finally:
-        gc.collect()
-        sys.unraisablehook = quiet
-    raise UserError(message)
+        if file.exists():
+            json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, step) from error
 
 
 class Checkpoints:
@@ -47,6 +78,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int):
         self.folder = folder.resolve()  # orbax writes to absolute paths only
+        for step in steps(folder):
+            _require_metrics(folder, step)
         latest = policies.LatestN(keep)
         best = policies.BestN(
             get_metric_fn=lambda metrics: -metrics["val_loss"], n=1, keep_checkpoints_without_metrics=False

@@ -47,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has gone: `lm runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # the disk, the network: nothing that a traceback would help with
+        print(f"lm: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     return 0
 
 

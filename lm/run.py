@@ -33,12 +33,12 @@ class Run:
     def __init__(self, run: str | Path):
         self.path = _folder(run)
         if self.path is None:
-            names = [run.name for run in find()]
+            names = [str(folder.relative_to(RUNS)) for folder in _folders(RUNS)]
             raise UserError(f"no run {run}{nearest(str(run), names)} (`lm runs` lists them)")
         try:
             self.record: dict[str, Any] = json.loads((self.path / "experiment.json").read_text())
             self.experiment: Experiment = settings.from_dict(self.record["experiment"])
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.path / 'experiment.json'} is damaged: {error}") from error
 
     @property
@@ -78,23 +78,14 @@ class Run:
     # --- writing, for training alone ---------------------------------------------------------------------------------
     def append(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with _saying(self.path), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drop what was logged after the checkpoint a run resumes from: those steps are about to be made again."""
         kept = [record for record in self.metrics() if record["step"] <= step]
-        _write(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Refuse two trainings in one directory; the lock goes with the process, however it ends."""
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(f"{self.path} is being trained by another process; choose another --name") from error
-            yield
+        with _saying(self.path):
+            _write(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _folder(run: str | Path) -> Path | None:
@@ -108,38 +99,55 @@ def exists(run: str | Path) -> bool:
 
 def find(folder: Path = RUNS) -> list[Run]:
     """Every run under a folder, by path."""
-    return [Run(file.parent) for file in sorted(folder.rglob("experiment.json"))] if folder.is_dir() else []
+    return [Run(path) for path in _folders(folder)]
 
 
-def open_run(experiment: Experiment, hashes: dict[str, str], encoding, facts: dict[str, Any], folder: Path) -> Run:
-    """Make the run's directory, or open it again when it was made by the same experiment and data.
+def _folders(folder: Path) -> list[Path]:
+    return [file.parent for file in sorted(folder.rglob("experiment.json"))] if folder.is_dir() else []
 
-    Raises UserError naming every difference in what decides the result; length and bookkeeping may change.
+
+# --- opening for training --------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def open_run(
+    experiment: Experiment, hashes: dict[str, str], encoding, facts: dict[str, Any], folder: Path
+) -> Iterator[Run]:
+    """Make the run's directory, or open it again when it was made by the same experiment and data; hold it meanwhile.
+
+    Raises UserError, having changed nothing, while another process trains there, and naming every difference in what
+    decides the result; length and bookkeeping may change.
     """
     path = folder / experiment.name
-    if (path / "experiment.json").exists():
-        run = Run(path)
-        _refuse_differences(run, experiment, hashes)
-        run.experiment = experiment
-    try:
+    with _saying(path):
         path.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(encoding, path / "tokenizer.json")
-        record = {
-            "experiment": settings.to_dict(experiment),
-            "fingerprint": settings.fingerprint(experiment, hashes),
-            "hashes": hashes,
-            **facts,
-            "versions": _versions(),
-            "git": _git_commit(),
-        }
-        # Last, and at once: a directory is a run from the moment this file is there.
-        _write(path / "experiment.json", json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write the run to {path}: {error.strerror or error}") from error
-    return Run(path)
+        lock = (path / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however it ends
+        except OSError as error:
+            raise UserError(f"{path} is being trained by another process; choose another --name") from error
+        if (path / "experiment.json").exists():
+            _refuse_differences(Run(path), experiment, hashes, facts["steps"]["total"])
+        with _saying(path):
+            _describe(path, experiment, hashes, encoding, facts)
+        yield Run(path)
 
 
-def _refuse_differences(run: Run, experiment: Experiment, hashes: dict[str, str]) -> None:
+def _describe(path: Path, experiment: Experiment, hashes: dict[str, str], encoding, facts: dict[str, Any]) -> None:
+    """Write tokenizer.json and experiment.json."""
+    tokenizer.save(encoding, path / "tokenizer.json")
+    record = {
+        "experiment": settings.to_dict(experiment),
+        "fingerprint": settings.fingerprint(experiment, hashes),
+        "hashes": hashes,
+        **facts,
+        "versions": _versions(),
+        "git": _git_commit(),
+    }
+    # Last, and at once: a directory is a run from the moment this file is there.
+    _write(path / "experiment.json", json.dumps(record, indent=2) + "\n")
+
+
+def _refuse_differences(run: Run, experiment: Experiment, hashes: dict[str, str], total: int) -> None:
     before, now = settings.identity(run.experiment), settings.identity(experiment)
     differences = [f"{key} {before[key]}, now {now[key]}" for key in now if before.get(key) != now[key]]
     old = run.record["hashes"]
@@ -150,6 +158,17 @@ def _refuse_differences(run: Run, experiment: Experiment, hashes: dict[str, str]
         not differences,
         f"{run.path} was trained with {'; '.join(differences)}: choose another --name, or give back what it had",
     )
+    made = max(run.steps(), default=0)
+    require(made <= total, f"{run.path} is at step {made}, past train.steps {experiment.train.steps}: raise that")
+
+
+@contextlib.contextmanager
+def _saying(path: Path) -> Iterator[None]:
+    """Tell what kept the run from being written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write the run to {path}: {error.strerror or error}") from error
 
 
 def _write(path: Path, text: str) -> None:
@@ -225,6 +244,10 @@ def load(run: str | Path | Run, step: int | str = "latest") -> Model:
     require(
         run.tokenizer.n_vocab == c.vocab,
         f"{run.path}: the tokenizer has {run.tokenizer.n_vocab} tokens and the model {c.vocab}; one was replaced",
+    )
+    require(
+        tokenizer.digest(run.tokenizer) == run.record["hashes"]["tokenizer"],
+        f"{run.path / 'tokenizer.json'} is not the tokenizer this run was trained with; put that one back",
     )
     params = checkpoints.load(run.checkpoint_folder, int(step), params=transformer.shapes(c))["params"]
     return Model(params, run.tokenizer, run.experiment, int(step), run)

@@ -25,6 +25,7 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any], kind: type = Experiment, prefix: str = "") -> Any:
     """The inverse of to_dict. An unknown key is refused with the nearest valid one."""
+    require(isinstance(values, dict), f"{prefix.rstrip('.') or 'experiment'}: expected settings, got {values!r}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     for key in values:
@@ -33,7 +34,6 @@ def from_dict(values: dict[str, Any], kind: type = Experiment, prefix: str = "")
     for key, value in values.items():
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
-            require(isinstance(value, dict), f"{prefix}{key}: expected an object of settings, got {value!r}")
             made[key] = from_dict(value, hint, f"{prefix}{key}.")
         else:
             made[key] = value  # checked where it is made
