@@ -12,12 +12,13 @@ import numpy as np
 from lm.errors import UserError, require
 from lm.run import Run
 
-FORMATS = (".png", ".svg", ".pdf")
+UNDATED = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+"""Formats, and what keeps the time out of each: the same figure is the same file."""
 LABELS = {"step": "optimizer step", "tokens": "tokens trained on", "seconds": "seconds of training"}
 STYLE = {
     "figure.figsize": (7.2, 4.4), "figure.dpi": 160, "font.size": 12, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
-    "svg.hashsalt": "lm",  # the same figure is the same file
+    "svg.hashsalt": "lm",
 }  # fmt: skip
 
 
@@ -26,21 +27,22 @@ def loss_curves(runs: Sequence[Run], out: Path, *, x: str = "step", bits_per_byt
 
     Nats per token; bits_per_byte shows validation alone, in the unit that compares tokenizers.
     """
-    require(out.suffix in FORMATS, f"--out {out}: write a {', '.join(FORMATS)}")
+    require(out.suffix in UNDATED, f"--out {out}: write a {', '.join(UNDATED)}")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(layout="constrained")
-        drawn = [_draw(axes, run, x, bits_per_byte, colour=f"C{i}") for i, run in enumerate(runs)]
-        require(
-            any(len(losses) for losses in drawn), f"{', '.join(str(run.path) for run in runs)}: no losses logged yet"
-        )
+        drawn = np.concatenate([_draw(axes, run, x, bits_per_byte, colour=f"C{i}") for i, run in enumerate(runs)])
+        if not len(drawn):
+            plt.close(figure)
+            raise UserError(f"{', '.join(str(run.path) for run in runs)}: no losses logged yet")
         axes.set_xlabel(LABELS[x])
         axes.set_ylabel("validation, bits per byte" if bits_per_byte else "loss, nats per token")
         axes.legend()
-        low, high = np.concatenate(drawn).min(), np.percentile(np.concatenate(drawn), 98)
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        low, high = drawn.min(), np.percentile(drawn, 98)
+        if low < high:
+            axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(out)
+            figure.savefig(out, metadata=UNDATED[out.suffix])
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror}") from error
         finally:

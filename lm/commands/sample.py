@@ -42,8 +42,7 @@ def run(arguments: list[str]) -> None:
 
     m = load(o.run, o.checkpoint)
     stream = not o.json and len(o.prompt) * o.samples == 1
-    if stream:
-        print(o.prompt[0], end="", flush=True)
+    shown = iter(o.prompt)  # the prompt comes with the first piece of text: nothing is printed before a refusal
     start = time.perf_counter()
     samples = generate(
         m,
@@ -54,7 +53,7 @@ def run(arguments: list[str]) -> None:
         samples=o.samples,
         stop=o.stop,
         past_context=o.past_context,
-        on_text=(lambda _, text: print(text, end="", flush=True)) if stream else None,
+        on_text=(lambda _, text: print(next(shown, ""), text, sep="", end="", flush=True)) if stream else None,
     )
     seconds = time.perf_counter() - start
     if o.json:
@@ -62,7 +61,7 @@ def run(arguments: list[str]) -> None:
         rate = sum(len(s.tokens) for s in samples) / seconds
         print_json({"samples": [{k: getattr(s, k) for k in keys} for s in samples], "tokens_per_second": rate})
     elif stream:
-        print()
+        print(next(shown, ""))
     else:
         for number, s in enumerate(samples, 1):
             print(f"--- {number} of {len(samples)} ---\n{s.prompt}{s.text}")

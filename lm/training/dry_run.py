@@ -77,7 +77,7 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Cost:
         batches = Batches(data.train, context=c.context, batch=e.train.batch, seed=e.train.seed)
         steps = e.steps(batches.epoch_tokens)
         display.stage("measuring the rate", 0, None)
-        rate, activations = _measure(e, batches)
+        rate, activations = _measure(e, batches, data.tokenizer.eot_token)
     total, nonembedding = parameter_count(c)
     state = jax.eval_shape(lambda: init_state(e))
     tokens = steps.total * e.batch_tokens
@@ -93,10 +93,10 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Cost:
     )  # fmt: skip
 
 
-def _measure(e: Experiment, batches: Batches) -> tuple[float, int]:
+def _measure(e: Experiment, batches: Batches, eot: int) -> tuple[float, int]:
     """Tokens a second of the compiled step after its first call, and the bytes XLA plans beside the state."""
     steps = e.steps(batches.epoch_tokens)
-    run = make_train_steps(e, None, resident=True)
+    run = make_train_steps(e, eot, resident=True)
     tokens = jnp.zeros(max(batches.context + 1, 1024), jnp.uint16)
     starts = np.zeros((64, e.train.batch), np.int32)
     state, hyper = init_state(e), hyperparameters(e, steps)

@@ -53,8 +53,8 @@ def train(experiment: Experiment, *, folder: str | Path = RUNS, display: Display
             params_total=parameter_count(experiment.model)[0], params_nonembedding=parameter_count(experiment.model)[1],
             flops_per_token=train_flops(experiment.model), steps=dataclasses.asdict(steps),
         )  # fmt: skip
-        run = open_run(experiment, data.hashes, data.tokenizer, facts, Path(folder))
-        with run.lock(), contextlib.closing(Trainer(run, data, batches, steps, display)) as trainer:
+        opened = open_run(experiment, data.hashes, data.tokenizer, facts, Path(folder))
+        with opened as run, contextlib.closing(Trainer(run, data, batches, steps, display)) as trainer:
             while trainer.step < steps.total and not stop:
                 trainer.advance()
             if stop:
@@ -94,7 +94,7 @@ class Trainer:
         self.compiled = False
         self.state, self.step, self.seconds = self._restore()
         self.timer_steps, self.timer = self.step, 0.0
-        if self.step == 0:
+        if self.step == 0 and not run.metrics():
             display.say(_headline(e, run))
             self._record(evaluate_now=True)
 
@@ -104,10 +104,6 @@ class Trainer:
         if not kept:
             self.run.forget_after(-1)
             return init_state(self.e), 0, 0.0
-        require(
-            kept[-1] <= self.steps.total,
-            f"{self.run.path} is at step {kept[-1]}, past train.steps {self.e.train.steps}: raise that",
-        )
         abstract = jax.eval_shape(lambda: init_state(self.e))
         training = {"optimizer": abstract.optimizer, "step": abstract.step, "sums": abstract.sums}
         parts = checkpoints.load(self.run.checkpoint_folder, kept[-1], params=abstract.params, training=training)
@@ -165,6 +161,8 @@ class Trainer:
             self.timer_steps, self.timer = self.step, 0.0
         if evaluate_now:
             score = self._validate()
+            if not math.isfinite(score.loss):
+                self._diverged({"loss": score.loss, "step": self.step, "gradient_norm": float("nan")})
             record |= {"val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte}
         record["seconds"] = self.seconds
         self.run.append(record)
@@ -183,8 +181,7 @@ class Trainer:
 
     def save(self, val_loss: float | None) -> None:
         """Write a checkpoint, unless a number in it is not finite."""
-        good = bool(all_finite(self.state.params)) and (val_loss is None or math.isfinite(val_loss))
-        if not good:
+        if not all_finite(self.state.params):
             self._diverged({"loss": float("nan"), "step": self.step, "gradient_norm": float("nan")})
         s = self.state
         training = {"optimizer": s.optimizer, "step": s.step, "sums": s.sums}

@@ -5,8 +5,9 @@ from typing import Any
 
 from lm.data.batches import validation_windows
 from lm.data.tokens import prepare
+from lm.errors import UserError
 from lm.evaluation import baselines
-from lm.run import Run, load
+from lm.run import Model, Run, load
 from lm.sample.generate import generate
 from lm.sample.samplers import Sampler
 
@@ -76,7 +77,16 @@ def summary(run: Run, *, sample: bool = True) -> Summary:
 def _sample(run: Run) -> str:
     """A continuation of nothing; of a line break where the model never saw a document begin."""
     m = load(run)
-    prompt = "" if run.record["documents"] > 1 else "\n"
+    prompt = "" if run.record["documents"] > 1 else _line_break(m)
     tokens = min(SAMPLE_TOKENS, run.experiment.model.context - 1)
     [made] = generate(m, [prompt], Sampler(temperature=0.8), max_tokens=tokens)
     return made.text
+
+
+def _line_break(m: Model) -> str:
+    """A line break, or the first character of an alphabet that has none."""
+    try:
+        m.tokenizer.encode_ordinary("\n")
+    except UserError:
+        return m.tokenizer.decode([0])
+    return "\n"
