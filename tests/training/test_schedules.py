@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from lm.training import schedules
 
-
 LONGEST = 400
 
 
