@@ -16,7 +16,7 @@ from lm.model.taps import LAYER_TAPS, MODEL_TAPS, Taps
 
 ALL = [*MODEL_TAPS, *LAYER_TAPS]
 B, T = 5, 8
-SHAPE = dict(vocab=32, layers=3, kv_heads=2, head_width=6, context=T, window=4, global_every=2)
+SHAPE = dict(vocab=32, layers=3, kv_heads=2, head_width=6, context=T, window=4, global_every=3)
 C = small(**SHAPE)
 SIZE = dict(L=3, B=B, T=T, S=T, N=4, K=2, H=6, D=16, F=24, V=32)
 
