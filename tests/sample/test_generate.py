@@ -101,6 +101,15 @@ def test_a_stop_string_over_tokens_and_chunks_cuts_the_text(at):
     assert generate(M, ["The"], WARM, max_tokens=24, stop=stop) == [cut]  # a string alone is one stop string
 
 
+def test_a_stopped_row_stays_stopped_while_others_go_on():
+    """Chunks later its neighbour is still being made, and nothing is added to it."""
+    first, second = generate(M, ["The", "q"], WARM, max_tokens=28)
+    stop = next(first.text[i : i + 3] for i in range(20) if first.text[i : i + 3] not in second.text)
+    assert generate(M, ["The", "q"], WARM, max_tokens=28, stop=stop)[1] == second
+    stopped = generate(M, ["The", "q"], WARM, max_tokens=28, stop=stop)[0]
+    assert stopped.text == first.text[: first.text.index(stop)] and stopped.ended == "stop"
+
+
 def test_pieces_shown_join_to_the_text():
     """Random bytes are mostly broken characters, and some whole ones of several bytes: both come out the same."""
     m = little(ByteTokenizer())
@@ -116,10 +125,13 @@ def test_pieces_shown_join_to_the_text():
 
 
 def test_the_repetition_penalty_counts_the_prompt_and_what_was_made():
-    """A penalty that large leaves no token twice, until the alphabet is used up."""
-    (sample,) = generate(M, ["abcdef"], Sampler(temperature=0, repetition_penalty=100), max_tokens=20)
-    row = M.tokenizer.encode_ordinary("abcdef") + sample.tokens
-    assert len(set(row)) == len(row) and len(sample.tokens) == 20
+    """Left to itself the model repeats its prompt's letters; under a large penalty no letter comes twice."""
+    (free,) = generate(M, ["q"], Sampler(temperature=0), max_tokens=20)
+    prompt = "".join(dict.fromkeys(free.text[:8]))
+    (again,) = generate(M, [prompt], Sampler(temperature=0), max_tokens=20)
+    assert set(again.text) & set(prompt), "nothing to avoid: the test says little"
+    (varied,) = generate(M, [prompt], Sampler(temperature=0, repetition_penalty=100), max_tokens=20)
+    assert len(set(prompt + varied.text)) == len(prompt) + 20
 
 
 def test_the_context_can_be_filled_to_the_last_token():
@@ -136,7 +148,9 @@ def test_the_context_can_be_filled_to_the_last_token():
 
 def test_nothing_is_made_before_an_error():
     shown = []
-    with pytest.raises(UserError, match=r"is 40 tokens, the model's context 32: shorten it, or choose past_context slide"):
+    with pytest.raises(
+        UserError, match=r"is 40 tokens, the model's context 32: shorten it, or choose past_context slide"
+    ):
         generate(M, ["fine", "w" * 40], max_tokens=4, on_text=lambda row, text: shown.append(text))
     assert shown == []
 
