@@ -103,8 +103,10 @@ class Checkpoints:
             metrics = None if val_loss is None else {"val_loss": val_loss}
             self.writer.save_checkpointables(step, parts, metrics=metrics, force=True)
         except (OSError, ValueError, RuntimeError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f"{where}: {lines[0][:200]}; earlier checkpoints are whole, resume when mended") from error
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            reason = said[0].split('": ')[-1].split(" [")[0]  # tensorstore: what failed, on which file, why, in numbers
+            raise UserError(f"{where}: {reason[:200]}; earlier checkpoints are whole, resume when mended") from error
 
     def close(self) -> None:
-        self.writer.close()
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # a failed save again, which was told by `save`
+            self.writer.close()

@@ -33,7 +33,12 @@ def experiment(corpus: Path | str, **changes) -> Experiment:
         schedule=ScheduleConfig(warmup=5),
         train=TrainConfig(steps=60, batch=4, log_every=7, eval_every=20, checkpoint_every=15, eval_tokens=512),
     )
-    return settings.replace(base, {key.replace("__", "."): value for key, value in changes.items()})
+    return replaced(base, **changes)
+
+
+def replaced(e: Experiment, **changes) -> Experiment:
+    """A copy with settings changed: a__b stands for a.b."""
+    return settings.replace(e, {key.replace("__", "."): value for key, value in changes.items()})
 
 
 def same_bits(a, b) -> bool:
