@@ -28,7 +28,7 @@ def key(seed):
 DEEP = dict(layers=3, kv_heads=2, window=3, global_every=2, dropout=0.3)
 
 
-@pytest.mark.parametrize("how", [dict(unroll=3), dict(remat=True), dict(remat=True, unroll=2)], ids=str)
+@pytest.mark.parametrize("how", [dict(unroll=3), dict(remat=True, unroll=2)], ids=str)
 def test_unrolled_and_rematerialised_layers_equal_the_scan(how):
     """Loss and gradients, with layers that differ (windowed and global) and with each layer's own dropout."""
     plain, clever = small(**DEEP), small(**DEEP, **how)
@@ -157,7 +157,6 @@ def test_dropout_needs_a_key_and_is_a_function_of_it():
     run = lambda c, seed: np.asarray(forward(c)(params, tokens_BT, None, key(seed)))  # noqa: E731
     np.testing.assert_array_equal(forward(dropping)(params, tokens_BT), forward(plain)(params, tokens_BT))
     np.testing.assert_array_equal(run(dropping, 1), run(dropping, 1))
-    np.testing.assert_array_equal(run(plain, 1), run(plain, 2))
     assert (run(dropping, 1) != run(dropping, 2)).any(-1).all()
 
 

@@ -71,7 +71,6 @@ def test_running_the_layers_differently_keeps_the_parameters():
 
 STARTS = {
     "default": ModelConfig(layers=2, width=32, heads=2, context=16, vocab=256),
-    "default, tied": ModelConfig(layers=2, width=32, heads=2, context=16, vocab=256, tied=True),
     "tied, D=768, zero_init": ModelConfig(layers=1, width=768, heads=2, context=16, vocab=256, tied=True),
     "tied, D=768": ModelConfig(layers=1, width=768, heads=2, context=16, vocab=256, tied=True, zero_init=False),
     "like GPT-2": ModelConfig.gpt2(layers=2, width=64, heads=2, context=16, vocab=250),
