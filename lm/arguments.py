@@ -41,12 +41,13 @@ def parse_train(arguments: list[str], prog: str = "lm train") -> Train:
     else:
         raise UserError("which config? A name in configs/ or a path to a .py file: lm train quickstart")
     _refuse_typos(rest)
-    parser = lambda: tyro.cli(  # noqa: E731
-        Train, args=rest, prog=f"{prog} CONFIG", default=Train(experiment), config=(tyro.conf.FlagConversionOff,)
-    )
     # A flag without a value reads as true, so that both `--dry-run` and `--model.tied False` work.
     rest = [piece for i, arg in enumerate(rest) for piece in _with_value(arg, rest[i + 1 : i + 2])]
-    return _one_line(parser)
+    return _one_line(
+        lambda: tyro.cli(
+            Train, args=rest, prog=f"{prog} CONFIG", default=Train(experiment), config=(tyro.conf.FlagConversionOff,)
+        )
+    )
 
 
 _FLAGS = {"dry_run", "json"} | {key for key, value in settings.flatten(settings.to_dict(Experiment())).items()

@@ -19,6 +19,12 @@ def require(condition: bool, message: str) -> None:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the known word closest to a mistyped one, or nothing when none is close."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    """`; did you mean X?` for the known word closest to a mistyped one, or nothing when none is close.
+
+    Of dotted names the last part may stand for the whole: `layers` is close to `model.layers`.
+    """
+    whole = list(known)
+    by_leaf = {name.split(".")[-1]: name for name in whole}
+    match = difflib.get_close_matches(word, whole, n=1, cutoff=0.6)
+    match = match or [by_leaf[leaf] for leaf in difflib.get_close_matches(word, by_leaf, n=1, cutoff=0.6)]
     return f"; did you mean {match[0]}?" if match else ""
