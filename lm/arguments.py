@@ -85,5 +85,6 @@ def _sentence(box: str) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     text = re.sub(r"╭─.*─╮|[╰╯│─]+", " ", text)
     text = re.split(r"Argument helptext:|For full helptext|\(required\)", " ".join(text.split()))[0]
-    text = re.sub(r"^Error parsing experiment[\w.]*: |^Error parsing --|^Unrecognized options: ", "", text)
+    text = re.sub(r"^Error parsing experiment[\w.]*: |^Error parsing --", "", text)
+    text = text.replace("Unrecognized options: ", "not understood: ")
     return text.strip() or "arguments not understood; see --help"
