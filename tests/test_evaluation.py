@@ -1,0 +1,211 @@
+"""Scores: every token once, equal to the plain computation, in units worked out by hand."""
+
+import dataclasses
+import functools
+import lzma
+import math
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm.errors import UserError
+from lm.evaluation import Score, baselines, evaluate, evaluate_validation, read_text, score_windows, strided_windows
+from lm.model import transformer
+from lm.run import load
+
+TEXT = "the queen ran to the river.\nthe old king sat on a mat and the fish ran.\n" * 2
+
+
+@functools.partial(jax.jit, static_argnames="c", compiler_options=tiny.QUICK)
+def plain_log_probabilities(c, params, tokens_BT):
+    """The whole forward pass, without windows, batches or chunks."""
+    return jax.nn.log_softmax(transformer.bind(c, params)(tokens_BT)[0])
+
+
+def one_by_one(m, tokens: np.ndarray, stride: int) -> list[float]:
+    """Nats of each token after the first, each from a pass of its own over the context it is due."""
+    c, nats = m.experiment.model, []
+    for target in range(1, len(tokens)):
+        start = 0 if target <= c.context else math.ceil((target - c.context) / stride) * stride
+        window = tokens[start:target]
+        padded = np.pad(window, (0, c.context - len(window)))[None]
+        nats.append(-float(plain_log_probabilities(c, m.params, padded)[0, len(window) - 1, tokens[target]]))
+    return nats
+
+
+@pytest.fixture(scope="module")
+def m(tiny_run):
+    return load(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def texts(m):
+    return np.array(m.tokenizer.encode_ordinary(TEXT), np.int32)
+
+
+# --- windows ---------------------------------------------------------------------------------------------------------
+strides = st.integers(1, 24).flatmap(lambda context: st.tuples(st.just(context), st.integers(1, context)))
+
+
+@settings(deadline=None, max_examples=300)
+@given(length=st.integers(2, 150), shape=strides)
+def test_every_token_after_the_first_is_scored_once_with_enough_before_it(length, shape):
+    """For any length, context and stride: targets 1 ... n-1 once each, in order, each after its true predecessors."""
+    context, stride = shape
+    windows, weights = strided_windows(np.arange(100, 100 + length), context, stride)
+    scored = []
+    for row, weight in zip(windows, weights, strict=True):
+        for place in np.flatnonzero(weight):
+            target = int(row[place + 1])
+            before = row[: place + 1]
+            assert (before == np.arange(target - place - 1, target)).all()
+            assert place + 1 >= min(target - 100, context - stride + 1), "too little to go by"
+            scored.append(target)
+    assert scored == list(range(101, 100 + length))
+    assert set(np.unique(weights)) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("stride", [0, 17, -1])
+def test_a_stride_outside_of_the_context_is_refused(stride):
+    with pytest.raises(UserError, match=f"stride {stride}: must be between 1 and the model's context of 16"):
+        strided_windows(np.arange(40), 16, stride)
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("stride", [16, 5, 1])
+def test_the_loss_equals_one_plain_pass_per_token(m, texts, stride):
+    score = evaluate(m, TEXT, stride=stride, batch=3)
+    assert score.tokens == len(texts) - 1
+    assert score.loss == pytest.approx(np.mean(one_by_one(m, texts, stride)), rel=1e-5)
+
+
+def test_the_size_of_batches_and_chunks_does_not_matter(m, texts):
+    c, bytes_V = m.experiment.model, np.ones(m.tokenizer.n_vocab, np.int64)
+    windows = strided_windows(texts, c.context, 7)
+    scores = [
+        score_windows(c, m.params, *windows, bytes_V, batch=batch, chunk=chunk)
+        for batch, chunk in ((32, None), (3, 11))
+    ]
+    assert scores[0].nats == pytest.approx(scores[1].nats, rel=1e-6)
+    assert scores[0].tokens == scores[1].tokens == len(texts) - 1
+
+
+def test_smaller_strides_never_take_context_away():
+    """Each token's context is at least as long with a smaller stride that divides the larger."""
+
+    def contexts(stride):
+        _, weights = strided_windows(np.arange(200), 16, stride)
+        return np.array([place + 1 for row in weights for place in np.flatnonzero(row)])
+
+    for smaller, larger in ((1, 2), (2, 4), (4, 8), (8, 16)):
+        assert (contexts(smaller) >= contexts(larger)).all()
+
+
+def test_packed_models_do_not_look_across_documents(m):
+    """With the end-of-text token given, a document's score does not depend on the one before it."""
+    c, eot, bytes_V = m.experiment.model, m.tokenizer.eot_token, np.ones(m.tokenizer.n_vocab, np.int64)
+    rng = np.random.default_rng(0)
+    first, other, second = rng.integers(0, eot, (3, 7))
+    weights = np.zeros((1, 16), np.float32)
+    weights[0, 8:] = 1
+
+    def score(before, packed):
+        window = np.concatenate([[eot], before, [eot], second, [eot]]).astype(np.int32)[None]
+        return score_windows(c, m.params, window, weights, bytes_V, eot=eot if packed else None).nats
+
+    assert score(first, True) == score(other, True)
+    assert score(first, False) != score(other, False)
+
+
+# --- units -----------------------------------------------------------------------------------------------------------
+def test_units_by_hand():
+    """16 tokens of 2 bits each, for 8 bytes of text: 2 ln 2 nats a token, perplexity 4, 4 bits a byte."""
+    score = Score(nats=16 * 2 * math.log(2), tokens=16, bytes=8)
+    assert score.loss == pytest.approx(2 * math.log(2))
+    assert score.perplexity == pytest.approx(4)
+    assert score.bits_per_byte == pytest.approx(4)
+
+
+def test_bytes_are_those_of_the_scored_text(m, tmp_path):
+    """The first character is not scored, so its bytes are not counted either."""
+    assert evaluate(m, TEXT).bytes == len(TEXT.encode()) - 1
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+def test_the_first_token_is_scored_after_end_of_text_where_training_had_documents(m, texts):
+    """Models of one unbroken text never saw the end-of-text token: nothing precedes their first token."""
+    one = evaluate(m, TEXT)
+    assert one.tokens == len(texts) - 1
+    record = m.run.record | {"documents": 3}
+    run = type("Several", (), {"record": record})()
+    several = evaluate(dataclasses.replace(m, run=run), TEXT)
+    assert several.tokens == len(texts)
+    with_eot = np.concatenate([[m.tokenizer.eot_token], texts])
+    assert several.loss == pytest.approx(np.mean(one_by_one(m, with_eot, 16)), rel=1e-5)
+    assert several.bytes == len(TEXT.encode())
+
+
+def test_texts_with_nothing_to_score_are_refused(m):
+    with pytest.raises(UserError, match="the text is empty"):
+        evaluate(m, "")
+    with pytest.raises(UserError, match="a text of 1 tokens has nothing to predict"):
+        evaluate(m, "t")
+    with pytest.raises(UserError, match=r"character 'é' .* is not among"):
+        evaluate(m, "thé")
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    (tmp_path / "binary").write_bytes(b"ab\xff\x00")
+    with pytest.raises(UserError, match=r"not UTF-8 text \(byte 2\)"):
+        read_text(tmp_path / "binary")
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
+        read_text(tmp_path)
+    with pytest.raises(UserError, match=r"cannot read .*: No such file"):
+        read_text(tmp_path / "none")
+
+
+# --- the validation split --------------------------------------------------------------------------------------------
+def test_the_logged_validation_loss_is_the_score_of_the_whole_split(corpus, tmp_path):
+    """With eval_tokens covering it; computed again from the checkpoint and the corpus alone."""
+    from lm.training.loop import train
+
+    run = train(tiny.experiment(corpus, train__steps=15, train__eval_tokens=10**6), folder=tmp_path)
+    score, logged = evaluate_validation(load(run)), run.metrics()[-1]
+    assert logged["val_loss"] == pytest.approx(score.loss, rel=1e-6)
+    assert logged["val_bits_per_byte"] == pytest.approx(score.bits_per_byte, rel=1e-6)
+    held_out = corpus.read_text()[-(score.bytes + 1) :]
+    assert score.tokens == score.bytes == len(held_out) - 1
+    assert abs(len(held_out) / len(corpus.read_text()) - 0.1) < 0.001
+    assert evaluate(load(run), held_out).loss == pytest.approx(score.loss, rel=1e-6)
+
+
+def test_a_corpus_that_changed_is_not_scored(m, corpus):
+    original = corpus.read_text()
+    try:
+        corpus.write_text(original + "the end.\n")
+        with pytest.raises(UserError, match=r"has changed since .* was trained on it; give --text FILE"):
+            evaluate_validation(m)
+    finally:
+        corpus.write_text(original)
+
+
+# --- baselines -------------------------------------------------------------------------------------------------------
+def test_baselines_by_hand():
+    """xz is lzma at its strongest; guessing among 8 tokens costs 3 bits each."""
+    text = TEXT.encode() * 5
+    made = baselines(text, vocab=8, tokens=100)
+    strongest = lzma.compress(text, format=lzma.FORMAT_XZ, preset=9 | lzma.PRESET_EXTREME)
+    assert made["xz"] == 8 * len(strongest) / len(text)
+    assert lzma.decompress(strongest) == text
+    assert made["uniform"] == pytest.approx(300 / len(text))
+
+
+def test_progress_is_reported_to_the_end(m):
+    seen = []
+    evaluate(m, TEXT, batch=4, report=lambda done, total: seen.append((done, total)))
+    windows = math.ceil((len(TEXT) - 1) / 16)
+    assert seen == [(min(4 * i, windows), windows) for i in range(1, math.ceil(windows / 4) + 1)]

@@ -1,0 +1,209 @@
+"""The run directory explains itself and gives back what was trained; what a model costs is counted right."""
+
+import dataclasses
+import importlib.metadata
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import lm
+from lm import settings
+from lm.config import ModelConfig
+from lm.errors import UserError
+from lm.model import transformer
+from lm.run import Run, find, load
+from lm.scaling.flops import forward_flops, keys_seen, train_flops, train_flops_6n
+
+
+@pytest.fixture
+def copy(tiny_run, workplace) -> Run:
+    """A copy of the tiny run as runs/tiny of an otherwise empty directory."""
+    shutil.copytree(tiny_run.path, workplace / "runs" / "tiny")
+    return Run("tiny")
+
+
+# --- the directory ---------------------------------------------------------------------------------------------------
+def test_the_directory_holds_what_it_promises(tiny_run):
+    files = {entry.name for entry in tiny_run.path.iterdir()}
+    assert files == {"experiment.json", "tokenizer.json", "metrics.jsonl", "checkpoints", ".lock"}
+    assert tiny_run.steps() == [45, 60]
+    assert {entry.name for entry in tiny_run.checkpoint_folder.iterdir()} == {"45", "60"}
+
+
+def test_experiment_json_says_what_ran(tiny_run, corpus):
+    """The resolved configuration, versions, hashes, fingerprint and counts, in plain JSON."""
+    record = json.loads((tiny_run.path / "experiment.json").read_text())
+    resolved = tiny.experiment(corpus, model__vocab=tiny_run.tokenizer.n_vocab)
+    assert settings.from_dict(record["experiment"]) == resolved == tiny_run.experiment
+    assert record["fingerprint"] == settings.fingerprint(resolved, record["hashes"])
+    assert set(record["hashes"]) == {"corpus", "tokenizer", "validation"}
+    assert record["versions"]["jax"] == importlib.metadata.version("jax")
+    assert {"python", "flax", "optax", "orbax-checkpoint", "numpy"} <= set(record["versions"])
+    assert record["git"] is None or len(record["git"].rstrip("+")) == 40
+    assert (record["params_total"], record["params_nonembedding"]) == transformer.parameter_count(resolved.model)
+    assert record["flops_per_token"] == train_flops(resolved.model)
+    assert record["steps"]["total"] == 60 and record["documents"] == 1
+
+
+def test_metrics_count_tokens_and_name_rates(tiny_run):
+    records = tiny_run.metrics()
+    assert all(record["tokens"] == record["step"] * 4 * 16 for record in records)
+    rates = {record["step"]: record["learning_rate"] for record in records if "learning_rate" in record}
+    # Cosine over 55 steps after 5 of warm-up; a record shows the rate of the update just made.
+    for step, rate in rates.items():
+        done = (step - 1 - 5) / 55
+        assert rate == pytest.approx(3e-3 * (1 + np.cos(np.pi * done)) / 2, rel=1e-4, abs=1e-9)
+    assert np.all(np.diff([record["seconds"] for record in records]) >= 0)
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+def test_a_run_is_its_directory_or_its_name_under_runs(copy):
+    assert Run("tiny").path == Run("runs/tiny").path == Run(copy.path).path
+    assert [run.name for run in find()] == ["tiny"]
+
+
+def test_no_such_run_suggests_the_nearest(copy):
+    with pytest.raises(UserError, match=r"no run tinny; did you mean tiny\? \(`lm runs` lists them\)"):
+        Run("tinny")
+    with pytest.raises(UserError, match=r"^no run nothing-like-it \(`lm runs`"):
+        Run("nothing-like-it")
+
+
+DAMAGED = [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}", b'{"experiment": []}', b'{"experiment": {"model": 3}}']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_experiment_json_is_refused(copy, content):
+    """Named on one line; and it does not hide which other run was meant."""
+    (copy.path / "experiment.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"runs/tiny/experiment\.json is damaged: ") as refusal:
+        Run("tiny")
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(UserError, match=r"no run tinyy; did you mean tiny\?"):
+        Run("tinyy")
+
+
+def test_an_unknown_setting_in_experiment_json_is_named(copy):
+    record = copy.record
+    record["experiment"]["model"]["layerz"] = 3
+    (copy.path / "experiment.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"damaged: model\.layerz: no such setting; did you mean model\.layers\?"):
+        Run("tiny")
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+def test_load_latest_best_and_step(tiny_run):
+    """Each checkpoint is the one it says: the loss it scores is the loss that was logged at its step."""
+    from lm.data.batches import validation_windows
+    from lm.data.tokens import prepare
+    from lm.evaluation import score_windows
+
+    assert load(tiny_run).step == load(tiny_run, "latest").step == 60
+    assert load(tiny_run, 45).step == load(tiny_run, "45").step == 45
+    logged = {record["step"]: record["val_loss"] for record in tiny_run.metrics() if "val_loss" in record}
+    assert load(tiny_run, "best").step == min((45, 60), key=logged.__getitem__)
+    windows = validation_windows(prepare(tiny_run.experiment.data).validation, 16, 512)
+    for step in (45, 60):
+        m = load(tiny_run, step)
+        score = score_windows(m.experiment.model, m.params, *windows, np.ones(m.tokenizer.n_vocab, np.int64))
+        assert score.loss == pytest.approx(logged[step], rel=1e-6)
+    for missing in (44, -1, "newest"):
+        with pytest.raises(UserError, match=rf"no checkpoint {missing}; it has \[45, 60\]"):
+            load(tiny_run, missing)
+
+
+def test_a_run_without_checkpoints_is_refused(copy):
+    shutil.rmtree(copy.checkpoint_folder)
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        load("tiny")
+
+
+def test_the_tokenizer_comes_from_the_directory_alone(copy, monkeypatch, tmp_path_factory):
+    """Elsewhere, without the corpus and the cache: text survives the round trip."""
+    monkeypatch.setenv("LM_CACHE", str(tmp_path_factory.mktemp("empty")))
+    tokenizer = load(copy).tokenizer
+    text = "the queen ran.\n"
+    assert tokenizer.decode(tokenizer.encode_ordinary(text)) == text
+
+
+@pytest.mark.parametrize("kind", ["more", "others"])
+def test_a_replaced_tokenizer_is_refused(copy, kind):
+    """More characters than the model has tokens; or as many, but other ones."""
+    file = copy.path / "tokenizer.json"
+    values = json.loads(file.read_text())
+    values["alphabet"] = values["alphabet"] + "~" if kind == "more" else values["alphabet"].replace("q", "z")
+    file.write_text(json.dumps(values))
+    n = len(values["alphabet"]) + 1
+    said = f"the tokenizer has {n} tokens and the model {n - 1}" if kind == "more" else "is not the tokenizer"
+    with pytest.raises(UserError, match=said):
+        load("tiny")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"kind": "chars"}', None])
+def test_a_damaged_tokenizer_is_refused(copy, content):
+    file = copy.path / "tokenizer.json"
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        load("tiny")
+
+
+def test_apply_gives_logits_and_the_taps_asked_for(tiny_run):
+    """As in the README: logits, attention weights of every layer that sum to one, and an edit that takes effect."""
+    m = lm.load(tiny_run.path)
+    tokens_BT = np.array([m.tokenizer.encode_ordinary("the king")] * 2)
+    logits_BTV, taps = m.apply(tokens_BT, taps=("attention.weights",))
+    assert logits_BTV.shape == (2, 8, m.experiment.model.V)
+    assert set(taps) == {"attention.weights"} and taps["attention.weights"].shape == (2, 2, 2, 8, 8)
+    assert np.allclose(taps["attention.weights"].sum(-1), 1, atol=1e-5)
+    plain, nothing = m.apply(tokens_BT)
+    assert np.allclose(plain, logits_BTV, atol=1e-5) and nothing == {}
+    ablated, _ = m.apply(tokens_BT, edits={"mlp.out": lambda x, layer: x * 0})
+    assert not np.allclose(ablated, plain, atol=1e-3)
+    assert np.allclose(m.model(tokens_BT)[0], plain, atol=1e-5)
+
+
+# --- costs -----------------------------------------------------------------------------------------------------------
+@hypothesis_settings(deadline=None)
+@given(context=st.integers(1, 60), window=st.none() | st.integers(1, 80))
+def test_keys_seen_equals_counting_them(context, window):
+    seen = [sum(1 for key in range(q + 1) if window is None or key > q - window) for q in range(context)]
+    assert keys_seen(context, window) == pytest.approx(sum(seen) / context)
+
+
+def test_flops_by_hand():
+    """L=1, D=8, N=2, K=1, H=4, F=16, T=4, V=16, one multiply-add being two."""
+    c = ModelConfig(layers=1, width=8, heads=2, kv_heads=1, feedforward=16, context=4, vocab=16)
+    parts = forward_flops(c)
+    assert parts["attention projections"] == 2 * (8 * 8 + 8 * 4 + 8 * 4 + 8 * 8)
+    assert parts["attention scores and values"] == 2 * 2 * 2 * 4 * (1 + 2 + 3 + 4) / 4
+    assert parts["feed-forward"] == 2 * 2 * 8 * 16
+    assert parts["head"] == 2 * 8 * 16
+    assert train_flops(c) == 3 * sum(parts.values())
+    gated = dataclasses.replace(c, activation="swiglu")
+    assert forward_flops(gated)["feed-forward"] == 3 * 2 * 8 * 16
+    assert train_flops_6n(c) == 6 * sum(leaf.size for leaf in jax.tree.leaves(transformer.init(c, 0)))
+
+
+def test_a_window_costs_what_it_sees():
+    """Windows of 2 in a context of 4 see 1, 2, 2, 2 keys; every second layer sees 1, 2, 3, 4."""
+    c = ModelConfig(layers=2, width=8, heads=2, context=4, vocab=16, window=2, global_every=2)
+    assert forward_flops(c)["attention scores and values"] == 2 * 2 * 2 * 4 * (7 / 4 + 10 / 4)
+
+
+def test_flops_agree_with_xla():
+    """Matrix products dominate: the count is within 10% of XLA's own, where attention sees all pairs."""
+    c = ModelConfig(layers=2, width=64, heads=2, context=32, vocab=64, feedforward=128, qk_norm=False, dtype="float32")
+    c = dataclasses.replace(c, unroll=2)  # XLA counts the body of a loop once
+    tokens = jax.ShapeDtypeStruct((4, 32), np.int32)
+    run = jax.jit(lambda params, tokens: transformer.bind(c, params)(tokens)[0])
+    counted = run.lower(transformer.shapes(c), tokens).compile().cost_analysis()["flops"] / (4 * 32)
+    parts = forward_flops(c)
+    unmasked = parts | {"attention scores and values": 2 * 2 * 2 * 2 * 32 * 32}  # XLA computes masked pairs as well
+    assert counted == pytest.approx(sum(unmasked.values()), rel=0.1)
