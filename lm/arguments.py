@@ -81,10 +81,11 @@ def _one_line(parser: Callable[[], Any]) -> Any:
 
 
 def _sentence(box: str) -> str:
-    """What tyro's box says, without its frame, title and help."""
+    """What tyro's box says, without its frame (drawn, or in ASCII), title and help."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    text = re.sub(r"╭─.*─╮|[╰╯│─]+", " ", text)
-    text = re.split(r"Argument helptext:|For full helptext|\(required\)", " ".join(text.split()))[0]
-    text = re.sub(r"^Error parsing experiment[\w.]*: |^Error parsing --", "", text)
-    text = text.replace("Unrecognized options: ", "not understood: ")
+    text = re.sub(r"╭─.*─╮|\A\s*[\w ]+\n\s*-{8,}|-{8,}|[╰╯│─]+", " ", text)
+    text = re.split(r"Argument helptext:|For full helptext|\(required\)|Got errors:", " ".join(text.split()))[0]
+    text = re.sub(r"^Error parsing (?:[\w.]+: |--)", "", text).replace("Unrecognized options: ", "not understood: ")
+    if meant := re.search(r"Perhaps you meant: (--\S+)", text):
+        text = f"{text[: meant.start()].strip()}; did you mean {meant[1]}?"
     return text.strip() or "arguments not understood; see --help"

@@ -15,7 +15,8 @@ class Display:
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"), TextColumn("ETA"), TimeRemainingColumn(compact=True),
         )  # fmt: skip
-        self.progress = Progress(*columns, console=self.console, disable=quiet, transient=True)
+        silent = quiet or not self.console.is_terminal  # into a file, only the lines that stay
+        self.progress = Progress(*columns, console=self.console, disable=silent, transient=True)
         self.task = None
 
     def __enter__(self) -> "Display":
