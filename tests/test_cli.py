@@ -136,7 +136,7 @@ BAD_COMMANDS = {
     "too many tokens": (["sample", "tiny", "--prompt", "the", "--max-tokens", "99"], "must be at most 14"),
     "foreign character": (["sample", "tiny", "--prompt", "Ω"], "character 'Ω' (U+03A9)"),
     "bad temperature": (["sample", "tiny", "--temperature", "-1"], "temperature -1"),
-    "typo'd option": (["sample", "tiny", "--temprature", "1"], "not understood: --temprature, 1; did you mean --temperature?"),
+    "typo'd option": (["sample", "tiny", "--temprature", "1"], "--temprature, 1; did you mean --temperature?"),
     "not a count": (["sample", "tiny", "--max-tokens", "few"], "max-tokens: no type matching"),
     "run missing": (["eval", "--stride", "3"], "Missing from lm eval"),
     "bad stride": (["eval", "tiny", "--stride", "17"], "stride 17: must be between 1"),
