@@ -8,7 +8,7 @@ _HOMES = {
     "load_experiment": "lm.settings", "replace": "lm.settings", "Run": "lm.run", "Model": "lm.run", "load": "lm.run",
     "train": "lm.training.loop", "Transformer": "lm.model.transformer", "KVCache": "lm.model.cache",
     "Sampler": "lm.sample.samplers", "generate": "lm.sample.generate", "Sample": "lm.sample.generate",
-    "evaluate": "lm.evaluation",
+    "evaluate": "lm.evaluation", "loss_curves": "lm.plot", "Display": "lm.training.display",
 }  # fmt: skip
 __all__ = [*_HOMES, "data", "model", "sample", "scaling", "tokenizer"]
 

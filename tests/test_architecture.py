@@ -1,0 +1,60 @@
+"""The house as the README draws it: imports go down only, and no room knows what it should not."""
+
+import ast
+from pathlib import Path
+
+import lm
+
+HOUSE = Path(lm.__file__).parent
+
+# Each room may import itself and these; whatever is not listed may import anything below the command.
+MAY_KNOW = {
+    "errors": set(),
+    "typed": {"errors"},
+    "config": {"errors", "typed"},
+    "settings": {"config", "errors", "typed"},
+    "tokenizer": {"config", "errors"},
+    "model": {"config", "errors"},
+    "data": {"config", "errors", "tokenizer"},
+    "checkpoints": {"errors"},
+    "hardware": set(),
+    "run": {"checkpoints", "config", "errors", "model", "settings", "tokenizer"},
+    "sample": {"config", "errors", "model"},
+    "scaling": {"config", "model"},
+    "evaluation": {"config", "data", "errors", "model", "run", "tokenizer"},
+}
+
+
+def imports(file: Path) -> set[str]:
+    """The rooms of lm that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "lm" else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("lm.")}
+    return found
+
+
+def test_imports_go_down_only():
+    for file in sorted(HOUSE.rglob("*.py")):
+        room = file.relative_to(HOUSE).parts[0].removesuffix(".py")
+        if room in MAY_KNOW:
+            wrong = imports(file) - MAY_KNOW[room] - {room}
+            assert not wrong, f"{file.relative_to(HOUSE)} imports {', '.join(sorted(wrong))}"
+
+
+def test_nothing_below_imports_the_command():
+    command = {"cli", "commands", "arguments"}
+    for file in sorted(HOUSE.rglob("*.py")):
+        if file.relative_to(HOUSE).parts[0].removesuffix(".py") not in command:
+            assert not imports(file) & command, f"{file.relative_to(HOUSE)} knows the command"
+
+
+def test_configs_use_public_names():
+    """Configs need nothing but `import lm`."""
+    for file in sorted((HOUSE.parent / "configs").glob("*.py")):
+        assert imports(file) == set(), f"{file.name} reaches into {imports(file)}"
