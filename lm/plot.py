@@ -36,7 +36,7 @@ def loss_curves(runs: Sequence[Run], out: Path, *, x: str = "step", bits_per_byt
             raise UserError(f"{', '.join(str(run.path) for run in runs)}: no losses logged yet")
         axes.set_xlabel(LABELS[x])
         axes.set_ylabel("validation, bits per byte" if bits_per_byte else "loss, nats per token")
-        axes.legend()
+        axes.legend(title=None if bits_per_byte else "marked: validation, thin: training", alignment="left")
         low, high = drawn.min(), np.percentile(drawn, 98)
         if low < high:
             axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
@@ -56,6 +56,6 @@ def _draw(axes, run: Run, x: str, bits_per_byte: bool, colour: str) -> np.ndarra
     points = lambda name: np.array([(r[x], r[name]) for r in run.metrics() if name in r]).reshape(-1, 2)  # noqa: E731
     train, validation = points("loss"), points(key)
     if not bits_per_byte:
-        axes.plot(*train.T, color=colour, alpha=0.45, linewidth=1.2, label=f"{run.name}, training")
-    axes.plot(*validation.T, color=colour, marker="o", markersize=4, label=f"{run.name}, validation")
+        axes.plot(*train.T, color=colour, alpha=0.45, linewidth=1.2)
+    axes.plot(*validation.T, color=colour, marker="o", markersize=4, label=run.name)
     return validation[:, 1] if bits_per_byte else np.concatenate([train[:, 1], validation[:, 1]])
