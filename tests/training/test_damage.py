@@ -58,7 +58,7 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(corpus, tmp_path):
     assert run.steps() == [best, 135]
 
 
-PARTS = ["params", "training", "params/manifest.ocdbt", "params/_METADATA", "training/_METADATA"]
+PARTS = ["params", "training", "training/_METADATA"]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -84,7 +84,7 @@ def test_a_half_deleted_checkpoint_is_refused_and_the_way_out_works(copy, corpus
     assert run.steps() == [45, 60]
 
 
-def test_no_missing_or_cut_file_of_a_checkpoint_changes_what_is_loaded(copy, tiny_run):
+def test_no_missing_or_cut_file_of_a_checkpoint_changes_what_is_loaded(copy, tiny_run, caplog):
     """Each file of the parameters deleted, emptied and halved: refused, or the very same parameters."""
     good, folder = jax.device_get(load(tiny_run).params), copy.checkpoint_folder / "60"
     files = [file for file in sorted((folder / "params").rglob("*")) if file.is_file()]
@@ -99,6 +99,7 @@ def test_no_missing_or_cut_file_of_a_checkpoint_changes_what_is_loaded(copy, tin
                 refused += 1
             file.write_bytes(content)
     assert refused >= 9, "the data and its manifest matter"
+    assert "asyncio" not in {record.name for record in caplog.records}, "failed coroutines must not narrate"
     assert tiny.same_bits(jax.device_get(load(copy).params), good)
 
 
@@ -232,20 +233,20 @@ def test_divergence_before_the_first_checkpoint_says_so(corpus, tmp_path):
 
 
 def test_parameters_that_are_not_finite_are_never_saved(corpus, tmp_path, monkeypatch):
-    """The loss of the last step was fine, but its update overflowed: refused at the moment of saving."""
+    """Where no loss shows it either: the embedding of a padded entry, which no text reads."""
     from lm.training import loop
 
     advance = loop.Trainer.advance
 
     def overflow(trainer):
-        if trainer.step >= 7:
-            trainer.state.params["head"] = trainer.state.params["head"].at[0, 0].set(np.inf)
+        trainer.state.params["embedding"] = trainer.state.params["embedding"].at[-1, 0].set(np.inf)
         advance(trainer)
 
     monkeypatch.setattr(loop.Trainer, "advance", overflow)
-    with pytest.raises(Diverged):
+    with pytest.raises(Diverged, match=r"diverged at step 15: .*nothing was saved"):
         train(tiny.experiment(corpus), folder=tmp_path)
-    assert Run(tmp_path / "tiny").steps() == []
+    run = Run(tmp_path / "tiny")
+    assert run.steps() == [] and np.isfinite(run.metrics()[-1]["val_loss"])
 
 
 def test_checkpoints_are_written_whole_or_not_at_all(tmp_path):
