@@ -10,5 +10,5 @@ experiment = lm.Experiment(
     data=lm.DataConfig(corpus="stdlib", tokenizer="bpe", vocab=2048),
     optimizer=lm.OptimizerConfig(name="muon", learning_rate=6e-3, matrix_learning_rate=0.02),
     schedule=lm.ScheduleConfig(name="wsd", warmup="2%", decay="60%"),
-    train=lm.TrainConfig(steps=1200, batch=16),
+    train=lm.TrainConfig(steps=900, batch=16),
 )
