@@ -7,8 +7,8 @@ import lm
 
 experiment = lm.Experiment(
     model=lm.ModelConfig(layers=4, width=128, heads=4, context=128, unroll=4),
-    data=lm.DataConfig(corpus="stdlib", tokenizer="bpe", vocab=2048),
+    data=lm.DataConfig(corpus="stdlib", tokenizer="bpe", vocab=2048, validation=0.04),
     optimizer=lm.OptimizerConfig(name="muon", learning_rate=6e-3, matrix_learning_rate=0.02),
     schedule=lm.ScheduleConfig(name="wsd", warmup="2%", decay="60%"),
-    train=lm.TrainConfig(steps=900, batch=16),
+    train=lm.TrainConfig(steps=900, batch=16, eval_every="20%", eval_tokens=250_000),
 )

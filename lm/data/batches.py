@@ -153,8 +153,9 @@ class Feed:
 
 
 def validation_windows(file: TokenFile, context: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `tokens` predictions of a file, in consecutive windows: each token after the first is a target once.
+    """About `tokens` predictions of a file, in windows spread evenly over it: its start is not like the rest of it.
 
+    All of it when `tokens` is enough; each token after the first is then a target once, and none is ever twice.
     Returns tokens int32 [W, T+1] and weights float32 [W, T]: 1 for a target, 0 for the padding of the last window.
     Raises UserError for a file of fewer than two tokens.
     """
@@ -162,9 +163,9 @@ def validation_windows(file: TokenFile, context: int, tokens: int) -> tuple[np.n
         file.count >= 2,
         f"validation needs at least 2 tokens, there are {file.count}; raise --data.validation or give more text",
     )
-    targets = min(tokens, file.count - 1)
-    windows = -(-targets // context)
-    place = np.arange(windows)[:, None] * context + np.arange(context + 1)
-    text = np.asarray(file.tokens[: targets + 1], np.int32)
-    padded = np.where(place <= targets, text[np.minimum(place, targets)], 0).astype(np.int32)
-    return padded, (place[:, 1:] <= targets).astype(np.float32)
+    last = file.count - 1
+    windows = -(-last // context)
+    wanted = min(windows, -(-tokens // context))
+    place = (np.arange(wanted) * windows // wanted)[:, None] * context + np.arange(context + 1)
+    padded = np.where(place <= last, file.tokens[np.minimum(place, last)], 0).astype(np.int32)
+    return padded, (place[:, 1:] <= last).astype(np.float32)

@@ -175,12 +175,16 @@ def test_the_feed_reads_ahead_and_hands_on_errors():
 # --- validation ------------------------------------------------------------------------------------------------------
 @settings(deadline=None)
 @given(count=st.integers(2, 200), context=st.integers(1, 40), tokens=st.integers(1, 300))
-def test_each_validation_token_is_a_target_once(count, context, tokens):
+def test_validation_targets_are_spread_over_the_file_and_none_is_scored_twice(count, context, tokens):
     windows, weights = validation_windows(file(count), context, tokens)
     assert (windows.dtype, weights.dtype) == (np.int32, np.float32)
     assert windows.shape == (len(weights), context + 1) and weights.shape[1] == context
     targets = windows[:, 1:][weights == 1]
-    assert targets.tolist() == list(range(1, min(tokens, count - 1) + 1))
+    assert len(set(targets.tolist())) == len(targets) >= min(tokens - context, count - 1)
+    if tokens >= count - 1:
+        assert targets.tolist() == list(range(1, count))
+    starts = windows[:, 0]
+    assert starts[0] == 0 and np.ptp(np.diff([*starts, -(-(count - 1) // context) * context])) <= context
     assert (windows[:, :-1][weights == 1] == targets - 1).all()  # each is read after the token before it
     assert set(np.unique(weights)) <= {0, 1}
     assert (weights.sum(1) > 0).all()  # no window of padding alone
