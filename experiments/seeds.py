@@ -27,7 +27,10 @@ def main() -> None:
     runs = []
     for seed in range(options.seeds):
         changes = {"train.seed": seed, "name": f"{experiment.name}-seed{seed}"}
-        runs.append(lm.train(lm.replace(experiment, changes), folder=options.folder, display=lm.Display()))
+        run = lm.train(lm.replace(experiment, changes), folder=options.folder, display=lm.Display())
+        if run.metrics()[-1]["step"] < run.record["steps"]["total"]:
+            raise SystemExit("stopped; the same command goes on from there")
+        runs.append(run)
 
     print(f"{'run':<36}{'val loss':>10}{'bits/byte':>11}{'seconds':>9}")
     rows = []
