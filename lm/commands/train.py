@@ -24,8 +24,8 @@ def run(arguments: list[str]) -> None:
     from lm.training.loop import train
     from lm.training.report import summary
 
-    result = summary(train(options.experiment, display=Display()), sample=not options.json)
+    trained = train(options.experiment, display=Display())
     if options.json:
-        print_json(result.json())
-    else:
-        print(result.text(), end="")
+        print_json(summary(trained, sample=False).json())
+    elif trained.steps()[-1] == trained.record["steps"]["total"]:  # else it was told to stop, and has said so
+        print(summary(trained).text(), end="")
