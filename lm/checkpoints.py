@@ -98,7 +98,7 @@ class Checkpoints:
         free = shutil.disk_usage(self.folder).free
         need = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(parts))
         where = f"step {step} was not saved to {self.folder}"
-        require(free > need, f"{where}: {free / 1e6:.0f} MB free, {need / 1e6:.0f} MB needed; free some and resume")
+        require(free > need, f"{where}: {free / 1e6:.2f} MB free, {need / 1e6:.2f} MB needed; free some and resume")
         try:
             metrics = None if val_loss is None else {"val_loss": val_loss}
             self.writer.save_checkpointables(step, parts, metrics=metrics, force=True)
