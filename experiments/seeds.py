@@ -1,6 +1,6 @@
 """How much does a configuration's result depend on the seed?
 
-python experiments/seeds.py quickstart                                        3 seeds, about 12 minutes on two CPU cores
+python experiments/seeds.py quickstart                                        3 seeds, about 10 minutes on two CPU cores
 python experiments/seeds.py shakespeare_char_cpu --corpus path/to/input.txt   3 seeds, about 8 minutes
 Prints the last validation loss, bits per byte and seconds of each seed with mean and standard deviation, and draws the
 runs' validation curves to experiments/figures/seeds_<config>.svg. Expected results: experiments/RESULTS.md.
