@@ -13,7 +13,7 @@ from lm import settings
 from lm.config import Experiment
 from lm.errors import UserError, nearest
 
-PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 
 def parse(options: type, arguments: list[str], prog: str) -> Any:
@@ -32,7 +32,7 @@ class Train:
     """One JSON object on standard output, nothing else there."""
 
 
-def parse_train(arguments: list[str], prog: str = "lm train") -> Train:
+def parse_train(arguments: list[str]) -> Train:
     """`CONFIG --model.layers 4 ...`: the config file's experiment with the overrides applied."""
     if arguments and not arguments[0].startswith("-"):
         experiment, rest = settings.load_experiment(arguments[0]), arguments[1:]
@@ -45,7 +45,7 @@ def parse_train(arguments: list[str], prog: str = "lm train") -> Train:
     rest = [piece for i, arg in enumerate(rest) for piece in _with_value(arg, rest[i + 1 : i + 2])]
     return _one_line(
         lambda: tyro.cli(
-            Train, args=rest, prog=f"{prog} CONFIG", default=Train(experiment), config=(tyro.conf.FlagConversionOff,)
+            Train, args=rest, prog="lm train CONFIG", default=Train(experiment), config=(tyro.conf.FlagConversionOff,)
         )
     )
 

@@ -16,7 +16,7 @@ from lm.config import ModelConfig
 from lm.data.tokens import prepare
 from lm.errors import UserError, require
 from lm.model import transformer
-from lm.model.loss import document_segments, token_nats
+from lm.model.loss import window_nats
 from lm.run import Model
 
 
@@ -45,10 +45,7 @@ class Score:
 
 @functools.partial(jax.jit, static_argnames=("c", "eot", "chunk"))
 def _nats(params, tokens_BT1, weights_BT, c: ModelConfig, eot: int | None, chunk: int | None):
-    inputs_BT, targets_BT = tokens_BT1[:, :-1], tokens_BT1[:, 1:]
-    model = transformer.bind(c, params)
-    segments_BT = None if eot is None else document_segments(inputs_BT, eot)
-    nats_BT, _ = token_nats(model, model.hidden(inputs_BT, segments_BT=segments_BT)[0], targets_BT, chunk)
+    nats_BT, _ = window_nats(transformer.bind(c, params), tokens_BT1, eot=eot, chunk=chunk)
     return jnp.sum(nats_BT * weights_BT)
 
 
@@ -117,11 +114,7 @@ def evaluate(
     tokens = tokenizers.encode(m.tokenizer, text).astype(np.int32)
     if m.run is None or m.run.record["documents"] > 1:
         tokens = np.concatenate([np.array([m.tokenizer.eot_token], np.int32), tokens])
-    c = m.experiment.model
-    windows = strided_windows(tokens, c.context, c.context if stride is None else stride)
-    eot = m.tokenizer.eot_token if m.experiment.data.packing else None
-    bytes_V = tokenizers.token_bytes(m.tokenizer)
-    return score_windows(c, m.params, *windows, bytes_V, eot=eot, batch=batch, report=report)
+    return _score_tokens(m, tokens, stride, batch, report)
 
 
 def evaluate_validation(m: Model, *, stride: int | None = None, batch: int = 32, report=None) -> Score:
@@ -131,12 +124,16 @@ def evaluate_validation(m: Model, *, stride: int | None = None, batch: int = 32,
         data.hashes == m.run.record["hashes"],
         f"the corpus {m.experiment.data.corpus} has changed since {m.run.path} was trained on it; give --text FILE",
     )
+    return _score_tokens(m, np.asarray(data.validation.tokens), stride, batch, report)
+
+
+def _score_tokens(m: Model, tokens: np.ndarray, stride: int | None, batch: int, report) -> Score:
+    """Every token after the first, once."""
     c = m.experiment.model
-    windows = strided_windows(np.asarray(data.validation.tokens), c.context, c.context if stride is None else stride)
+    windows = strided_windows(tokens, c.context, c.context if stride is None else stride)
     eot = m.tokenizer.eot_token if m.experiment.data.packing else None
-    return score_windows(
-        c, m.params, *windows, tokenizers.token_bytes(m.tokenizer), eot=eot, batch=batch, report=report
-    )
+    bytes_V = tokenizers.token_bytes(m.tokenizer)
+    return score_windows(c, m.params, *windows, bytes_V, eot=eot, batch=batch, report=report)
 
 
 def read_text(path: Path) -> str:

@@ -29,6 +29,25 @@ def token_nats(model: Transformer, h_BTD: jax.Array, targets_BT: jax.Array, chun
     return nats.reshape(targets_BT.shape), log_z.reshape(targets_BT.shape)
 
 
+def window_nats(
+    model: Transformer,
+    tokens_BT1: jax.Array,
+    *,
+    eot: int | None,
+    chunk: int | None = None,
+    key: jax.Array | None = None,
+):
+    """token_nats of predicting each token of a window from those before it; training and evaluation both ask here.
+
+    tokens_BT1: [B, T+1], inputs and targets one apart. eot: the end-of-text token where packed documents are kept
+    apart, None where attention crosses them. key: turns dropout on.
+    """
+    inputs_BT, targets_BT = tokens_BT1[:, :-1], tokens_BT1[:, 1:]
+    segments_BT = None if eot is None else document_segments(inputs_BT, eot)
+    h_BTD, _ = model.hidden(inputs_BT, segments_BT=segments_BT, key=key)
+    return token_nats(model, h_BTD, targets_BT, chunk)
+
+
 def document_segments(tokens_BT: jax.Array, eot: int) -> jax.Array:
     """Number of the document each token belongs to, counted within its row: a document begins with end-of-text."""
     return jnp.cumsum(tokens_BT == eot, axis=1)

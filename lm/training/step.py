@@ -9,7 +9,7 @@ import optax
 
 from lm.config import Experiment, Steps
 from lm.model import transformer
-from lm.model.loss import document_segments, token_nats
+from lm.model.loss import window_nats
 from lm.training import optimizers, schedules
 
 
@@ -66,12 +66,10 @@ def _no_sums() -> dict:
 
 def loss_sums(params, batch: Batch, e: Experiment, eot: int | None, z_loss, key):
     """Summed loss to differentiate, and (nats, tokens) without the z-loss (Chowdhery et al. 2022, section 5)."""
-    inputs_BT, targets_BT = batch.tokens[:, :-1], batch.tokens[:, 1:]
-    weights_BT = jnp.ones(targets_BT.shape, jnp.float32) if batch.weights is None else batch.weights
-    segments_BT = document_segments(inputs_BT, eot) if e.data.packing else None
+    weights_BT = jnp.ones(batch.tokens[:, 1:].shape, jnp.float32) if batch.weights is None else batch.weights
+    packed = eot if e.data.packing else None
     model = transformer.bind(e.model, params)
-    h_BTD, _ = model.hidden(inputs_BT, segments_BT=segments_BT, key=key)
-    nats_BT, log_z_BT = token_nats(model, h_BTD, targets_BT, e.train.loss_chunk)
+    nats_BT, log_z_BT = window_nats(model, batch.tokens, eot=packed, chunk=e.train.loss_chunk, key=key)
     nats = jnp.sum(weights_BT * nats_BT)
     return nats + z_loss * jnp.sum(weights_BT * log_z_BT**2), (nats, jnp.sum(weights_BT))
 
