@@ -6,11 +6,12 @@ _HOMES = {
     "Experiment": "lm.config", "ModelConfig": "lm.config", "DataConfig": "lm.config", "OptimizerConfig": "lm.config",
     "ScheduleConfig": "lm.config", "TrainConfig": "lm.config", "UserError": "lm.errors", "Diverged": "lm.errors",
     "load_experiment": "lm.settings", "replace": "lm.settings", "Run": "lm.run", "Model": "lm.run", "load": "lm.run",
-    "train": "lm.training.loop", "Transformer": "lm.model.transformer", "KVCache": "lm.model.cache",
+    "train": "lm.training.loop", "train_pack": "lm.training.loop", "Transformer": "lm.model.transformer",
+    "KVCache": "lm.model.cache",
     "Sampler": "lm.sample.samplers", "generate": "lm.sample.generate", "Sample": "lm.sample.generate",
     "evaluate": "lm.evaluation", "loss_curves": "lm.plot", "Display": "lm.training.display",
 }  # fmt: skip
-__all__ = [*_HOMES, "data", "model", "sample", "scaling", "tokenizer"]
+__all__ = [*_HOMES, "bench", "data", "model", "sample", "scaling", "tokenizer"]
 
 
 def __getattr__(name: str):

@@ -13,6 +13,7 @@ USAGE = """lm: a laboratory for small language models
   lm eval    RUN [--text FILE]               loss, perplexity, bits per byte
   lm runs                                    a table of the runs
   lm plot    RUN... [--out FILE]             loss curves
+  lm bench   train CONFIG | decode RUN       speed, what limits it, and peers where installed
   lm data    list | prepare                  corpora and token files
   lm tokenizer train | show                  encodings
 
@@ -21,7 +22,7 @@ CONFIG is a name in configs/ or a path to a .py file; RUN a directory or its nam
 """
 VERBS = {
     "train": "train", "sample": "sample", "eval": "evaluate", "runs": "runs", "plot": "plot", "data": "data",
-    "tokenizer": "tokenizer",
+    "tokenizer": "tokenizer", "bench": "bench",
 }  # fmt: skip
 """Each verb's module in lm.commands, imported only when it is used: `lm --help` should not wait for JAX."""
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import runpy
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ FREE = frozenset({
     "train.eval_tokens", "train.checkpoint_every", "train.keep", "train.diverged", "train.trackers",
 })  # fmt: skip
 """Settings that may change when a run is resumed: they do not decide what is learnt, or only for how long."""
+
+PACKABLE = frozenset({
+    "name", "optimizer.learning_rate", "optimizer.matrix_learning_rate", "optimizer.weight_decay", "optimizer.clip",
+    "schedule.warmup", "schedule.decay", "schedule.final", "train.seed", "train.z_loss", "train.diverged",
+})  # fmt: skip
+"""Settings that may differ between runs of a pack: one compiled program serves all their values."""
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
@@ -70,6 +77,22 @@ def replace(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
 def identity(experiment: Experiment) -> dict[str, Any]:
     """The dotted settings that decide what is learnt."""
     return {key: value for key, value in flatten(to_dict(experiment)).items() if key not in FREE}
+
+
+def require_packable(experiments: Sequence[Experiment]) -> None:
+    """Refuse experiments that cannot train side by side, naming the first setting that keeps them apart."""
+    require(bool(experiments), "a pack needs at least one experiment")
+    first = flatten(to_dict(experiments[0]))
+    for e in experiments[1:]:
+        for key, value in flatten(to_dict(e)).items():
+            require(
+                key in PACKABLE or value == first[key],
+                f"a pack's runs differ in {key}: {first[key]} in {experiments[0].name}, {value} in {e.name}; only these"
+                f" may: {', '.join(sorted(PACKABLE))}; train the others one after another",
+            )
+    names = [e.name for e in experiments]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    require(twice is None, f"two experiments of the pack are named {twice}: each needs a directory of its own")
 
 
 def fingerprint(experiment: Experiment, hashes: dict[str, str]) -> str:

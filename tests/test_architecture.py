@@ -21,6 +21,17 @@ MAY_KNOW = {
     "run": {"checkpoints", "config", "errors", "model", "settings", "tokenizer"},
     "sample": {"config", "errors", "model"},
     "scaling": {"config", "model"},
+    "bench": {
+        "config",
+        "errors",
+        "hardware",
+        "model",
+        "run",
+        "sample",
+        "scaling",
+        "settings",
+        "training",
+    },
     "evaluation": {"config", "data", "errors", "model", "run", "tokenizer"},
 }
 

@@ -1,34 +1,35 @@
-"""Training, top to bottom: data, run, state, then dispatch, log, evaluate, save, until the last step."""
+"""Training, top to bottom: data, runs, state, then dispatch, log, evaluate, save, until the last step."""
 
 import contextlib
 import dataclasses
-import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import checkpoints, evaluation, settings
-from lm import tokenizer as tokenizers
-from lm.checkpoints import Checkpoints
-from lm.config import Experiment, Steps
-from lm.data.batches import Batches, Feed, validation_windows
+from lm import settings
+from lm.config import Experiment
+from lm.data.batches import Batches
 from lm.data.tokens import Prepared, prepare
 from lm.errors import Diverged, require
-from lm.hardware import peak_flops
 from lm.model.transformer import compute_dtype, parameter_count
-from lm.run import RUNS, Run, open_run
+from lm.run import RUNS, Run, exists, open_run
 from lm.scaling.flops import train_flops
+from lm.training import pack
 from lm.training.display import Display
-from lm.training.step import TrainState, all_finite, hyperparameters, init_state, make_train_steps
-from lm.training.trackers import TRACKERS
+from lm.training.member import Member
+from lm.training.step import TrainState
 
 DISPATCH_SECONDS = 0.25
 """How long the device works between two looks of the host: long enough to hide Python, short enough to watch."""
+MOST_PATIENCE = 8
+"""A pack works longer between two looks, in proportion to its runs, up to this many times as long."""
 MOST_STEPS = 64
 """Most steps in one dispatch."""
 STREAMED_BYTES = 64 << 20
@@ -41,26 +42,74 @@ def train(experiment: Experiment, *, folder: str | Path = RUNS, display: Display
     Resumed training is bit-identical to uninterrupted training on a CPU. Ctrl-C and SIGTERM save and return early.
     Raises UserError for bad input or a run of another experiment, Diverged when the loss stops making sense.
     """
-    with display or Display(quiet=True) as display, _stop_signals() as stop:
-        data = prepare(experiment.data, report=display.stage)
-        experiment = with_vocabulary(experiment, data)
-        batches = Batches(
-            data.train, context=experiment.model.context, batch=experiment.train.batch, seed=experiment.train.seed
-        )
-        steps = experiment.steps(batches.epoch_tokens)
+    return train_pack([experiment], folder=folder, display=display)[0]
+
+
+def train_pack(
+    experiments: Sequence[Experiment],
+    *,
+    folder: str | Path = RUNS,
+    display: Display | None = None,
+    how: str = "auto",
+) -> list[Run]:
+    """Train experiments side by side in one compiled program, or resume them; returns their Runs in order.
+
+    They may differ in name, seed and what is traced (settings.PACKABLE), and each is trained as if alone: same
+    directory, same records, same numbers; bit for bit on a CPU with how="map" (see lm.training.pack). The seconds of a
+    run are its share of the pack's, so the runs' sum is the pack's. Those that lag behind are first brought level.
+    A run that diverges stops, leaving what it would have left alone; the others go on to the end, then Diverged names
+    it. Otherwise as `train`: Ctrl-C and SIGTERM save every run and return early.
+    """
+    settings.require_packable(experiments)
+    pack.resolve(how)
+    with display or Display(quiet=True) as display, _stop_signals() as stop, contextlib.ExitStack() as held:
+        data = prepare(experiments[0].data, report=display.stage)
+        runs = _open(experiments, data, Path(folder), held)
+        total = runs[0].record["steps"]["total"]
+        lost: dict[Run, Diverged] = {}
+        behind = runs
+        while behind:
+            level = sorted({_reached(run) for run in behind})
+            group, until = [run for run in behind if _reached(run) == level[0]], (*level[1:], total)[0]
+            with contextlib.closing(Trainer(group, data, until, display, how)) as trainer:
+                while trainer.alive and trainer.step < until and not stop:
+                    trainer.advance()
+                if stop or until < total:
+                    trainer.save()
+                if stop and trainer.alive:
+                    display.say(f"stopped at step {trainer.step} and saved; the same command goes on from there")
+            lost |= trainer.lost
+            behind = [] if stop or until == total else [run for run in behind if run not in lost]
+    if lost:
+        raise _all_diverged(lost, len(runs))
+    return runs
+
+
+def _open(experiments: Sequence[Experiment], data: Prepared, folder: Path, held: contextlib.ExitStack) -> list[Run]:
+    """Make or open again every run's directory, and hold them. Those there already first: a refusal makes no other."""
+    opened = {}
+    for e in sorted(experiments, key=lambda e: not exists(folder / e.name)):
+        e = with_vocabulary(e, data)
+        batches = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed)
+        total, nonembedding = parameter_count(e.model)
         facts = dict(
             documents=data.train.documents, train_tokens=data.train.count, epoch_tokens=batches.epoch_tokens,
-            params_total=parameter_count(experiment.model)[0], params_nonembedding=parameter_count(experiment.model)[1],
-            flops_per_token=train_flops(experiment.model), steps=dataclasses.asdict(steps),
+            params_total=total, params_nonembedding=nonembedding, flops_per_token=train_flops(e.model),
+            steps=dataclasses.asdict(e.steps(batches.epoch_tokens)),
         )  # fmt: skip
-        opened = open_run(experiment, data.hashes, data.tokenizer, facts, Path(folder))
-        with opened as run, contextlib.closing(Trainer(run, data, batches, steps, display)) as trainer:
-            while trainer.step < steps.total and not stop:
-                trainer.advance()
-            if stop:
-                trainer.save(val_loss=None)
-                display.say(f"stopped at step {trainer.step} and saved; the same command goes on from there")
-    return run
+        opened[e.name] = held.enter_context(open_run(e, data.hashes, data.tokenizer, facts, folder))
+    return [opened[e.name] for e in experiments]
+
+
+def _reached(run: Run) -> int:
+    return max(run.steps(), default=0)
+
+
+def _all_diverged(lost: dict[Run, Diverged], runs: int) -> Diverged:
+    if runs == 1:
+        return next(iter(lost.values()))
+    each = "; ".join(f"{run.path}: {error}" for run, error in lost.items())
+    return Diverged(f"{len(lost)} of {runs} runs diverged, the others went on: {each}")
 
 
 def with_vocabulary(experiment: Experiment, data: Prepared) -> Experiment:
@@ -74,65 +123,60 @@ def with_vocabulary(experiment: Experiment, data: Prepared) -> Experiment:
 
 
 class Trainer:
-    """A run in progress: state on the device, and what is due at which step."""
+    """Runs in progress, all at one step: their state on the device, and what is due at which step."""
 
-    def __init__(self, run: Run, data: Prepared, batches: Batches, steps: Steps, display: Display):
-        e = self.e = run.experiment
-        self.run, self.steps, self.display, self.batches = run, steps, display, batches
-        self.eot = data.tokenizer.eot_token
-        self.bytes_V = tokenizers.token_bytes(data.tokenizer)
-        self.validation = validation_windows(data.validation, e.model.context, e.train.eval_tokens)
-        self.hyper = hyperparameters(e, steps)
-        self.train_steps = make_train_steps(e, self.eot, resident=batches.resident)
-        self.tokens = jnp.asarray(batches.resident_tokens()) if batches.resident else None
-        self.feed = None if batches.resident else Feed(batches)
-        window_bytes = 4 * e.train.batch * (e.model.context + 1)
-        self.most = MOST_STEPS if batches.resident else max(1, min(MOST_STEPS, STREAMED_BYTES // window_bytes))
-        self.trackers = [TRACKERS[name](run) for name in e.train.trackers]
-        self.writer = Checkpoints(run.checkpoint_folder, e.train.keep)
+    def __init__(self, runs: Sequence[Run], data: Prepared, until: int, display: Display, how: str = "auto"):
+        self.members = [Member(run, data) for run in runs]
+        self.until, self.display = until, display
+        first, count = self.members[0], len(runs)
+        e, resident = first.e, first.batches.resident
+        self.e, self.steps = e, first.steps  # a pack's runs are due at the same steps
+        self.alive = list(range(count))
+        self.lost: dict[Run, Diverged] = {}
+        self.hyper = pack.stack([member.hyper for member in self.members])
+        self.train_steps = pack.make_pack_steps(e, first.eot, resident=resident, runs=count, how=how)
+        self.tokens = jnp.asarray(first.batches.resident_tokens()) if resident else None
+        window_bytes = 4 * count * e.train.batch * (e.model.context + 1)
+        self.most = MOST_STEPS if resident else max(1, min(MOST_STEPS, STREAMED_BYTES // window_bytes))
         self.rate = 0.0  # steps a second in the last dispatch; unknown at first
         self.compiled = False
-        self.state, self.step, self.seconds = self._restore()
+        resumed = bool(runs[0].steps())
+        self.state = pack.stack([member.restore() for member in self.members])
+        self.step = _reached(runs[0])
         self.timer_steps, self.timer = self.step, 0.0
-        if self.step == 0 and not run.metrics():
-            display.say(_headline(e, run))
-            self._record(evaluate_now=True)
+        if resumed:
+            display.say(f"resuming {_names(runs)} at step {self.step} of {self.steps.total}")
+        fresh = [p for p, run in enumerate(runs) if self.step == 0 and not run.metrics()]
+        if fresh:
+            display.say(_headline(e, runs))
+            self._record(fresh, evaluating=True)
 
-    def _restore(self) -> tuple[TrainState, int, float]:
-        """A fresh state, or the one of the latest checkpoint with the metrics cut back to it."""
-        kept = self.run.steps()
-        if not kept:
-            self.run.forget_after(-1)
-            return init_state(self.e), 0, 0.0
-        abstract = jax.eval_shape(lambda: init_state(self.e))
-        training = {"optimizer": abstract.optimizer, "step": abstract.step, "sums": abstract.sums}
-        parts = checkpoints.load(self.run.checkpoint_folder, kept[-1], params=abstract.params, training=training)
-        self.run.forget_after(kept[-1])
-        seconds = max((record.get("seconds", 0.0) for record in self.run.metrics()), default=0.0)
-        self.display.say(f"resuming {self.run.path} at step {kept[-1]} of {self.steps.total}")
-        return TrainState(parts["params"], **parts["training"]), kept[-1], seconds
+    def run_state(self, p: int) -> TrainState:
+        """The state of one of the runs."""
+        return pack.unstack(self.state, p, len(self.members))
 
     def advance(self) -> None:
         """One dispatch of as many steps as fit before something is due, then whatever is due."""
         every = (self.steps.log_every, self.steps.eval_every, self.steps.checkpoint_every)
-        due = min(self.steps.total, *((self.step // interval + 1) * interval for interval in every))
-        wanted = max(1, round(self.rate * DISPATCH_SECONDS))
+        due = min(self.until, *((self.step // interval + 1) * interval for interval in every))
+        wanted = max(1, round(self.rate * DISPATCH_SECONDS * min(len(self.alive), MOST_PATIENCE)))
         n = min(wanted, self.most, due - self.step)
 
         start = time.perf_counter()
-        if self.feed:
-            windows = self.feed(self.step, n, self.most)
-        else:
-            windows = self.batches.starts(self.step, self.most).astype(np.int32)
-        self.state, report = self.train_steps(self.state, self.hyper, self.tokens, windows, n)
-        report = jax.device_get(report)
-        if not report["healthy"]:
-            self._diverged(report)
-        seconds = time.perf_counter() - start
-        self.step, self.seconds = self.step + n, self.seconds + seconds
+        reports = self._dispatch(n)
+        seconds = (time.perf_counter() - start) / len(self.alive)
+        for p in list(self.alive):
+            if not reports[p]["healthy"]:
+                self._lose(p, self.members[p].diverged(reports[p]))
+        if not self.alive:
+            return
+        self.step += n
+        for p in self.alive:
+            self.members[p].seconds += seconds
         if self.compiled:
-            self.rate, self.timer = n / seconds, self.timer + seconds
-            self.display.training(self.step, self.steps.total, report, self.e.batch_tokens * n / seconds)
+            self.rate, self.timer = n / seconds / len(self.alive), self.timer + seconds
+            loss = sum(float(reports[p]["loss"]) for p in self.alive) / len(self.alive)
+            self.display.training(self.step, self.steps.total, {"loss": loss}, self.e.batch_tokens * n / seconds)
         else:  # the first dispatch compiled, which says nothing of speed
             self.compiled, self.timer_steps = True, self.step
 
@@ -140,77 +184,86 @@ class Trainer:
         saving = last or self.step % self.steps.checkpoint_every == 0
         evaluating = saving or self.step % self.steps.eval_every == 0
         if evaluating or self.step % self.steps.log_every == 0:
-            record = self._record(evaluating, report)
+            records = self._record(self.alive, evaluating, reports)
             if saving:
-                self.save(record["val_loss"])
+                self.save({p: record["val_loss"] for p, record in records.items()})
 
-    def _record(self, evaluate_now: bool, report: dict | None = None) -> dict:
-        """Write down what this step is owed: means since the last log point, the validation loss, or both."""
-        record = {"step": self.step, "tokens": self.step * self.e.batch_tokens}
-        if report is not None and (self.step % self.steps.log_every == 0 or self.step == self.steps.total):
-            sums = report["sums"]
-            record |= {
-                "loss": float(sums["nats"] / sums["tokens"]),
-                "gradient_norm": float(sums["gradient_norm"] / sums["steps"]),
-                "learning_rate": float(report["rate"]) * self.e.optimizer.learning_rate,
-            }
-            if self.timer:
-                speed = self.e.batch_tokens * (self.step - self.timer_steps) / self.timer
-                peak, _ = peak_flops(str(compute_dtype(self.e.model)))
-                record |= {"tokens_per_second": speed, "mfu": speed * train_flops(self.e.model) / peak}
+    def _dispatch(self, n: int) -> list[dict]:
+        """Make n steps of every run; returns each run's report."""
+        windows = [member.windows(self.step, n, self.most) for member in self.members]
+        if len(self.members) == 1:
+            self.state, report = self.train_steps(self.state, self.hyper, self.tokens, windows[0], n)
+            return [jax.device_get(report)]
+        counts = np.array([n if p in self.alive else 0 for p in range(len(windows))], np.int32)
+        self.state, report = self.train_steps(self.state, self.hyper, self.tokens, np.stack(windows), counts)
+        report = jax.device_get(report)
+        return [jax.tree.map(itemgetter(p), report) for p in range(len(windows))]
+
+    def _record(self, which: list[int], evaluating: bool, reports: list[dict] | None = None) -> dict[int, dict]:
+        """Write down what these runs are owed at this step; returns each record."""
+        made = self.step - self.timer_steps
+        speed = self.e.batch_tokens * made / self.timer if self.timer else None
+
+        def write(p: int) -> dict:
+            params = self.run_state(p).params if evaluating else None
+            return self.members[p].record(self.step, reports and reports[p], speed, params)
+
+        records = self._each(which, write)
+        if reports is not None and (self.step % self.steps.log_every == 0 or self.step == self.steps.total):
             self.timer_steps, self.timer = self.step, 0.0
-        if evaluate_now:
-            score = self._validate()
-            if not math.isfinite(score.loss):
-                self._diverged({"loss": score.loss, "step": self.step, "gradient_norm": float("nan")})
-            record |= {"val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte}
-        record["seconds"] = self.seconds
-        self.run.append(record)
-        for track in self.trackers:
-            track(record)
-        if evaluate_now:
-            self.display.evaluated(record, self.steps.total)
-        return record
+        if evaluating and len(self.members) == 1 and records:
+            self.display.evaluated(records[0], self.steps.total)
+        elif evaluating and records:
+            self.display.say(_summary(records, self.members, self.steps.total))
+        return records
 
-    def _validate(self) -> evaluation.Score:
-        """The score on the fixed validation windows."""
-        packed = self.eot if self.e.data.packing else None
-        batch, chunk = self.e.train.batch // self.e.train.accumulation, self.e.train.loss_chunk
-        c, params = self.e.model, self.state.params
-        return evaluation.score_windows(c, params, *self.validation, self.bytes_V, eot=packed, batch=batch, chunk=chunk)
+    def save(self, val_losses: dict[int, float] | None = None) -> None:
+        """Write a checkpoint of every run."""
+        self._each(self.alive, lambda p: self.members[p].save(self.run_state(p), (val_losses or {}).get(p)))
 
-    def save(self, val_loss: float | None) -> None:
-        """Write a checkpoint, unless a number in it is not finite."""
-        if not all_finite(self.state.params):
-            self._diverged({"loss": float("nan"), "step": self.step, "gradient_norm": float("nan")})
-        s = self.state
-        training = {"optimizer": s.optimizer, "step": s.step, "sums": s.sums}
-        self.writer.save(self.step, val_loss, params=s.params, training=training)
+    def _each(self, which: list[int], act: Callable[[int], Any]) -> dict[int, Any]:
+        """act(p) for each of these runs; one that turns out to have diverged is lost."""
+        made = {}
+        for p in list(which):
+            try:
+                made[p] = act(p)
+            except Diverged as error:
+                self._lose(p, error)
+        return made
 
-    def _diverged(self, report: dict) -> None:
-        o, kept = self.e.optimizer, self.run.steps()
-        saved = f"the last good checkpoint is step {kept[-1]}" if kept else "nothing was saved"
-        rates = f"--optimizer.learning-rate (now {o.learning_rate:g})"
-        if o.name == "muon":
-            rates += f" and --optimizer.matrix-learning-rate (now {o.matrix_learning_rate:g})"
-        raise Diverged(
-            f"training diverged at step {int(report['step'])}: loss {report['loss']:.4g}, "
-            f"gradient norm {report['gradient_norm']:.4g}; {saved}; under another --name try a lower {rates}, "
-            f"a longer --schedule.warmup (now {self.e.schedule.warmup}) or --optimizer.clip 1.0 (now {o.clip})"
-        )
+    def _lose(self, p: int, error: Diverged) -> None:
+        run = self.members[p].run
+        self.alive.remove(p)
+        self.lost[run] = error
+        if len(self.members) > 1:
+            self.display.say(f"{run.path}: {error}")
 
     def close(self) -> None:
-        self.writer.close()
-        if self.feed:
-            self.feed.close()
+        for member in self.members:
+            member.close()
 
 
-def _headline(e: Experiment, run: Run) -> str:
-    device = jax.devices()[0]
+def _headline(e: Experiment, runs: Sequence[Run]) -> str:
+    device, first = jax.devices()[0], runs[0].record
     return (
-        f"{run.path}: {run.record['params_total']:,} parameters, {run.record['steps']['total']:,} steps of "
-        f"{e.batch_tokens:,} tokens from {e.data.corpus} ({run.record['train_tokens']:,} tokens), "
+        f"{_names(runs)}: {first['params_total']:,} parameters, {first['steps']['total']:,} steps of "
+        f"{e.batch_tokens:,} tokens from {e.data.corpus} ({first['train_tokens']:,} tokens), "
         f"on {device.device_kind if device.platform != 'cpu' else 'cpu'} in {compute_dtype(e.model)}"
+    )
+
+
+def _names(runs: Sequence[Run]) -> str:
+    return str(runs[0].path) if len(runs) == 1 else f"{len(runs)} runs side by side, {runs[0].path} to {runs[-1].path}"
+
+
+def _summary(records: dict[int, dict], members: Sequence[Member], total: int) -> str:
+    """One line for an evaluation of many runs."""
+    losses = {p: record["val_loss"] for p, record in records.items()}
+    best = min(losses, key=losses.__getitem__)
+    step = f"{records[best]['step']:>{len(str(total))}}"
+    return (
+        f"step {step}/{total}  {len(losses)} runs  validation {losses[best]:.4f} ({members[best].run.name}) "
+        f"to {max(losses.values()):.4f} nats/token"
     )
 
 

@@ -38,7 +38,7 @@ class Batch:
 
 
 def hyperparameters(e: Experiment, steps: Steps) -> dict:
-    """Everything traced: changing any of it compiles nothing."""
+    """Everything traced: changing any of it compiles nothing. Of the seed, the 32 bits that make a key."""
     o = e.optimizer
     values = dict(
         learning_rate=o.learning_rate, matrix_learning_rate=o.matrix_learning_rate, weight_decay=o.weight_decay,
@@ -47,7 +47,7 @@ def hyperparameters(e: Experiment, steps: Steps) -> dict:
         loss_limit=e.train.diverged * jnp.log(e.model.vocab),
     )  # fmt: skip
     hyper = {name: jnp.float32(value) for name, value in values.items()}
-    return hyper | {"log_every": jnp.int32(steps.log_every)}
+    return hyper | {"log_every": jnp.int32(steps.log_every), "seed": jnp.uint32(e.train.seed % 2**32)}
 
 
 def init_state(e: Experiment) -> TrainState:
@@ -99,7 +99,7 @@ def gradients(params, batch: Batch, e: Experiment, eot: int | None, z_loss, key)
 
 def train_step(state: TrainState, batch: Batch, hyper: dict, e: Experiment, eot: int | None = None):
     """(state, batch, hyper) -> (state, metrics of this step). Dropout's key is a function of (seed, step) alone."""
-    key = jax.random.fold_in(jax.random.key(e.train.seed), state.step) if e.model.dropout else None
+    key = jax.random.fold_in(jax.random.key(hyper["seed"]), state.step) if e.model.dropout else None
     grads, nats, tokens = gradients(state.params, batch, e, eot, hyper["z_loss"], key)
     grads, norm = optimizers.clip(grads, hyper["clip"])
     directions, optimizer = optimizer_of(e).update(grads, state.optimizer, state.params)
@@ -115,8 +115,22 @@ def train_step(state: TrainState, batch: Batch, hyper: dict, e: Experiment, eot:
     return TrainState(params, optimizer, state.step + 1, sums), metrics
 
 
-def make_train_steps(e: Experiment, eot: int | None, *, resident: bool):
-    """Compile once: train_steps(state, hyper, tokens, windows, n) -> (state, report), for any n up to len(windows).
+def batch_at(i, windows, tokens, e: Experiment, *, resident: bool) -> Batch:
+    """Batch i of the windows: resident, they are [K, B] places in the tokens; otherwise [K, B, T+1] tokens."""
+    window = jax.lax.dynamic_index_in_dim(windows, i, keepdims=False)
+    if resident:
+        places = window[:, None] + jnp.arange(e.model.context + 1, dtype=window.dtype)
+        window = tokens[places % tokens.shape[0]]
+    return Batch(window.astype(jnp.int32))
+
+
+def no_metrics() -> dict:
+    """What a step reports, before the first."""
+    return {name: jnp.float32(0) for name in ("loss", "gradient_norm", "rate")} | {"healthy": jnp.bool_(True)}
+
+
+def many_steps(e: Experiment, eot: int | None, *, resident: bool):
+    """train_steps(state, hyper, tokens, windows, n) -> (state, report), for any n up to len(windows).
 
     resident: tokens is the whole token file on the device and windows holds [K, B] positions to gather at; otherwise
     tokens is None and windows holds the [K, B, T+1] tokens themselves. n is traced, so however a run is cut into
@@ -125,26 +139,23 @@ def make_train_steps(e: Experiment, eot: int | None, *, resident: bool):
     """
 
     def train_steps(state, hyper, tokens, windows, n):
-        def batch(i):
-            window = jax.lax.dynamic_index_in_dim(windows, i, keepdims=False)
-            if resident:
-                places = window[:, None] + jnp.arange(e.model.context + 1, dtype=window.dtype)
-                window = tokens[places % tokens.shape[0]]
-            return Batch(window.astype(jnp.int32))
-
         def go_on(carry):
             i, _, metrics = carry
             return (i < n) & metrics["healthy"]
 
         def one(carry):
             i, state, _ = carry
-            return i + 1, *train_step(state, batch(i), hyper, e, eot)
+            return i + 1, *train_step(state, batch_at(i, windows, tokens, e, resident=resident), hyper, e, eot)
 
-        nothing = {name: jnp.float32(0) for name in ("loss", "gradient_norm", "rate")} | {"healthy": jnp.bool_(True)}
-        _, state, metrics = jax.lax.while_loop(go_on, one, (jnp.int32(0), state, nothing))
+        _, state, metrics = jax.lax.while_loop(go_on, one, (jnp.int32(0), state, no_metrics()))
         return state, metrics | {"step": state.step, "sums": state.sums}
 
-    return jax.jit(train_steps, donate_argnums=0)
+    return train_steps
+
+
+def make_train_steps(e: Experiment, eot: int | None, *, resident: bool):
+    """many_steps, compiled once; the state it is given is overwritten."""
+    return jax.jit(many_steps(e, eot, resident=resident), donate_argnums=0)
 
 
 @jax.jit

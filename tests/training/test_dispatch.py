@@ -108,7 +108,7 @@ def test_hyperparameters_come_from_the_experiment(made):
     assert hyper.pop("loss_limit") == pytest.approx(3 * np.log(e.model.vocab))
     assert hyper == {
         "learning_rate": 0.5, "matrix_learning_rate": pytest.approx(0.02), "weight_decay": 0.25, "clip": np.inf,
-        "final": 0.125, "z_loss": 0.0625, "total": 60, "warmup": 5, "decay": 24, "log_every": 7,
+        "final": 0.125, "z_loss": 0.0625, "total": 60, "warmup": 5, "decay": 24, "log_every": 7, "seed": 0,
     }  # fmt: skip
 
 

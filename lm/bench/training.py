@@ -1,0 +1,107 @@
+"""How fast training goes: the program that `lm train` runs, on random tokens, beside the machine's limits and peers."""
+
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm import settings
+from lm.bench import machine
+from lm.bench.peers import gather, training_peers
+from lm.bench.profile import make_folder
+from lm.bench.profile import profile as profiled
+from lm.bench.results import TrainBench, describe, peers_of
+from lm.bench.rounds import Contestant, check_turns, compare
+from lm.config import Experiment
+from lm.errors import require
+from lm.model.transformer import compute_dtype
+from lm.scaling.flops import train_flops
+from lm.training.display import Display
+from lm.training.loop import MOST_STEPS
+from lm.training.step import hyperparameters, init_state, make_train_steps
+
+TOKENS = 1 << 20
+"""Random tokens to train on."""
+VOCABULARY = {"bytes": 257, "chars": 65}
+"""Entries where neither the model nor the data says: bytes and end of text; Shakespeare's characters."""
+PUBLISHED = 50257
+"""GPT-2's vocabulary, for any other tokenizer."""
+
+
+def with_vocabulary(e: Experiment) -> Experiment:
+    """The experiment with a vocabulary, since no tokenizer is built to ask."""
+    built = e.data.vocab if e.data.tokenizer in ("words", "bpe") else PUBLISHED
+    vocab = e.model.vocab or VOCABULARY.get(e.data.tokenizer, built)
+    return settings.replace(e, {"model.vocab": vocab})
+
+
+def train(
+    experiment: Experiment,
+    *,
+    rounds: int = 5,
+    seconds: float = 2.0,
+    peers: bool = True,
+    profile: Path | None = None,
+    display: Display | None = None,
+) -> TrainBench:
+    """Time an experiment's training steps in `rounds` turns of `seconds`, and in the same rounds what limits them.
+
+    peers: also time PyTorch, eager and compiled, where it is installed, training a GPT-2 of the same shape and batch.
+    profile: a folder for a trace of a few dispatches, whose costliest operations the result then lists.
+    No corpus is read and no run is made.
+    """
+    e = with_vocabulary(experiment)
+    check_turns(rounds, seconds)
+    if profile:
+        make_folder(profile)
+    with display or Display(quiet=True) as display:
+        display.stage("compiling", 0, None)
+        program = Program(e)
+        limits, copying = machine.matmul_limits(str(compute_dtype(e.model))), machine.copy_limit()
+        others, absent = gather(training_peers(e), display) if peers else ([], [])
+        contestants = [Contestant("lm", program.run), *others, *(x.contestant for x in (*limits, copying))]
+        timings = compare(contestants, seconds, rounds, report=lambda done, total: display.stage("timing", done, total))
+        operations = profiled(lambda: program.run(timings[0].units), profile) if profile else []
+    rates = timings[0].seconds.per(e.batch_tokens)
+    flops, peak = rates.median * train_flops(e.model), machine.fastest(limits, timings)
+    return TrainBench(
+        what=f"training, {describe(e.model, f'batch {e.train.batch}')}",
+        tokens_per_second=rates.median, quartiles=(rates.low, rates.high), rounds=rounds,
+        flops_per_token=train_flops(e.model), flops_per_second=flops, peak_flops_per_second=peak,
+        utilization=flops / peak, copied_bytes_per_second=machine.fastest([copying], timings),
+        steps_per_second=1 / timings[0].seconds.median, compile_seconds=program.compile_seconds,
+        memory_bytes=program.memory_bytes, memory_peak_bytes=machine.peak_memory(),
+        peers=peers_of([one.name for one in others], timings, e.batch_tokens), absent=absent, operations=operations,
+    )  # fmt: skip
+
+
+class Program:
+    """The compiled training program and its state; a unit of work is an optimizer step."""
+
+    def __init__(self, e: Experiment):
+        rng = np.random.default_rng(0)
+        n = max(TOKENS, e.model.context + 1)
+        self.tokens = jnp.asarray(rng.integers(e.model.vocab, size=n, dtype=np.uint32))
+        if e.model.vocab <= 1 << 16:
+            self.tokens = self.tokens.astype(jnp.uint16)
+        self.starts = rng.integers(n, size=(MOST_STEPS, e.train.batch), dtype=np.int32)
+        self.hyper = hyperparameters(e, e.steps(n))
+        state = init_state(e)
+        steps = make_train_steps(e, e.model.vocab - 1, resident=True)
+        start = time.perf_counter()
+        self.compiled = steps.lower(state, self.hyper, self.tokens, self.starts, np.int32(1)).compile()
+        self.compile_seconds = time.perf_counter() - start
+        memory = self.compiled.memory_analysis()
+        self.memory_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        self.state = state
+        self.run(1)
+
+    def run(self, n: int) -> None:
+        """n steps, in dispatches as long as training's own."""
+        for done in range(0, n, MOST_STEPS):
+            count = np.int32(min(MOST_STEPS, n - done))
+            self.state, report = self.compiled(self.state, self.hyper, self.tokens, self.starts, count)
+            report = jax.device_get(report)
+            require(bool(report["healthy"]), f"training on random tokens diverged at step {report['step']}")

@@ -1,0 +1,118 @@
+"""One run while it trains, alone or in a pack: its numbers, its batches, and what it writes to its directory."""
+
+import math
+
+import jax
+import numpy as np
+
+from lm import checkpoints, evaluation
+from lm import tokenizer as tokenizers
+from lm.checkpoints import Checkpoints
+from lm.config import Steps
+from lm.data.batches import Batches, Feed, validation_windows
+from lm.data.tokens import Prepared
+from lm.errors import Diverged
+from lm.hardware import peak_flops
+from lm.model.transformer import compute_dtype
+from lm.run import Run
+from lm.scaling.flops import train_flops
+from lm.training.step import TrainState, all_finite, hyperparameters, init_state
+from lm.training.trackers import TRACKERS
+
+
+class Member:
+    """A run's bookkeeping; what is computed for it is the Trainer's."""
+
+    def __init__(self, run: Run, data: Prepared):
+        e = self.e = run.experiment
+        self.run, self.steps = run, Steps(**run.record["steps"])
+        self.eot = data.tokenizer.eot_token
+        self.bytes_V = tokenizers.token_bytes(data.tokenizer)
+        self.validation = validation_windows(data.validation, e.model.context, e.train.eval_tokens)
+        self.hyper = hyperparameters(e, self.steps)
+        self.batches = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed)
+        self.feed = None if self.batches.resident else Feed(self.batches)
+        self.trackers = [TRACKERS[name](run) for name in e.train.trackers]
+        self.writer = Checkpoints(run.checkpoint_folder, e.train.keep)
+        self.seconds = 0.0
+        """Time spent on training this run, as far as it is logged."""
+
+    def restore(self) -> TrainState:
+        """A fresh state, or the one of the latest checkpoint with the metrics cut back to it."""
+        kept = self.run.steps()
+        if not kept:
+            self.run.forget_after(-1)
+            return init_state(self.e)
+        abstract = jax.eval_shape(lambda: init_state(self.e))
+        training = {"optimizer": abstract.optimizer, "step": abstract.step, "sums": abstract.sums}
+        parts = checkpoints.load(self.run.checkpoint_folder, kept[-1], params=abstract.params, training=training)
+        self.run.forget_after(kept[-1])
+        self.seconds = max((record.get("seconds", 0.0) for record in self.run.metrics()), default=0.0)
+        return TrainState(parts["params"], **parts["training"])
+
+    def windows(self, step: int, n: int, most: int) -> np.ndarray:
+        """What the n steps from `step` read, padded to `most` steps: places on the device, or tokens [K, B, T+1]."""
+        if self.feed:
+            return self.feed(step, n, most)
+        return self.batches.starts(step, most).astype(np.int32)
+
+    def record(self, step: int, report: dict | None, speed: float | None, params: dict | None) -> dict:
+        """Write down what this step is owed: means since the last log point, or the validation loss of params, or both.
+
+        report: of this step, None at the first. speed: tokens a second since the last log point, where it is known.
+        """
+        record = {"step": step, "tokens": step * self.e.batch_tokens}
+        if report is not None and (step % self.steps.log_every == 0 or step == self.steps.total):
+            sums = report["sums"]
+            record |= {
+                "loss": float(sums["nats"] / sums["tokens"]),
+                "gradient_norm": float(sums["gradient_norm"] / sums["steps"]),
+                "learning_rate": float(report["rate"]) * self.e.optimizer.learning_rate,
+            }
+            if speed is not None:
+                peak, _ = peak_flops(str(compute_dtype(self.e.model)))
+                record |= {"tokens_per_second": speed, "mfu": speed * train_flops(self.e.model) / peak}
+        if params is not None:
+            score = self._validate(params)
+            if not math.isfinite(score.loss):
+                raise self.diverged({"loss": score.loss, "step": step, "gradient_norm": float("nan")})
+            record |= {"val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte}
+        record["seconds"] = self.seconds
+        self.run.append(record)
+        for track in self.trackers:
+            track(record)
+        return record
+
+    def _validate(self, params: dict) -> evaluation.Score:
+        """The score on the fixed validation windows."""
+        packed = self.eot if self.e.data.packing else None
+        batch, chunk = self.e.train.batch // self.e.train.accumulation, self.e.train.loss_chunk
+        c = self.e.model
+        return evaluation.score_windows(c, params, *self.validation, self.bytes_V, eot=packed, batch=batch, chunk=chunk)
+
+    def save(self, state: TrainState, val_loss: float | None) -> None:
+        """Write a checkpoint, unless a number in it is not finite."""
+        step = int(state.step)
+        if not all_finite(state.params):
+            raise self.diverged({"loss": float("nan"), "step": step, "gradient_norm": float("nan")})
+        training = {"optimizer": state.optimizer, "step": state.step, "sums": state.sums}
+        self.writer.save(step, val_loss, params=state.params, training=training)
+
+    def diverged(self, report: dict) -> Diverged:
+        """The error that says where this run went wrong and what to try."""
+        o, kept = self.e.optimizer, self.run.steps()
+        saved = f"the last good checkpoint is step {kept[-1]}" if kept else "nothing was saved"
+        rates = f"--optimizer.learning-rate (now {o.learning_rate:g})"
+        if o.name == "muon":
+            rates += f" and --optimizer.matrix-learning-rate (now {o.matrix_learning_rate:g})"
+        return Diverged(
+            f"training diverged at step {int(report['step'])}: loss {report['loss']:.4g}, "
+            f"gradient norm {report['gradient_norm']:.4g}; {saved}; under another --name try a lower {rates}, "
+            f"a longer --schedule.warmup (now {self.e.schedule.warmup}) or --optimizer.clip 1.0 (now {o.clip})"
+        )
+
+    def close(self) -> None:
+        """Finish writing, and stop reading ahead."""
+        self.writer.close()
+        if self.feed:
+            self.feed.close()

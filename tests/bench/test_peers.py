@@ -1,0 +1,88 @@
+"""The peers do the work they are timed for. Each test skips without its library (extra `bench`)."""
+
+import numpy as np
+import pytest
+
+from lm import bench
+from lm.bench.decoding import AnyText
+from lm.model.transformer import parameter_count
+
+pytestmark = pytest.mark.parity
+PROMPT, TOKENS = [3, 1, 4, 1, 5], 7
+
+
+def test_torch_trains_as_many_parameters_as_we_do(gpt2):
+    pytest.importorskip("torch")
+    from lm.bench.torch_peer import GPT2
+
+    assert sum(p.numel() for p in GPT2(gpt2.model).parameters()) == parameter_count(gpt2.model)[0]
+
+
+def test_torch_is_our_function(gpt2):
+    """The same weights give the same loss in both, so both do the same arithmetic."""
+    torch = pytest.importorskip("torch")
+    from lm.bench.torch_peer import GPT2
+    from lm.model.loss import window_nats
+    from lm.model.pretrained import from_gpt2
+    from lm.model.transformer import bind
+
+    c, model = gpt2.model, GPT2(gpt2.model)
+    names = {
+        "embedding": "wte", "position": "wpe", "norm": "ln_f", "attention_norm": "ln_1", "feedforward_norm": "ln_2",
+        "qkv": "attn.c_attn", "out": "attn.c_proj", "inner": "mlp.c_fc", "outer": "mlp.c_proj", "blocks": "h",
+    }  # fmt: skip
+    theirs = {}
+    for name, value in model.state_dict().items():
+        value = value.numpy()[: c.vocab] if name == "embedding.weight" else value.numpy()
+        flipped = any(part in name for part in ("qkv", "out.", "inner", "outer")) and value.ndim == 2
+        theirs[".".join(names.get(part, part) for part in name.split("."))] = value.T if flipped else value
+    with torch.no_grad():  # padded entries would count in their softmax alone
+        model.embedding.weight.data[c.vocab :] = 0
+    tokens_BT = np.random.default_rng(0).integers(c.vocab, size=(3, c.context + 1))
+    nats_BT, _ = window_nats(bind(c, from_gpt2(theirs, c)), tokens_BT, eot=None, chunk=None, key=None)
+    with torch.no_grad():
+        loss = float(model(torch.tensor(tokens_BT[:, :-1]), torch.tensor(tokens_BT[:, 1:])))
+    padding = np.log(c.V / c.vocab)  # near-uniform logits: the padding's share of their softmax
+    assert loss - float(nats_BT.mean()) == pytest.approx(padding, abs=2e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_transformers_makes_the_tokens_asked_for(gpt2, batch):
+    pytest.importorskip("transformers")
+    from lm.bench.transformers_peer import generator
+
+    made = generator(gpt2.model, batch, TOKENS, PROMPT)(1)
+    assert made.shape == (batch, len(PROMPT) + TOKENS)
+    assert made[:, : len(PROMPT)].tolist() == [PROMPT] * batch
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_llama_makes_the_tokens_asked_for(gpt2, batch, tmp_path, monkeypatch):
+    """The same for each row, all within the vocabulary; its file of weights is gone afterwards."""
+    pytest.importorskip("llama_cpp")
+    pytest.importorskip("gguf")
+    from lm.bench.llama_peer import generator
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run = generator(gpt2.model, batch, TOKENS, PROMPT)
+    made_CB = run(2)
+    assert made_CB.shape == (TOKENS, batch)
+    assert (made_CB == made_CB[:, :1]).all() and (0 <= made_CB).all() and (made_CB < gpt2.model.V).all()
+    assert (run(1) == made_CB).all()
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_peer_takes_part(gpt2):
+    """Compiled ones included, where there is a compiler; their rates and ratios tell the same story."""
+    pytest.importorskip("torch")
+    found = bench.train(gpt2, rounds=2, seconds=0.02)
+    assert [p.name for p in found.peers] + [a.name for a in found.absent] == [
+        "PyTorch, eager",
+        "PyTorch, torch.compile",
+    ]
+    assert found.peers[0].name == "PyTorch, eager"
+    found = bench.decode(gpt2, tokens=TOKENS, rounds=2, seconds=0.02)
+    assert {p.name for p in found.peers} | {a.name for a in found.absent} == {"transformers", "llama.cpp"}
+    for peer in found.peers:
+        assert peer.ratio.low <= peer.ratio.median <= peer.ratio.high
+    assert len(AnyText(50, 16).encode_ordinary("anything")) == 16
