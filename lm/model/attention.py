@@ -7,9 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm.config import ModelConfig
-from lm.model.layers import Linear, Norm, output_scale, rotate
+from lm.model.layers import Linear, Norm, output_scale, project, rotate
 from lm.model.taps import Taps
 
+BLOCKS = 4
+"""Blocks of queries in a long sequence; more skip more of the future, in smaller products."""
+BLOCK = 32
+"""Fewest queries in a block; sequences of up to two such are not worth cutting."""
 MASKED = -1e30
 """Score of a pair that must not attend: its weight and its gradient are exactly zero."""
 
@@ -25,18 +29,16 @@ def visible(queries_BT: jax.Array, keys_BS: jax.Array, window: jax.Array | None,
     return mask_BTS if same_BTS is None else mask_BTS & same_BTS
 
 
-def attend(q_BTNH: jax.Array, parts: list[tuple[jax.Array, jax.Array, jax.Array]], taps: Taps) -> jax.Array:
+def attend(q_BKGTH: jax.Array, parts: list[tuple[jax.Array, jax.Array, jax.Array]], taps: Taps) -> jax.Array:
     """Softmax attention over several stretches of keys at once: the cache and the new tokens.
 
-    parts: (k_BSKH, v_BSKH, mask_BTS) each, masks broadcasting over B. Query head n = (k, g) reads key head k = n // G.
-    Returns the mixture of values, [B, T, N, H]. Scores and softmax are float32.
+    parts: (k_BKSH, v_BKSH, mask_BTS) each, masks broadcasting over B. Query head n = (k, g) reads key head k = n // G.
+    Returns the mixture of values, [B, K, G, T, H]. Scores and softmax are float32.
     """
-    B, T, N, H = q_BTNH.shape
-    K = parts[0][0].shape[2]
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+    B, K, G, T, H = q_BKGTH.shape
     scores_BNTS = jnp.concatenate(
         [
-            jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k, preferred_element_type=jnp.float32).reshape(B, N, T, -1)
+            jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k, preferred_element_type=jnp.float32).reshape(B, K * G, T, -1)
             for k, _, _ in parts
         ],
         axis=-1,
@@ -44,14 +46,27 @@ def attend(q_BTNH: jax.Array, parts: list[tuple[jax.Array, jax.Array, jax.Array]
     scores_BNTS = taps("attention.scores", scores_BNTS * H**-0.5)
     mask_BTS = jnp.concatenate([jnp.broadcast_to(mask, (B, *mask.shape[1:])) for *_, mask in parts], axis=-1)
     weights_BNTS = jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BNTS, MASKED), axis=-1)
-    weights_BNTS = taps("attention.weights", weights_BNTS)
+    weights_BKGTS = taps("attention.weights", weights_BNTS).reshape(B, K, G, T, -1)
 
-    heads_BTKGH, start = 0.0, 0
-    for _, v_BSKH, _ in parts:
-        w = weights_BNTS[..., start : start + v_BSKH.shape[1]].astype(v_BSKH.dtype)
-        heads_BTKGH += jnp.einsum("BKGTS,BSKH->BTKGH", w.reshape(B, K, N // K, T, -1), v_BSKH)
-        start += v_BSKH.shape[1]
-    return taps("attention.heads", heads_BTKGH.reshape(B, T, N, H))
+    heads_BKGTH, start = 0.0, 0
+    for _, v_BKSH, _ in parts:
+        w_BKGTS = weights_BKGTS[..., start : start + v_BKSH.shape[2]].astype(v_BKSH.dtype)
+        heads_BKGTH += jnp.einsum("BKGTS,BKSH->BKGTH", w_BKGTS, v_BKSH)
+        start += v_BKSH.shape[2]
+    return heads_BKGTH
+
+
+def attend_causal(q_BKGTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, mask_BTT: jax.Array, taps: Taps):
+    """`attend` of tokens to each other, by blocks of queries which skip the keys after them: 3/8 less work."""
+    T = q_BKGTH.shape[3]
+    whole = T <= 2 * BLOCK or taps.wants("attention.scores", "attention.weights")  # who looks at scores sees all
+    block = T if whole else max(BLOCK, -(-T // BLOCKS))
+    heads = []
+    for start in range(0, T, block):
+        end = min(start + block, T)
+        seen = (k_BKTH[:, :, :end], v_BKTH[:, :, :end], mask_BTT[:, start:end, :end])
+        heads.append(attend(q_BKGTH[:, :, :, start:end], [seen], taps))
+    return jnp.concatenate(heads, axis=3)
 
 
 @jax.tree_util.register_dataclass
@@ -82,21 +97,36 @@ class Attention(nnx.Module):
         positions_BT: absolute positions, B may be 1. same_BTT: pairs in the same document, or None. The past is only
         read; the caller appends the new keys and values to the cache once all layers are done.
         """
-        B, T, _ = x_BTD.shape
-        q_BTNH = self.query(x_BTD).reshape(B, T, self.c.heads, self.c.H)
-        k_BTKH = self.key(x_BTD).reshape(B, T, self.c.K, self.c.H)
-        v_BTKH = self.value(x_BTD).reshape(B, T, self.c.K, self.c.H)
-        if self.c.qk_norm:
+        c, (B, T, _) = self.c, x_BTD.shape
+        q_BTNH, k_BTKH, v_BTKH = self._project(x_BTD)
+        if c.qk_norm:
             q_BTNH, k_BTKH = self.query_norm(q_BTNH), self.key_norm(k_BTKH)
-        if self.c.positions == "rotary":
-            q_BTNH = rotate(q_BTNH, positions_BT, self.c.rotary_base)
-            k_BTKH = rotate(k_BTKH, positions_BT, self.c.rotary_base)
+        if c.positions == "rotary":
+            q_BTNH = rotate(q_BTNH, positions_BT, c.rotary_base)
+            k_BTKH = rotate(k_BTKH, positions_BT, c.rotary_base)
         q_BTNH = taps("attention.query", q_BTNH)
         k_BTKH = taps("attention.key", k_BTKH)
         v_BTKH = taps("attention.value", v_BTKH)
 
-        parts = [(k_BTKH, v_BTKH, visible(positions_BT, positions_BT, window, same_BTT))]
-        if past is not None:
-            parts.insert(0, (past.k_BSKH, past.v_BSKH, visible(positions_BT, past.positions_BS, window)))
-        heads_BTNH = attend(q_BTNH, parts, taps)
+        q_BKGTH = q_BTNH.reshape(B, T, c.K, -1, c.H).transpose(0, 2, 3, 1, 4)
+        k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+        mask_BTT = visible(positions_BT, positions_BT, window, same_BTT)
+        if past is None:
+            heads_BKGTH = attend_causal(q_BKGTH, k_BKTH, v_BKTH, mask_BTT, taps)
+        else:
+            old = (
+                past.k_BSKH.swapaxes(1, 2),
+                past.v_BSKH.swapaxes(1, 2),
+                visible(positions_BT, past.positions_BS, window),
+            )
+            heads_BKGTH = attend(q_BKGTH, [old, (k_BKTH, v_BKTH, mask_BTT)], taps)
+        heads_BTNH = taps("attention.heads", heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, c.heads, c.H))
         return taps("attention.out", self.out(heads_BTNH.reshape(B, T, -1))), (k_BTKH, v_BTKH)
+
+    def _project(self, x_BTD):
+        """Queries, keys and values, [B, T, heads, H], by one product: three narrow ones would keep a CPU less busy."""
+        c, maps = self.c, (self.query, self.key, self.value)
+        kernel = jnp.concatenate([m.kernel[...] for m in maps], axis=1)
+        bias = jnp.concatenate([m.bias[...] for m in maps]) if c.bias else None
+        y_BTH = project(x_BTD, kernel, bias).reshape(*x_BTD.shape[:2], c.heads + 2 * c.K, c.H)
+        return jnp.split(y_BTH, (c.heads, c.heads + c.K), axis=2)

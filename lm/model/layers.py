@@ -4,6 +4,8 @@ Parameters are float32 and carry `axes`, the glossary's letters, from which weig
 derived. They are cast to the compute dtype where they are used.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -46,13 +48,18 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width), axes=(axis,)) if c.bias and kind == "layernorm" else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.astype(jnp.float32)
-        if self.kind == "layernorm":
-            y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = rms_normalise(y, self.epsilon) * self.scale[...]
-        if self.bias is not None:
-            y = y + self.bias[...]
-        return y.astype(x.dtype)
+        return _norm(x, self.scale[...], None if self.bias is None else self.bias[...], self.kind, self.epsilon)
+
+
+@functools.partial(jax.checkpoint, static_argnums=(3, 4))  # kept for the backward pass: x alone, of six values
+def _norm(x, scale_D, bias_D, kind: str, epsilon: float):
+    y = x.astype(jnp.float32)
+    if kind == "layernorm":
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = rms_normalise(y, epsilon) * scale_D
+    if bias_D is not None:
+        y = y + bias_D
+    return y.astype(x.dtype)
 
 
 def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:

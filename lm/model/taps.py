@@ -57,6 +57,10 @@ class Taps:
             self.values[name] = value
         return value
 
+    def wants(self, *names: str) -> bool:
+        """Whether any of these is read or edited."""
+        return any(name in self.read or name in self.edits for name in names)
+
     def inside(self, layer: jax.Array) -> "Taps":
         """The taps of one block: the scan over layers stacks what they collect."""
         taps = Taps(self.read, self.edits)
