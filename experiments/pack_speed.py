@@ -1,162 +1,204 @@
-"""Is training runs side by side in one program faster than one after another?
+"""Is training runs side by side faster than one after another?
 
-python experiments/pack_speed.py              about 15 minutes on two CPU cores, nothing else running
-python experiments/pack_speed.py --rounds 3 --seconds 0.2 --runs 1 4      a look, 2 minutes
-Times the compiled step alone: P runs of three tiny shapes, one after another and packed (see lm/training/pack.py), and
-alone in as many threads as cores; all make the same number of steps a dispatch. The ways take turns, in an order that
-is reversed every round; printed are medians of steps x runs a second and of the ratio to one after another in the same
-round, with its range.
+python experiments/pack_speed.py --peer       about 15 minutes on two CPU cores, nothing else running
+python experiments/pack_speed.py --quick      a look, about 3 minutes
+Times the compiled steps of P tiny GPT-2s on random tokens, one run after another and in each way of
+lm/training/pack.py. The ways take turns of about a second, every other round in reverse; printed are the medians of
+steps x runs a second and of the speed over one after another in the same round, with its quartiles. --peer, which needs
+PyTorch: also eight learning rates of the first shape as a pack, against eight PyTorch runs one after another.
 Expected: experiments/RESULTS.md; figure experiments/figures/pack_speed.svg.
 """
 
 import argparse
-import dataclasses
-import os
-import statistics
-import time
+import functools
+import importlib.util
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import matplotlib
+
+matplotlib.use("Agg")
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
 import lm
+from lm.bench import Contestant, Timing
 from lm.config import Steps
-from lm.training import pack
+from lm.training.pack import WAYS, make_pack, resolve
 from lm.training.step import hyperparameters, init_state, make_train_steps
 
-SHAPES = {  # layers, D, heads, T, B
-    "1 layer, D=32, T=32, B=8": (1, 32, 2, 32, 8),
-    "2 layers, D=64, T=128, B=32": (2, 64, 4, 128, 32),
-    "4 layers, D=128, T=64, B=12": (4, 128, 4, 64, 12),
+FIGURE = Path(__file__).parent / "figures" / "pack_speed.svg"
+SHAPES = {
+    "2 layers, D=64, T=128, B=32": (dict(layers=2, width=64, heads=2, context=128), 32),
+    "1 layer, D=32, T=32, B=8": (dict(layers=1, width=32, heads=2, context=32), 8),
+    "4 layers, D=128, T=64, B=12": (dict(layers=4, width=128, heads=4, context=64), 12),
 }
+FIRST = next(iter(SHAPES))
+VOCAB = 256
 APART = "one after another"
-THREADS = "threads"
-"""The program of a run alone, called by as many threads as there are cores."""
+PEER_RUNS = 8
 K = 64
+"""Most steps in one dispatch, as in training."""
 STEPS = Steps(total=10_000, warmup=100, decay=0, log_every=K, eval_every=K, checkpoint_every=K)
 
 
-def experiments(shape: tuple[int, ...], runs: int) -> list[lm.Experiment]:
-    """Bytes, AdamW; a seed and a rate each."""
-    layers, width, heads, context, batch = shape
-    model = lm.ModelConfig(layers=layers, width=width, heads=heads, context=context, vocab=257)
-    one = lm.Experiment(model=model, train=lm.TrainConfig(batch=batch))
-    changes = [{"train.seed": seed, "optimizer.learning_rate": 1e-3 * (1 + seed)} for seed in range(runs)]
-    return [lm.replace(one, change) for change in changes]
+def experiments(shape: str, runs: int) -> list[lm.Experiment]:
+    """AdamW; a seed and a learning rate each."""
+    sizes, batch = SHAPES[shape]
+    one = lm.Experiment(
+        model=lm.ModelConfig.gpt2("124M", vocab=VOCAB, **sizes),
+        train=lm.TrainConfig(batch=batch),
+        optimizer=lm.OptimizerConfig(name="adamw"),
+    )
+    rates = np.geomspace(1e-4, 1e-2, runs)
+    return [lm.replace(one, {"train.seed": p, "optimizer.learning_rate": float(rates[p])}) for p in range(runs)]
 
 
-def contestants(shape: tuple[int, ...], runs: int, tokens: jax.Array) -> dict[str, Callable[[int], None]]:
-    """way -> a function that makes n steps of every run and waits for them, already compiled."""
+@functools.cache
+def tokens() -> jax.Array:
+    return jnp.asarray(np.random.default_rng(1).integers(0, VOCAB, 1 << 20).astype(np.uint16))
+
+
+@functools.cache
+def program(shape: str):
+    """The compiled steps of a run alone: seeds and rates are traced."""
+    return make_train_steps(experiments(shape, 1)[0], None, resident=True)
+
+
+def windows(e: lm.Experiment) -> np.ndarray:
+    return np.random.default_rng(e.train.seed).integers(0, 1 << 20, (K, e.train.batch), np.int32)
+
+
+def dispatched(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """run(n) in dispatches of at most K steps, warmed up."""
+
+    def run(n: int) -> None:
+        for done in range(0, n, K):
+            advance(min(K, n - done))
+
+    run(1)
+    return run
+
+
+def one_after_another(shape: str, runs: int) -> Contestant:
+    """n steps of the first run, then of the next."""
     made = experiments(shape, runs)
-    hyper = [hyperparameters(e, STEPS) for e in made]
-    windows = np.random.default_rng(0).integers(0, tokens.size, (runs, K, made[0].train.batch), np.int32)
-    alone = make_train_steps(made[0], None, resident=True)
     states = [init_state(e) for e in made]
+    given = [(hyperparameters(e, STEPS), tokens(), windows(e)) for e in made]
 
-    def make(p: int, n: int) -> None:
-        states[p], report = alone(states[p], hyper[p], tokens, windows[p], n)
-        jax.block_until_ready(report)
-
-    def one_after_another(n: int) -> None:
+    def run(n: int) -> None:
         for p in range(runs):
-            make(p, n)
+            for done in range(0, n, K):
+                states[p], report = program(shape)(states[p], *given[p], min(K, n - done))
+                jax.device_get(report)
 
-    def threads(n: int) -> None:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(make, range(runs), [n] * runs))
-
-    def packed(how: str) -> Callable[[int], None]:
-        program = pack.make_pack_steps(made[0], None, resident=True, runs=runs, how=how)
-        held, stacked = [pack.stack([init_state(e) for e in made])], pack.stack(hyper)
-
-        def together(n: int) -> None:
-            counts = np.full(runs, n, np.int32)
-            held[0], report = program(held[0], stacked, tokens, windows, counts)
-            jax.block_until_ready(report)
-
-        return together
-
-    ways = {APART: one_after_another}
-    if runs > 1:
-        ways |= {how: packed(how) for how in pack.WAYS} | {THREADS: threads}
-    for way in ways.values():
-        way(1)
-    return ways
+    run(1)
+    return Contestant(APART, run)
 
 
-@dataclasses.dataclass(frozen=True)
-class Rates:
-    """Steps x runs a second of each way in each round."""
-
-    runs: int
-    by_way: dict[str, list[float]]
-
-    def ratios(self, way: str) -> list[float]:
-        """To one after another, round by round."""
-        return [a / b for a, b in zip(self.by_way[way], self.by_way[APART], strict=True)]
+def packed(shape: str, runs: int, how: str) -> Contestant:
+    made = experiments(shape, runs)
+    hypers = [hyperparameters(e, STEPS) for e in made]
+    pack = make_pack([init_state(e) for e in made], hypers, made[0], None, resident=True, how=how)
+    places = [windows(e) for e in made]
+    return Contestant(how, dispatched(lambda n: pack.advance(tokens(), places, [n] * runs)))
 
 
-def measure(shape: tuple[int, ...], runs: int, tokens: jax.Array, rounds: int, seconds: float) -> Rates:
-    """Alternating rounds; every way makes about `seconds` of steps, at most K, in each."""
-    ways = contestants(shape, runs, tokens)
-    start = time.perf_counter()
-    ways[APART](4)
-    n = int(np.clip(4 * seconds / (time.perf_counter() - start), 1, K))
-    rates: dict[str, list[float]] = {way: [] for way in ways}
-    for number in range(rounds):
-        for way in list(ways)[:: 1 if number % 2 else -1]:
-            start = time.perf_counter()
-            ways[way](n)
-            rates[way].append(runs * n / (time.perf_counter() - start))
-    return Rates(runs, rates)
+def torch_runs(compiled: bool) -> Contestant:
+    """Eight PyTorch models, one after another."""
+    trainers = [lm.bench.torch_trainer(e, compiled) for e in experiments(FIRST, PEER_RUNS)]
+
+    def run(n: int) -> None:
+        for train in trainers:
+            train(n)
+
+    run(2)  # a second call may compile again
+    return Contestant(f"PyTorch, {'torch.compile' if compiled else 'eager'}", run)
 
 
-def draw(results: dict[str, list[Rates]], file: Path) -> None:
-    """Ratio to one after another against P, a panel a shape; bars are the range over rounds."""
-    figure, panels = plt.subplots(1, len(results), figsize=(4 * len(results), 3.2), sharey=True, squeeze=False)
-    for panel, (shape, measured) in zip(panels[0], results.items(), strict=True):
-        several = [rates for rates in measured if rates.runs > 1]
-        for way in (*pack.WAYS, THREADS):
-            ratios = [rates.ratios(way) for rates in several]
-            middle = np.array([statistics.median(of) for of in ratios])
-            low, high = (np.array([pick(of) for of in ratios]) for pick in (min, max))
-            around = [middle - low, high - middle]
-            panel.errorbar([rates.runs for rates in several], middle, around, marker="o", capsize=2, label=way)
-        panel.axhline(1, color="gray", linewidth=0.8)
-        panel.set(title=shape, xlabel="runs P", xscale="log")
-        panel.set_xticks([rates.runs for rates in several], [str(rates.runs) for rates in several])
-    panels[0][0].set_ylabel("speed / one after another")
-    panels[0][0].legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(file)
+def measure(contestants: list[Contestant], runs: int, what: str, rounds: int, seconds: float) -> list[Timing]:
+    """Time them and print a line each; the first is what the others are compared with."""
+    timings = lm.bench.compare(contestants, seconds, rounds)
+    for timing in timings:
+        ratio = timing.ratio.per(1)
+        print(
+            f"{what:<30}{runs:>4}  {timing.name:<24}{runs / timing.seconds.median:>15.1f}"
+            f"{ratio.median:>8.2f}  {ratio.low:.2f} to {ratio.high:.2f}", flush=True,
+        )  # fmt: skip
+    return timings
+
+
+def draw(measured: dict[str, dict[int, list[Timing]]], peers: list[Timing], path: Path) -> None:
+    """Speed over one after another against P, a panel a shape; and the pack's speed over its peers'."""
+    style = {"font.size": 11, "svg.hashsalt": "lm", "axes.spines.top": False, "axes.spines.right": False}
+    with plt.rc_context(style):
+        count = len(measured) + bool(peers)
+        figure, panels = plt.subplots(1, count, figsize=(3.8 * count, 3.6), squeeze=False, layout="constrained")
+        lines = panels[0][: len(measured)]
+        for panel, (shape, by_runs) in zip(lines, measured.items(), strict=True):
+            several = sorted(runs for runs in by_runs if runs > 1)
+            for way in WAYS:
+                spreads = [next(t for t in by_runs[runs] if t.name == way).ratio.per(1) for runs in several]
+                middle = [s.median for s in spreads]
+                around = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+                panel.errorbar(several, middle, around, marker="o", markersize=5, capsize=2.5, label=way)
+            panel.axhline(1, color="black", linewidth=1, zorder=0)
+            panel.set_title(shape, fontsize=11)
+            panel.set(xlabel="P (runs side by side)", xscale="log")
+            panel.set_xticks(several, [str(runs) for runs in several])
+            panel.minorticks_off()
+            panel.sharey(lines[0])
+        lines[0].set_ylim(bottom=0)
+        lines[0].set_ylabel("speed over one after another\n(median, quartiles)")
+        lines[0].legend(frameon=False)
+        if peers:
+            bars, others = panels[0][-1], peers[1:]
+            spreads = [t.ratio for t in others]
+            around = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+            bars.bar(range(len(others)), [s.median for s in spreads], 0.6, yerr=around, color="C4", capsize=2.5)
+            for place, s in enumerate(spreads):
+                bars.annotate(f"{s.median:.2f}x", (place, s.high), (0, 4), textcoords="offset points", ha="center")
+            bars.axhline(1, color="black", linewidth=1, zorder=0)
+            bars.set_xticks(range(len(others)), [t.name.replace(", ", ",\n") for t in others])
+            bars.set_title(f"{PEER_RUNS} learning rates\n{FIRST}", fontsize=11)
+            bars.set_ylabel("speed of the pack over theirs")
+            bars.margins(y=0.12)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one way in one round")
-    parser.add_argument("--out", default=str(Path(__file__).parent / "figures" / "pack_speed.svg"))
+    parser.add_argument("--runs", type=int, nargs="+", default=[1, 2, 4, 8, 16], metavar="P")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
+    parser.add_argument("--peer", action="store_true", help="also against PyTorch")
+    parser.add_argument("--quick", action="store_true", help="P of 2 and 8, three rounds of short turns")
+    parser.add_argument("--figure", type=Path, default=FIGURE)
     options = parser.parse_args()
+    if options.quick:
+        options.runs, options.rounds, options.seconds = [2, 8], 3, 0.2
+    if options.peer and not importlib.util.find_spec("torch"):
+        parser.error("--peer needs PyTorch: pip install 'lm[bench]'")
 
-    tokens = jnp.asarray(np.random.default_rng(1).integers(0, 257, 1 << 20).astype(np.uint16))
-    print(f"{'shape':<30}{'P':>4}  {'way':<20}{'steps x runs/s':>15}{'ratio':>8}  range")
-    results: dict[str, list[Rates]] = {}
-    for name, shape in SHAPES.items():
-        results[name] = [measure(shape, runs, tokens, options.rounds, options.seconds) for runs in options.runs]
-        for rates in results[name]:
-            for way, speeds in rates.by_way.items():
-                ratios = rates.ratios(way)
-                print(
-                    f"{name:<30}{rates.runs:>4}  {way:<20}{statistics.median(speeds):>15.1f}"
-                    f"{statistics.median(ratios):>8.2f}  {min(ratios):.2f} to {max(ratios):.2f}", flush=True,
-                )  # fmt: skip
-    draw(results, Path(options.out))
-    print(options.out)
+    turns = options.rounds, options.seconds
+    print(f"{'shape':<30}{'P':>4}  {'way':<24}{'steps x runs/s':>15}{'ratio':>8}  quartiles")
+    measured: dict[str, dict[int, list[Timing]]] = {}
+    for shape in SHAPES:
+        measured[shape] = {}
+        for runs in options.runs:
+            ways = [packed(shape, runs, how) for how in WAYS] if runs > 1 else []
+            measured[shape][runs] = measure([one_after_another(shape, runs), *ways], runs, shape, *turns)
+    peers = []
+    if options.peer:
+        pack = packed(FIRST, PEER_RUNS, resolve("auto"))
+        theirs = [torch_runs(compiled=False), torch_runs(compiled=True)]
+        peers = measure([pack, one_after_another(FIRST, PEER_RUNS), *theirs], PEER_RUNS, FIRST, *turns)
+    draw(measured, peers, options.figure)
+    print(options.figure)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,9 @@ class ModelConfig:
     """Blocks written out per iteration of the scan over layers; more is faster to run, slower to compile."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype of matrix products; auto is bfloat16 on accelerators and float32 on CPU."""
+    attention: Literal["auto", "plain", "cudnn"] = "auto"
+    """How whole sequences attend: plain (XLA, by blocks of queries), cudnn (its fused kernel, on NVIDIA GPUs, in
+    bfloat16, without a window or packed documents), or auto: cudnn where it can be and pays."""
 
     def __post_init__(self):
         check_types(self, "model.")

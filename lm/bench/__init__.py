@@ -7,11 +7,14 @@ import importlib
 
 _HOMES = {
     "train": "lm.bench.training.train", "decode": "lm.bench.decoding.decode", "Program": "lm.bench.training.Program",
+    "PackProgram": "lm.bench.training.PackProgram",
     "compare": "lm.bench.rounds.compare", "Contestant": "lm.bench.rounds.Contestant",
     "Spread": "lm.bench.rounds.Spread", "Timing": "lm.bench.rounds.Timing", "Bench": "lm.bench.results.Bench",
     "TrainBench": "lm.bench.results.TrainBench", "DecodeBench": "lm.bench.results.DecodeBench",
     "Peer": "lm.bench.results.Peer", "Absent": "lm.bench.results.Absent",
-    "torch_trainer": "lm.bench.torch_peer.trainer",
+    "torch_trainer": "lm.bench.torch_peer.trainer", "matmul_limits": "lm.bench.machine.matmul_limits",
+    "fastest": "lm.bench.machine.fastest", "peak_flops": "lm.hardware.peak_flops",
+    "AnyText": "lm.bench.decoding.AnyText",
 }  # fmt: skip
 __all__ = list(_HOMES)
 

@@ -20,6 +20,7 @@ from lm.model.transformer import compute_dtype
 from lm.scaling.flops import train_flops
 from lm.training.display import Display
 from lm.training.loop import MOST_STEPS
+from lm.training.pack import make_pack
 from lm.training.step import hyperparameters, init_state, make_train_steps
 
 TOKENS = 1 << 20
@@ -78,16 +79,15 @@ def train(
 
 
 class Program:
-    """The compiled training program and its state; a unit of work is an optimizer step."""
+    """The compiled training program and its state; a unit of work is an optimizer step.
 
-    def __init__(self, e: Experiment):
-        rng = np.random.default_rng(0)
-        n = max(TOKENS, e.model.context + 1)
-        self.tokens = jnp.asarray(rng.integers(e.model.vocab, size=n, dtype=np.uint32))
-        if e.model.vocab <= 1 << 16:
-            self.tokens = self.tokens.astype(jnp.uint16)
-        self.starts = rng.integers(n, size=(MOST_STEPS, e.train.batch), dtype=np.int32)
-        self.hyper = hyperparameters(e, e.steps(n))
+    dispatch: most steps in one call of the program; each call is waited for.
+    """
+
+    def __init__(self, e: Experiment, *, dispatch: int = MOST_STEPS):
+        self.dispatch = dispatch
+        self.tokens, self.starts = _random_data(e, dispatch)
+        self.hyper = hyperparameters(e, e.steps(self.tokens.size))
         state = init_state(e)
         steps = make_train_steps(e, e.model.vocab - 1, resident=True)
         start = time.perf_counter()
@@ -99,9 +99,37 @@ class Program:
         self.run(1)
 
     def run(self, n: int) -> None:
-        """n steps, in dispatches as long as training's own."""
-        for done in range(0, n, MOST_STEPS):
-            count = np.int32(min(MOST_STEPS, n - done))
+        """n steps, in dispatches as long as training's own unless told otherwise."""
+        for done in range(0, n, self.dispatch):
+            count = np.int32(min(self.dispatch, n - done))
             self.state, report = self.compiled(self.state, self.hyper, self.tokens, self.starts, count)
             report = jax.device_get(report)
             require(bool(report["healthy"]), f"training on random tokens diverged at step {report['step']}")
+
+
+class PackProgram:
+    """A pack of runs of one experiment, see lm/training/pack.py; a unit of work is an optimizer step of every run."""
+
+    def __init__(self, e: Experiment, runs: int, *, how: str = "auto", dispatch: int = MOST_STEPS):
+        self.runs, self.dispatch = runs, dispatch
+        self.tokens, starts = _random_data(e, dispatch)
+        self.starts = [starts] * runs
+        hyper = hyperparameters(e, e.steps(self.tokens.size))
+        states = [init_state(e) for _ in range(runs)]
+        self.pack = make_pack(states, [hyper] * runs, e, e.model.vocab - 1, resident=True, how=how)
+        self.run(1)
+
+    def run(self, n: int) -> None:
+        for done in range(0, n, self.dispatch):
+            count = min(self.dispatch, n - done)
+            reports = self.pack.advance(self.tokens, self.starts, [count] * self.runs)
+            require(all(bool(report["healthy"]) for report in reports), "training on random tokens diverged")
+
+
+def _random_data(e: Experiment, steps: int) -> tuple[jax.Array, np.ndarray]:
+    """Tokens on the device, and where the windows of `steps` batches start in them."""
+    rng, n = np.random.default_rng(0), max(TOKENS, e.model.context + 1)
+    tokens = jnp.asarray(rng.integers(e.model.vocab, size=n, dtype=np.uint32))
+    if e.model.vocab <= 1 << 16:
+        tokens = tokens.astype(jnp.uint16)
+    return tokens, rng.integers(n, size=(steps, e.train.batch), dtype=np.int32)

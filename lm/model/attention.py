@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm.config import ModelConfig
+from lm.errors import require
 from lm.model.layers import Linear, Norm, output_scale, project, rotate
 from lm.model.taps import Taps
 
@@ -69,6 +70,33 @@ def attend_causal(q_BKGTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, mask
     return jnp.concatenate(heads, axis=3)
 
 
+# --- cuDNN's fused kernel --------------------------------------------------------------------------------------------
+def fused(asked: str, T: int, obstacle: str | None) -> bool:
+    """Whether T tokens attend to each other by cuDNN: auto does where it can, unless one product would do anyway."""
+    require(asked != "cudnn" or obstacle is None, f"model.attention cudnn: {obstacle}; use auto, or plain")
+    return obstacle is None and (asked == "cudnn" or (asked == "auto" and T > 2 * BLOCK))
+
+
+def obstacle_to_cudnn(capability: float | None, dtype, H: int, *, windowed: bool, packed: bool, tapped: bool):
+    """Why cuDNN's kernel cannot be used, in words; None if it can. capability: see `cuda_capability`."""
+    obstacles = {
+        "it needs an NVIDIA GPU of compute capability 8.0 or more": capability is None or capability < 8,
+        f"it computes in bfloat16 or float16, not {dtype}": str(dtype) not in ("bfloat16", "float16"),
+        f"its heads are at most 128 wide and a multiple of 8, not {H}": H > 128 or H % 8 != 0,
+        "it knows no sliding window here": windowed,
+        "it knows no packed documents here": packed,
+        "it never holds the scores and weights that a tap wants": tapped,
+    }
+    return next((obstacle for obstacle, stands in obstacles.items() if stands), None)
+
+
+def cuda_capability() -> float | None:
+    """Compute capability of the NVIDIA GPU that JAX computes on, 9.0 for an H100; None on anything else."""
+    device = jax.devices()[0]
+    on_cuda = device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
+    return float(device.compute_capability) if on_cuda else None
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Past:
@@ -108,6 +136,10 @@ class Attention(nnx.Module):
         k_BTKH = taps("attention.key", k_BTKH)
         v_BTKH = taps("attention.value", v_BTKH)
 
+        if past is None and self._fused(q_BTNH, window, same_BTT, taps):
+            heads_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, is_causal=True, implementation="cudnn")
+            return self._out(heads_BTNH, taps), (k_BTKH, v_BTKH)
+
         q_BKGTH = q_BTNH.reshape(B, T, c.K, -1, c.H).transpose(0, 2, 3, 1, 4)
         k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
         mask_BTT = visible(positions_BT, positions_BT, window, same_BTT)
@@ -120,8 +152,20 @@ class Attention(nnx.Module):
                 visible(positions_BT, past.positions_BS, window),
             )
             heads_BKGTH = attend(q_BKGTH, [old, (k_BKTH, v_BKTH, mask_BTT)], taps)
-        heads_BTNH = taps("attention.heads", heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, c.heads, c.H))
-        return taps("attention.out", self.out(heads_BTNH.reshape(B, T, -1))), (k_BTKH, v_BTKH)
+        heads_BTNH = heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, c.heads, c.H)
+        return self._out(heads_BTNH, taps), (k_BTKH, v_BTKH)
+
+    def _out(self, heads_BTNH, taps: Taps):
+        heads_BTNH = taps("attention.heads", heads_BTNH)
+        return taps("attention.out", self.out(heads_BTNH.reshape(*heads_BTNH.shape[:2], -1)))
+
+    def _fused(self, q_BTNH, window, same_BTT, taps: Taps) -> bool:
+        tapped = taps.wants("attention.scores", "attention.weights")
+        obstacle = obstacle_to_cudnn(
+            cuda_capability(), q_BTNH.dtype, self.c.H,
+            windowed=window is not None, packed=same_BTT is not None, tapped=tapped,
+        )  # fmt: skip
+        return fused(self.c.attention, q_BTNH.shape[1], obstacle)
 
     def _project(self, x_BTD):
         """Queries, keys and values, [B, T, heads, H], by one product: three narrow ones would keep a CPU less busy."""

@@ -5,13 +5,11 @@ import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lm import settings
 from lm.config import Experiment
@@ -21,10 +19,9 @@ from lm.errors import Diverged, require
 from lm.model.transformer import compute_dtype, parameter_count
 from lm.run import RUNS, Run, exists, open_run
 from lm.scaling.flops import train_flops
-from lm.training import pack
 from lm.training.display import Display
 from lm.training.member import Member
-from lm.training.step import TrainState
+from lm.training.pack import make_pack, resolve
 
 DISPATCH_SECONDS = 0.25
 """How long the device works between two looks of the host: long enough to hide Python, short enough to watch."""
@@ -52,16 +49,16 @@ def train_pack(
     display: Display | None = None,
     how: str = "auto",
 ) -> list[Run]:
-    """Train experiments side by side in one compiled program, or resume them; returns their Runs in order.
+    """Train experiments side by side, or resume them; returns their Runs in order.
 
     They may differ in name, seed and what is traced (settings.PACKABLE), and each is trained as if alone: same
-    directory, same records, same numbers; bit for bit on a CPU with how="map" (see lm.training.pack). The seconds of a
-    run are its share of the pack's, so the runs' sum is the pack's. Those that lag behind are first brought level.
+    directory, same records, same numbers; on a CPU to the bit, but for how="vmap" (see lm.training.pack). The seconds
+    of a run are its share of the pack's, so the runs' sum is the pack's. Those that lag behind are first brought level.
     A run that diverges stops, leaving what it would have left alone; the others go on to the end, then Diverged names
     it. Otherwise as `train`: Ctrl-C and SIGTERM save every run and return early.
     """
     settings.require_packable(experiments)
-    pack.resolve(how)
+    resolve(how)
     with display or Display(quiet=True) as display, _stop_signals() as stop, contextlib.ExitStack() as held:
         data = prepare(experiments[0].data, report=display.stage)
         runs = _open(experiments, data, Path(folder), held)
@@ -133,15 +130,14 @@ class Trainer:
         self.e, self.steps = e, first.steps  # a pack's runs are due at the same steps
         self.alive = list(range(count))
         self.lost: dict[Run, Diverged] = {}
-        self.hyper = pack.stack([member.hyper for member in self.members])
-        self.train_steps = pack.make_pack_steps(e, first.eot, resident=resident, runs=count, how=how)
         self.tokens = jnp.asarray(first.batches.resident_tokens()) if resident else None
         window_bytes = 4 * count * e.train.batch * (e.model.context + 1)
         self.most = MOST_STEPS if resident else max(1, min(MOST_STEPS, STREAMED_BYTES // window_bytes))
         self.rate = 0.0  # steps a second in the last dispatch; unknown at first
         self.compiled = False
         resumed = bool(runs[0].steps())
-        self.state = pack.stack([member.restore() for member in self.members])
+        states, hypers = [member.restore() for member in self.members], [member.hyper for member in self.members]
+        self.pack = make_pack(states, hypers, e, first.eot, resident=resident, how=how)
         self.step = _reached(runs[0])
         self.timer_steps, self.timer = self.step, 0.0
         if resumed:
@@ -150,10 +146,6 @@ class Trainer:
         if fresh:
             display.say(_headline(e, runs))
             self._record(fresh, evaluating=True)
-
-    def run_state(self, p: int) -> TrainState:
-        """The state of one of the runs."""
-        return pack.unstack(self.state, p, len(self.members))
 
     def advance(self) -> None:
         """One dispatch of as many steps as fit before something is due, then whatever is due."""
@@ -191,13 +183,7 @@ class Trainer:
     def _dispatch(self, n: int) -> list[dict]:
         """Make n steps of every run; returns each run's report."""
         windows = [member.windows(self.step, n, self.most) for member in self.members]
-        if len(self.members) == 1:
-            self.state, report = self.train_steps(self.state, self.hyper, self.tokens, windows[0], n)
-            return [jax.device_get(report)]
-        counts = np.array([n if p in self.alive else 0 for p in range(len(windows))], np.int32)
-        self.state, report = self.train_steps(self.state, self.hyper, self.tokens, np.stack(windows), counts)
-        report = jax.device_get(report)
-        return [jax.tree.map(itemgetter(p), report) for p in range(len(windows))]
+        return self.pack.advance(self.tokens, windows, [n * (p in self.alive) for p in range(len(windows))])
 
     def _record(self, which: list[int], evaluating: bool, reports: list[dict] | None = None) -> dict[int, dict]:
         """Write down what these runs are owed at this step; returns each record."""
@@ -205,7 +191,7 @@ class Trainer:
         speed = self.e.batch_tokens * made / self.timer if self.timer else None
 
         def write(p: int) -> dict:
-            params = self.run_state(p).params if evaluating else None
+            params = self.pack.state(p).params if evaluating else None
             return self.members[p].record(self.step, reports and reports[p], speed, params)
 
         records = self._each(which, write)
@@ -219,7 +205,7 @@ class Trainer:
 
     def save(self, val_losses: dict[int, float] | None = None) -> None:
         """Write a checkpoint of every run."""
-        self._each(self.alive, lambda p: self.members[p].save(self.run_state(p), (val_losses or {}).get(p)))
+        self._each(self.alive, lambda p: self.members[p].save(self.pack.state(p), (val_losses or {}).get(p)))
 
     def _each(self, which: list[int], act: Callable[[int], Any]) -> dict[int, Any]:
         """act(p) for each of these runs; one that turns out to have diverged is lost."""

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm import checkpoints, evaluation
@@ -38,7 +39,10 @@ class Member:
         """Time spent on training this run, as far as it is logged."""
 
     def restore(self) -> TrainState:
-        """A fresh state, or the one of the latest checkpoint with the metrics cut back to it."""
+        """A fresh state, or the one of the latest checkpoint with the metrics cut back to it.
+
+        By way of the host: what orbax puts on a device is tied to it, and for such arguments JAX compiles anew.
+        """
         kept = self.run.steps()
         if not kept:
             self.run.forget_after(-1)
@@ -48,7 +52,7 @@ class Member:
         parts = checkpoints.load(self.run.checkpoint_folder, kept[-1], params=abstract.params, training=training)
         self.run.forget_after(kept[-1])
         self.seconds = max((record.get("seconds", 0.0) for record in self.run.metrics()), default=0.0)
-        return TrainState(parts["params"], **parts["training"])
+        return jax.tree.map(jnp.array, jax.device_get(TrainState(parts["params"], **parts["training"])))
 
     def windows(self, step: int, n: int, most: int) -> np.ndarray:
         """What the n steps from `step` read, padded to `most` steps: places on the device, or tokens [K, B, T+1]."""

@@ -1,17 +1,18 @@
-"""Packs: runs that differ in seed and traced numbers, trained side by side in one compiled program over axis P.
+"""Packs: P runs that differ in seed and traced numbers, trained side by side.
 
 Ways to do it, `how`:
-  vmap    every step of all runs at once: for accelerators, which tiny runs leave idle
-  map     all steps of a dispatch for one run, then for the next, so that a run's state stays in the processor's cache;
-          the same arithmetic as a run alone, bit for bit on a CPU
-  groups  two maps over half of the runs each, in one program, independent of each other
-  auto    vmap on accelerators, map on a CPU
-A pack of one is a run alone: its program has no axis P.
+  vmap     one program makes each step of all runs at once: for accelerators, which tiny runs leave idle
+  map      one program makes all steps of a dispatch for one run, then for the next
+  threads  as many threads as cores call the program of a run alone, each for one run after another: JAX lets Python's
+           lock go, and small matrices keep a core busier apart than together. The bits are those of a run alone
+  auto     vmap on accelerators, threads on a CPU
+A pack of one is a run alone, whatever the way.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ import numpy as np
 
 from lm.config import Experiment
 from lm.errors import require
-from lm.training.step import batch_at, make_train_steps, many_steps, no_metrics, train_step
+from lm.training.step import TrainState, batch_at, make_train_steps, many_steps, no_metrics, train_step
+
+WAYS = ("vmap", "map", "threads")
 
 
 def resolve(how: str) -> str:
@@ -27,18 +30,91 @@ def resolve(how: str) -> str:
     require(how in ("auto", *WAYS), f"how {how!r}: one of auto, {', '.join(WAYS)}")
     if how != "auto":
         return how
-    return "map" if jax.default_backend() == "cpu" else "vmap"
+    return "threads" if jax.default_backend() == "cpu" else "vmap"
 
 
-def make_pack_steps(e: Experiment, eot: int | None, *, resident: bool, runs: int, how: str = "auto"):
-    """Compile once: make_train_steps for P runs: all arguments but tokens, and all results, have a leading axis P.
+def make_pack(
+    states: Sequence[TrainState],
+    hypers: Sequence[dict],
+    e: Experiment,
+    eot: int | None,
+    *,
+    resident: bool,
+    how: str = "auto",
+) -> "Apart | Together":
+    """P states, and the way to train them. e: any of the runs; what a pack may differ in is traced."""
+    way = resolve(how)
+    if way == "threads" or len(states) == 1:
+        return Apart(states, hypers, make_train_steps(e, eot, resident=resident))
+    steps = (_vmap if way == "vmap" else _map)(e, eot, resident)
+    return Together(states, hypers, jax.jit(steps, donate_argnums=0))
 
-    n [P]: steps to make, 0 for a run that is done for. One that is not healthy stops, and disturbs no other.
-    e: any of the runs; what a pack may differ in is traced. runs: P; of one, make_train_steps itself.
-    """
-    if runs == 1:
-        return make_train_steps(e, eot, resident=resident)
-    return jax.jit(WAYS[resolve(how)](e, eot, resident), donate_argnums=0)
+
+class Apart:
+    """A state a run, and the program of a run alone."""
+
+    def __init__(self, states: Sequence[TrainState], hypers: Sequence[dict], train_steps):
+        self.states, self.hypers = list(states), hypers
+        self.train_steps, self.compiled = train_steps, None
+
+    def state(self, p: int) -> TrainState:
+        """The state of run p, until the next advance overwrites it."""
+        return self.states[p]
+
+    def advance(self, tokens, windows: Sequence, counts: Sequence[int]) -> list[dict]:
+        """Make counts[p] steps of run p over windows[p]; 0 for a run that is done for. Returns each run's report.
+
+        A run that is not healthy stops, and disturbs no other.
+        """
+        if not self.compiled:  # here, once: several threads could each compile, without this thread's jax.config
+            example = self.states[0], self.hypers[0], tokens, windows[0], counts[0]
+            self.compiled = self.train_steps.lower(*example).compile()
+
+        def alone(p: int) -> dict:
+            made = self.compiled(self.states[p], self.hypers[p], tokens, windows[p], counts[p])
+            self.states[p], report = made
+            return jax.device_get(report)
+
+        if len(self.states) == 1:
+            return [alone(0)]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            return list(threads.map(alone, range(len(self.states))))
+
+
+class Together:
+    """All states as one with a leading axis P, and one program for them. Otherwise as Apart."""
+
+    def __init__(self, states: Sequence[TrainState], hypers: Sequence[dict], pack_steps):
+        self.all, self.hypers, self.pack_steps = _stack(states), _stack(hypers), pack_steps
+
+    def state(self, p: int) -> TrainState:
+        return _take(self.all, p)
+
+    def advance(self, tokens, windows: Sequence, counts: Sequence[int]) -> list[dict]:
+        n = np.array(counts, np.int32)
+        self.all, report = self.pack_steps(self.all, self.hypers, tokens, np.stack(windows), n)
+        report = jax.device_get(report)
+        return [jax.tree.map(itemgetter(p), report) for p in range(len(n))]
+
+
+def _stack(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@jax.jit
+def _take(tree, p):
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, p, keepdims=False), tree)
+
+
+# --- programs: many_steps, all arguments but tokens and all results with a leading axis P ----------------------------
+def _map(e: Experiment, eot: int | None, resident: bool):
+    train_steps = many_steps(e, eot, resident=resident)
+
+    def pack_steps(state, hyper, tokens, windows, n):
+        alone = lambda run: train_steps(run[0], run[1], tokens, *run[2:])  # noqa: E731
+        return jax.lax.map(alone, (state, hyper, windows, n))
+
+    return pack_steps
 
 
 def _vmap(e: Experiment, eot: int | None, resident: bool):
@@ -67,44 +143,3 @@ def _vmap(e: Experiment, eot: int | None, resident: bool):
         return state, report
 
     return pack_steps
-
-
-def _map(e: Experiment, eot: int | None, resident: bool):
-    train_steps = many_steps(e, eot, resident=resident)
-
-    def pack_steps(state, hyper, tokens, windows, n):
-        alone = lambda run: train_steps(run[0], run[1], tokens, *run[2:])  # noqa: E731
-        return jax.lax.map(alone, (state, hyper, windows, n))
-
-    return pack_steps
-
-
-def _groups(e: Experiment, eot: int | None, resident: bool):
-    in_turn = _map(e, eot, resident)
-
-    def pack_steps(state, hyper, tokens, windows, n):
-        half = n.shape[0] // 2
-        halves = [jax.tree.map(itemgetter(of), (state, hyper, windows, n)) for of in (np.s_[:half], np.s_[half:])]
-        made = [in_turn(state, hyper, tokens, windows, n) for state, hyper, windows, n in halves]
-        return jax.tree.map(lambda *of: jnp.concatenate(of), *made)
-
-    return pack_steps
-
-
-WAYS: dict[str, Callable] = {"vmap": _vmap, "map": _map, "groups": _groups}
-
-
-# --- axis P of a tree ------------------------------------------------------------------------------------------------
-def stack(trees: Sequence[Any]) -> Any:
-    """P trees as one with a leading axis P; one tree as it is."""
-    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def unstack(tree: Any, p: int, runs: int) -> Any:
-    """The tree of run p: what `stack` was given."""
-    return tree if runs == 1 else _take(tree, p)
-
-
-@jax.jit
-def _take(tree, p):
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, p, keepdims=False), tree)

@@ -239,7 +239,8 @@ def test_parameters_that_are_not_finite_are_never_saved(corpus, tmp_path, monkey
     advance = loop.Trainer.advance
 
     def overflow(trainer):
-        trainer.state.params["embedding"] = trainer.state.params["embedding"].at[-1, 0].set(np.inf)
+        params = trainer.pack.state(0).params
+        params["embedding"] = params["embedding"].at[-1, 0].set(np.inf)
         advance(trainer)
 
     monkeypatch.setattr(loop.Trainer, "advance", overflow)

@@ -1,7 +1,10 @@
-"""Runs packed in one program equal each run trained alone: bit for bit in turn, up to rounding when batched."""
+"""Runs packed equal each run trained alone: bit for bit in threads and in turn, up to rounding when batched."""
 
 import functools
+import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import jax
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 from test_dispatch import HARD
-from test_resume import StopAt, assert_same_run, everything, logged
+from test_resume import assert_same_run, everything, logged
 
 from lm.data import batches
 from lm.errors import Diverged, UserError
@@ -48,22 +51,42 @@ def alone(corpus, tmp_path_factory):
     return functools.cache(lambda name: train(member(corpus, name), folder=folder))
 
 
+@pytest.fixture
+def quick():
+    """Programs compiled in a fraction of the time, to run slower: the same arithmetic up to rounding."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def cut(corpus, tmp_path_factory) -> Path:
-    """The folder of a pack that was stopped at step 22 or soon after, between two checkpoints. For copying only."""
+    """The folder of a pack that got SIGTERM between two checkpoints, its threads at work. For copying only."""
     folder = tmp_path_factory.mktemp("cut")
+    device_get, sent = jax.device_get, []
+
+    def report_of_a_thread(report):
+        """The first thread that comes to step 22 sends the signal, while others are at work."""
+        report = device_get(report)
+        if threading.current_thread() is not threading.main_thread() and report["step"] >= 22 and not sent:
+            sent.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return report
+
     with pytest.MonkeyPatch.context() as patch:
-        StopAt(patch, [22])
-        train_pack(members(corpus), folder=folder, how="map")
+        patch.setattr(jax, "device_get", report_of_a_thread)
+        train_pack(members(corpus), folder=folder, how="threads")
+    assert sent
     assert [Run(folder / name).steps() for name in MEMBERS] == [Run(folder / "a").steps()] * 3
     assert 22 <= Run(folder / "a").steps()[-1] < 30
     return folder
 
 
 # --- as if alone -----------------------------------------------------------------------------------------------------
-def test_a_pack_in_turn_equals_each_run_alone_bit_for_bit(alone, corpus, tmp_path):
+@pytest.mark.parametrize("how", ["threads", "map"])
+def test_a_pack_equals_each_run_alone_bit_for_bit(alone, corpus, tmp_path, how):
     """Parameters, optimizer, sums and log; seeds, rates, decays, warm-ups, clips and z-losses of their own."""
-    made = train_pack(members(corpus), folder=tmp_path, how="map")
+    made = train_pack(members(corpus), folder=tmp_path, how=how)
     assert [run.name for run in made] == list(MEMBERS)
     for run in made:
         assert_same_run(run, alone(run.name))
@@ -73,14 +96,15 @@ def test_a_pack_in_turn_equals_each_run_alone_bit_for_bit(alone, corpus, tmp_pat
     assert not np.array_equal(seeds[0], seeds[1]) and not np.array_equal(seeds[0], seeds[2])
 
 
-def test_windows_from_the_host_and_halves_in_one_program_change_no_bit(alone, corpus, tmp_path, monkeypatch):
-    """A token file too large for the device, each run with a read-ahead of its own; one run beside two in turn."""
+def test_windows_from_the_host_are_each_runs_own(quick, corpus, tmp_path, monkeypatch):
+    """A token file too large for the device: a read-ahead a run. Adam is enough for that."""
     monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
-    for run in train_pack(members(corpus), folder=tmp_path, how="groups"):
-        assert_same_run(run, alone(run.name))
+    pack = [tiny.experiment(corpus, name=f"seed{seed}", train__seed=seed, train__steps=10) for seed in (0, 1)]
+    for run, e in zip(train_pack(pack, folder=tmp_path / "pack", how="threads"), pack, strict=True):
+        assert_same_run(run, train(e, folder=tmp_path / "alone"))
 
 
-def test_a_batched_pack_equals_each_run_alone_up_to_rounding(corpus, tmp_path):
+def test_a_batched_pack_equals_each_run_alone_up_to_rounding(quick, corpus, tmp_path):
     """Ten steps: products over P add up in another order.
 
     Rounding is 6e-8 and an update about a hundred times smaller than what it is added to: errors of 1e-5 of the way
@@ -115,9 +139,11 @@ def test_the_key_of_dropout_is_that_of_the_seed_itself(corpus):
 
 
 # --- divergence ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("how", ["map", "vmap"])
-def test_a_run_that_diverges_disturbs_no_other(alone, corpus, tmp_path, how):
+@pytest.mark.parametrize("how", ["threads", "vmap"])
+def test_a_run_that_diverges_disturbs_no_other(alone, corpus, tmp_path, how, request):
     """It leaves what it leaves alone; the others go on to their end; then the error names it."""
+    if how == "vmap":
+        request.getfixturevalue("quick")
     wild = member(corpus, "wild", **WILD)
     with pytest.raises(Diverged) as lonely:
         train(wild, folder=tmp_path / "alone")
@@ -128,12 +154,12 @@ def test_a_run_that_diverges_disturbs_no_other(alone, corpus, tmp_path, how):
     for name in "ac":
         run = Run(tmp_path / "pack" / name)
         assert run.steps()[-1] == 60
-        if how == "map":
+        if how == "threads":
             assert_same_run(run, alone(name))
     a, b = Run(tmp_path / "pack" / "wild"), Run(tmp_path / "alone" / "wild")
     assert a.steps() == b.steps() == []
     assert [r["step"] for r in a.metrics()] == [r["step"] for r in b.metrics()]
-    if how == "map":
+    if how == "threads":
         assert logged(a) == logged(b)
         assert str(lonely.value) in str(together.value)
 
@@ -144,7 +170,7 @@ def test_a_pack_that_was_cut_resumes_to_the_same_bits(alone, cut, corpus, tmp_pa
     shutil.copytree(cut, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "b" / "checkpoints" / str(Run(tmp_path / "b").steps()[-1]))
     assert Run(tmp_path / "b").steps() == [15]
-    for run in train_pack(members(corpus), folder=tmp_path, how="map"):
+    for run in train_pack(members(corpus), folder=tmp_path):
         assert_same_run(run, alone(run.name))
 
 
@@ -156,7 +182,7 @@ def test_a_run_of_a_pack_that_was_cut_resumes_alone_to_the_same_bits(alone, cut,
 def test_a_finished_pack_is_left_as_it_is(alone, corpus, tmp_path):
     for name in MEMBERS:
         shutil.copytree(alone(name).path, tmp_path / name)
-    for run in train_pack(members(corpus), folder=tmp_path, how="map"):
+    for run in train_pack(members(corpus), folder=tmp_path):
         assert_same_run(run, alone(run.name))
 
 
@@ -183,7 +209,7 @@ def test_names_that_are_not_distinct_an_empty_pack_and_an_unknown_way_are_refuse
         train_pack([a, tiny.replaced(a, train__seed=1)], folder=tmp_path)
     with pytest.raises(UserError, match="a pack needs at least one experiment"):
         train_pack([], folder=tmp_path)
-    with pytest.raises(UserError, match="how 'pmap': one of auto, vmap, map"):
+    with pytest.raises(UserError, match="how 'pmap': one of auto, vmap, map, threads"):
         train_pack([a], folder=tmp_path, how="pmap")
     assert not list(tmp_path.iterdir())
 
@@ -192,7 +218,5 @@ def test_a_refused_directory_leaves_no_other_behind(alone, corpus, tmp_path):
     """The last of the pack was trained with another seed: the first two get no directory."""
     shutil.copytree(alone("c").path, tmp_path / "c")
     with pytest.raises(UserError, match=r"train\.seed 2, now 5"):
-        train_pack(
-            [member(corpus, "a"), member(corpus, "b"), member(corpus, "c", train__seed=5)], folder=tmp_path, how="map"
-        )
+        train_pack([member(corpus, "a"), member(corpus, "b"), member(corpus, "c", train__seed=5)], folder=tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
