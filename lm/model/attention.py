@@ -33,13 +33,14 @@ def visible(queries_BT: jax.Array, keys_BS: jax.Array, window: jax.Array | None,
 def attend(q_BKGTH: jax.Array, parts: list[tuple[jax.Array, jax.Array, jax.Array]], taps: Taps) -> jax.Array:
     """Softmax attention over several stretches of keys at once: the cache and the new tokens.
 
-    parts: (k_BKSH, v_BKSH, mask_BTS) each, masks broadcasting over B. Query head n = (k, g) reads key head k = n // G.
-    Returns the mixture of values, [B, K, G, T, H]. Scores and softmax are float32.
+    parts: (k_RHS, v_RSH, mask_BTS) each, R = B·K rows of key heads; masks broadcast over B. Query head n = (k, g) reads
+    key head k = n // G. Returns the mixture of values, [B, K, G, T, H]. Scores and softmax are float32.
     """
     B, K, G, T, H = q_BKGTH.shape
+    q_RQH = q_BKGTH.reshape(B * K, G * T, H)  # one batch axis, as the cache has: no operand needs another view
     scores_BNTS = jnp.concatenate(
         [
-            jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k, preferred_element_type=jnp.float32).reshape(B, K * G, T, -1)
+            jnp.einsum("RQH,RHS->RQS", q_RQH, k, preferred_element_type=jnp.float32).reshape(B, K * G, T, -1)
             for k, _, _ in parts
         ],
         axis=-1,
@@ -47,17 +48,17 @@ def attend(q_BKGTH: jax.Array, parts: list[tuple[jax.Array, jax.Array, jax.Array
     scores_BNTS = taps("attention.scores", scores_BNTS * H**-0.5)
     mask_BTS = jnp.concatenate([jnp.broadcast_to(mask, (B, *mask.shape[1:])) for *_, mask in parts], axis=-1)
     weights_BNTS = jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BNTS, MASKED), axis=-1)
-    weights_BKGTS = taps("attention.weights", weights_BNTS).reshape(B, K, G, T, -1)
+    weights_RQS = taps("attention.weights", weights_BNTS).reshape(B * K, G * T, -1)
 
-    heads_BKGTH, start = 0.0, 0
-    for _, v_BKSH, _ in parts:
-        w_BKGTS = weights_BKGTS[..., start : start + v_BKSH.shape[2]].astype(v_BKSH.dtype)
-        heads_BKGTH += jnp.einsum("BKGTS,BKSH->BKGTH", w_BKGTS, v_BKSH)
-        start += v_BKSH.shape[2]
-    return heads_BKGTH
+    heads_RQH, start = 0.0, 0
+    for _, v_RSH, _ in parts:
+        w_RQS = weights_RQS[..., start : start + v_RSH.shape[1]].astype(v_RSH.dtype)
+        heads_RQH += jnp.einsum("RQS,RSH->RQH", w_RQS, v_RSH)
+        start += v_RSH.shape[1]
+    return heads_RQH.reshape(q_BKGTH.shape)
 
 
-def attend_causal(q_BKGTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, mask_BTT: jax.Array, taps: Taps):
+def attend_causal(q_BKGTH: jax.Array, k_RHT: jax.Array, v_RTH: jax.Array, mask_BTT: jax.Array, taps: Taps):
     """`attend` of tokens to each other, by blocks of queries which skip the keys after them: 3/8 less work."""
     T = q_BKGTH.shape[3]
     whole = T <= 2 * BLOCK or taps.wants("attention.scores", "attention.weights")  # who looks at scores sees all
@@ -65,7 +66,7 @@ def attend_causal(q_BKGTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, mask
     heads = []
     for start in range(0, T, block):
         end = min(start + block, T)
-        seen = (k_BKTH[:, :, :end], v_BKTH[:, :, :end], mask_BTT[:, start:end, :end])
+        seen = (k_RHT[..., :end], v_RTH[:, :end], mask_BTT[:, start:end, :end])
         heads.append(attend(q_BKGTH[:, :, :, start:end], [seen], taps))
     return jnp.concatenate(heads, axis=3)
 
@@ -100,10 +101,10 @@ def cuda_capability() -> float | None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Past:
-    """What one layer remembers: k, v [B, S, K, H] and the position of each slot [B, S]."""
+    """What one layer remembers: k [B·K, H, S], v [B·K, S, H] and the position of each slot [B, S]."""
 
-    k_BSKH: jax.Array
-    v_BSKH: jax.Array
+    k_RHS: jax.Array
+    v_RSH: jax.Array
     positions_BS: jax.Array
 
 
@@ -120,7 +121,7 @@ class Attention(nnx.Module):
         self.key_norm = Norm(c, c.H, "H", "rmsnorm") if c.qk_norm else None
 
     def __call__(self, x_BTD, positions_BT, window, same_BTT, past: Past | None, taps: Taps):
-        """Returns what attention adds, [B, T, D], and the new keys and values, [B, T, K, H] each.
+        """Returns what attention adds, [B, T, D], the new keys [B, K, H, T] and values [B, K, T, H].
 
         positions_BT: absolute positions, B may be 1. same_BTT: pairs in the same document, or None. The past is only
         read; the caller appends the new keys and values to the cache once all layers are done.
@@ -136,28 +137,21 @@ class Attention(nnx.Module):
         k_BTKH = taps("attention.key", k_BTKH)
         v_BTKH = taps("attention.value", v_BTKH)
 
+        k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
         if past is None and self._fused(q_BTNH, window, same_BTT, taps):
             heads_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, is_causal=True, implementation="cudnn")
-            return self._out(heads_BTNH, taps), (k_BTKH, v_BTKH)
-
-        q_BKGTH = q_BTNH.reshape(B, T, c.K, -1, c.H).transpose(0, 2, 3, 1, 4)
-        k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
-        mask_BTT = visible(positions_BT, positions_BT, window, same_BTT)
-        if past is None:
-            heads_BKGTH = attend_causal(q_BKGTH, k_BKTH, v_BKTH, mask_BTT, taps)
         else:
-            old = (
-                past.k_BSKH.swapaxes(1, 2),
-                past.v_BSKH.swapaxes(1, 2),
-                visible(positions_BT, past.positions_BS, window),
-            )
-            heads_BKGTH = attend(q_BKGTH, [old, (k_BKTH, v_BKTH, mask_BTT)], taps)
-        heads_BTNH = heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, c.heads, c.H)
-        return self._out(heads_BTNH, taps), (k_BTKH, v_BTKH)
-
-    def _out(self, heads_BTNH, taps: Taps):
+            q_BKGTH = q_BTNH.reshape(B, T, c.K, -1, c.H).transpose(0, 2, 3, 1, 4)
+            mask_BTT = visible(positions_BT, positions_BT, window, same_BTT)
+            new = k_BKHT.reshape(-1, c.H, T), v_BKTH.reshape(-1, T, c.H), mask_BTT
+            if past is None:
+                heads_BKGTH = attend_causal(q_BKGTH, *new, taps)
+            else:
+                old = past.k_RHS, past.v_RSH, visible(positions_BT, past.positions_BS, window)
+                heads_BKGTH = attend(q_BKGTH, [old, new], taps)
+            heads_BTNH = heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, c.heads, c.H)
         heads_BTNH = taps("attention.heads", heads_BTNH)
-        return taps("attention.out", self.out(heads_BTNH.reshape(*heads_BTNH.shape[:2], -1)))
+        return taps("attention.out", self.out(heads_BTNH.reshape(B, T, -1))), (k_BKHT, v_BKTH)
 
     def _fused(self, q_BTNH, window, same_BTT, taps: Taps) -> bool:
         tapped = taps.wants("attention.scores", "attention.weights")
@@ -170,6 +164,8 @@ class Attention(nnx.Module):
     def _project(self, x_BTD):
         """Queries, keys and values, [B, T, heads, H], by one product: three narrow ones would keep a CPU less busy."""
         c, maps = self.c, (self.query, self.key, self.value)
+        if self.query.kernel.ndim == 3:  # laid out for single tokens
+            return [m(x_BTD).reshape(*x_BTD.shape[:2], -1, c.H) for m in maps]
         kernel = jnp.concatenate([m.kernel[...] for m in maps], axis=1)
         bias = jnp.concatenate([m.bias[...] for m in maps]) if c.bias else None
         y_BTH = project(x_BTD, kernel, bias).reshape(*x_BTD.shape[:2], c.heads + 2 * c.K, c.H)

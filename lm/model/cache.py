@@ -18,21 +18,25 @@ FAR = jnp.iinfo(jnp.int32).max
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """k, v: [L, B, S, K, H] in the compute dtype; length: [B] tokens held by each row."""
+    """One array a layer, in the compute dtype: k [B·K, H, S], v [B·K, S, H]. length: [B] tokens held by each row.
 
-    k_LBSKH: jax.Array
-    v_LBSKH: jax.Array
+    Layers are apart, and each lies just as the product with a query reads it, so that decoding updates it in place: any
+    slice, transposition or reshape in between would be a copy of the whole cache, token after token.
+    """
+
+    k_LRHS: tuple[jax.Array, ...]
+    v_LRSH: tuple[jax.Array, ...]
     length_B: jax.Array
 
     @classmethod
     def empty(cls, c: ModelConfig, batch: int, capacity: int, dtype) -> "KVCache":
         """Room for `capacity` tokens in each of `batch` rows."""
-        zeros = lambda: jnp.zeros((c.layers, batch, capacity, c.K, c.H), dtype)  # noqa: E731  (two: both may be donated)
-        return cls(zeros(), zeros(), jnp.zeros(batch, jnp.int32))
+        zeros = lambda *shape: tuple(jnp.zeros((batch * c.K, *shape), dtype) for _ in range(c.layers))  # noqa: E731
+        return cls(zeros(c.H, capacity), zeros(capacity, c.H), jnp.zeros(batch, jnp.int32))
 
     @property
     def capacity(self) -> int:
-        return self.k_LBSKH.shape[2]
+        return self.v_LRSH[0].shape[1]
 
     def slot_positions(self) -> jax.Array:
         """[B, S] absolute position of each slot, FAR where nothing is held."""
@@ -43,13 +47,18 @@ class KVCache:
         """[B, T] positions of the next `count` tokens of each row."""
         return self.length_B[:, None] + jnp.arange(count)
 
-    def append(self, k_LBTKH: jax.Array, v_LBTKH: jax.Array, count_B: jax.Array) -> "KVCache":
-        """Write T new tokens behind each row's last, and count the first `count_B` of them as held.
+    def append(self, k_LBKHT: jax.Array, v_LBKTH: jax.Array, count_B: jax.Array) -> "KVCache":
+        """Write T new tokens behind each row's last, and count the first `count_B` of them as held."""
+        slots_BT = self.next_positions(v_LBKTH.shape[3])
+        B = slots_BT.shape[0]
+        rows_B1 = jnp.arange(B)[:, None]
 
-        One write for all layers, after they have all read the old cache: written layer by layer inside the loop over
-        layers, XLA copies the whole cache for each.
-        """
-        slots_BT = self.next_positions(k_LBTKH.shape[2])
-        rows_B1 = jnp.arange(self.length_B.shape[0])[:, None]
-        write = lambda old, new: old.at[:, rows_B1, slots_BT].set(new.astype(old.dtype), mode="drop")  # noqa: E731
-        return KVCache(write(self.k_LBSKH, k_LBTKH), write(self.v_LBSKH, v_LBTKH), self.length_B + count_B)
+        def write(k_RHS, v_RSH, k_BKHT, v_BKTH):
+            k_BTKH, v_BTKH = k_BKHT.transpose(0, 3, 1, 2), v_BKTH.swapaxes(1, 2)
+            k_BKHS, v_BKSH = (x.reshape(B, -1, *x.shape[1:]) for x in (k_RHS, v_RSH))
+            k_BKHS = k_BKHS.at[rows_B1, :, :, slots_BT].set(k_BTKH.astype(k_RHS.dtype), mode="drop")
+            v_BKSH = v_BKSH.at[rows_B1, :, slots_BT].set(v_BTKH.astype(v_RSH.dtype), mode="drop")
+            return k_BKHS.reshape(k_RHS.shape), v_BKSH.reshape(v_RSH.shape)
+
+        written = [write(*layer) for layer in zip(self.k_LRHS, self.v_LRSH, k_LBKHT, v_LBKTH, strict=True)]
+        return KVCache(*zip(*written, strict=True), self.length_B + count_B)

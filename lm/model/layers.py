@@ -5,6 +5,7 @@ derived. They are cast to the compute dtype where they are used.
 """
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,37 @@ from lm.model.taps import Taps
 
 
 def project(x_BTD: jax.Array, w_DF: jax.Array, b_F: jax.Array | None = None) -> jax.Array:
-    """x @ w + b over flattened tokens: with three axes XLA would copy every weight gradient on a CPU."""
-    y = x_BTD.reshape(-1, x_BTD.shape[-1]) @ w_DF.astype(x_BTD.dtype)
+    """x @ w + b over flattened tokens: with three axes XLA would copy every weight gradient on a CPU.
+
+    w may also be laid out by `for_single_tokens`.
+    """
+    x = x_BTD.reshape(-1, x_BTD.shape[-1])
+    w = w_DF.astype(x.dtype)
+    if w.ndim == 2:
+        y = x @ w
+    else:
+        x_CMD = jnp.broadcast_to(x, (w.shape[0], *x.shape))
+        y_CMF = jax.lax.dot_general(x_CMD, w, (((2,), (2,)), ((0,), (0,))))
+        y = y_CMF.swapaxes(0, 1).reshape(x.shape[0], -1)
     if b_F is not None:
-        y = y + b_F.astype(x_BTD.dtype)
-    return y.reshape(*x_BTD.shape[:-1], w_DF.shape[-1])
+        y = y + b_F.astype(x.dtype)
+    return y.reshape(*x_BTD.shape[:-1], -1)
+
+
+def single_token_parts(rows: int, columns: int) -> int:
+    """Parts to cut a matrix of so many columns into for a product with so many rows.
+
+    On a CPU XLA computes a matrix-vector product on one core, and a batch of them on all.
+    """
+    cores = os.cpu_count() or 1
+    return cores if rows == 1 and columns % cores == 0 and jax.default_backend() == "cpu" else 1
+
+
+def for_single_tokens(w_DF: jax.Array) -> jax.Array:
+    """A matrix as [C, F/C, D]: a product with one vector reads it once, front to back, a part on each core."""
+    D, F = w_DF.shape
+    parts = single_token_parts(1, F)
+    return w_DF.T.reshape(parts, F // parts, D)
 
 
 class Linear(nnx.Module):

@@ -11,7 +11,7 @@ from lm.config import ModelConfig
 from lm.errors import require
 from lm.model.attention import Attention, Past
 from lm.model.cache import KVCache
-from lm.model.layers import FeedForward, Norm, dropout, rms_normalise, sinusoids
+from lm.model.layers import FeedForward, Norm, dropout, project, rms_normalise, single_token_parts, sinusoids
 from lm.model.taps import Taps
 
 UNLIMITED = jnp.iinfo(jnp.int32).max
@@ -55,7 +55,7 @@ class Transformer(nnx.Module):
         self.head = nnx.Param(head, axes=("D", "V")) if not c.tied else None
 
     def __call__(self, tokens_BT, **options):
-        """Logits [B, T, V] in float32, and the new keys and values [L, B, T, K, H] (None unless keep_kv)."""
+        """Logits [B, T, V] in float32; new keys [L, B, K, H, T] and values [L, B, K, T, H], None unless keep_kv."""
         h_BTD, kv = self.hidden(tokens_BT, **options)
         return self.logits(h_BTD, options.get("taps")), kv
 
@@ -68,11 +68,13 @@ class Transformer(nnx.Module):
         keep_kv: bool = False,
         taps: Taps | None = None,
         key: jax.Array | None = None,
+        blocks: list[dict] | None = None,
     ):
         """What the head reads, [B, T, D], and the new keys and values (None unless keep_kv).
 
         segments_BT: document number of each token; attention stays inside, positions restart. cache: what was read
-        before; it is only read here, `cache.append` writes. key: turns dropout on.
+        before; it is only read here, `cache.append` writes. key: turns dropout on. blocks: each layer's parameters, to
+        use instead of the stacked ones; the loop over layers is then written out.
         """
         c, taps = self.c, Taps() if taps is None else taps
         positions_BT, same_BTT = self._places(tokens_BT, segments_BT, cache)
@@ -98,9 +100,19 @@ class Transformer(nnx.Module):
 
         if c.remat:
             layer = jax.checkpoint(layer)
-        old = None if cache is None else (cache.k_LBSKH, cache.v_LBSKH)
-        scanned = (params, windows, jnp.arange(c.layers), old)
-        x_BTD, (kv, values) = jax.lax.scan(layer, x_BTD, scanned, unroll=min(c.unroll, c.layers))
+        old = None if cache is None else (cache.k_LRHS, cache.v_LRSH)
+        if blocks is None:
+            old = None if old is None else tuple(map(jnp.stack, old))
+            scanned = (params, windows, jnp.arange(c.layers), old)
+            x_BTD, (kv, values) = jax.lax.scan(layer, x_BTD, scanned, unroll=min(c.unroll, c.layers))
+        else:
+            made = []
+            for index, params in enumerate(blocks):
+                of_layer = lambda x: None if x is None else x[index]  # noqa: B023, E731
+                past = None if old is None else (old[0][index], old[1][index])
+                x_BTD, out = layer(x_BTD, (params, of_layer(windows), index, past))
+                made.append(out)
+            kv, values = jax.tree.map(lambda *layers: jnp.stack(layers), *made)
         taps.values.update(values)
         return taps("residual.final", self.final_norm(x_BTD)), kv
 
@@ -108,10 +120,11 @@ class Transformer(nnx.Module):
         """[..., V] float32 logits; the padded entries of the vocabulary can never be predicted."""
         c = self.c
         flat = h_BTD.reshape(-1, c.width)
-        if c.tied:
-            logits = jax.lax.dot_general(flat, self.embedding[...].astype(flat.dtype), (((1,), (1,)), ((), ())))
+        if c.tied:  # one row a token: already laid out as for_single_tokens does
+            parts = single_token_parts(flat.shape[0], c.V)
+            logits = project(flat, self.embedding[...].reshape(parts, c.V // parts, c.width))
         else:
-            logits = flat @ self.head[...].astype(flat.dtype)
+            logits = project(flat, self.head[...])
         logits = logits.astype(jnp.float32).reshape(*h_BTD.shape[:-1], c.V)
         if c.logit_softcap is not None:
             logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)

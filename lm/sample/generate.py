@@ -15,7 +15,7 @@ import numpy as np
 from lm.config import ModelConfig
 from lm.errors import require
 from lm.model.cache import KVCache
-from lm.sample.decoding import CHUNK, Decoded, decode, full_logits, prefill
+from lm.sample.decoding import CHUNK, Decoded, decode, full_logits, lay_out, prefill
 from lm.sample.samplers import Sampler
 from lm.sample.text import Continuation
 
@@ -71,10 +71,10 @@ def generate(
     if not rows:
         return []
 
-    capacity = min(_power_of_two(max(row.held for row in rows) + max_tokens), c.context)
+    capacity = min(_room(max(row.held for row in rows) + max_tokens), c.context)
     cache, seen_BV = None, jnp.asarray(_seen(rows, c.V))
     chunk = WATCHED if on_text or stop else CHUNK
-    made = 0
+    laid_out, made = lay_out(c, m.params, single=len(rows) == 1), 0
     while made < max_tokens and not all(row.ended for row in rows):
         if cache is None or any(row.full(capacity) for row in rows):
             cache = _read(c, m.params, rows, capacity)
@@ -82,7 +82,7 @@ def generate(
         steps = min(chunk, room, max_tokens - made)
         result = decode(
             c,
-            m.params,
+            laid_out,
             cache,
             seen_BV,
             np.array([row.window[-1] for row in rows], np.int32),
@@ -199,6 +199,12 @@ def _kept(context: int) -> int:
 def _power_of_two(n: int, least: int = 16) -> int:
     """n rounded up, so that few compiled programs serve all lengths."""
     return max(least, 1 << (n - 1).bit_length())
+
+
+def _room(n: int) -> int:
+    """n rounded up to a power of two or one and a half of it: each token made reads all of the cache."""
+    whole = _power_of_two(n)
+    return 3 * whole // 4 if n <= 3 * whole // 4 else whole
 
 
 def _seen(rows: list[_Row], V: int) -> np.ndarray:

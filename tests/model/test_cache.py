@@ -25,7 +25,7 @@ def model(**changes):
 def littered(c):
     """An empty cache whose unused slots hold junk, which must never be seen."""
     empty = KVCache.empty(c, B, T, jnp.float32)
-    return KVCache(empty.k_LBSKH + 3, empty.v_LBSKH - 50, empty.length_B)
+    return KVCache(tuple(k + 3 for k in empty.k_LRHS), tuple(v - 50 for v in empty.v_LRSH), empty.length_B)
 
 
 @functools.cache
@@ -92,17 +92,20 @@ def test_any_chunks_equal_the_full_pass(rows):
 def test_append_writes_behind_each_row_and_nowhere_else():
     """Rows of 0, 2 and 11 tokens of 12 get three more, of which 3, 1 and 1 count; what has no room is dropped."""
     c = model(kv_heads=2)
-    old_LBSKH = np.random.default_rng(0).normal(size=(c.layers, B, T, c.K, c.H)).astype(np.float32)
-    new_LBTKH = np.random.default_rng(1).normal(size=(c.layers, B, 3, c.K, c.H)).astype(np.float32)
-    cache = KVCache(jnp.array(old_LBSKH), jnp.array(-old_LBSKH), jnp.array([0, 2, 11]))
-    grown = cache.append(new_LBTKH, -new_LBTKH, jnp.array([3, 1, 1]))
+    old_LBKSH = np.random.default_rng(0).normal(size=(c.layers, B, c.K, T, c.H)).astype(np.float32)
+    new_LBKTH = np.random.default_rng(1).normal(size=(c.layers, B, c.K, 3, c.H)).astype(np.float32)
+    flat = lambda x_LBKSH: x_LBKSH.reshape(c.layers, B * c.K, *x_LBKSH.shape[3:])  # noqa: E731
+    turned = lambda x: np.swapaxes(x, -1, -2)  # noqa: E731  (keys lie [H, S])
+    cache = KVCache(tuple(turned(flat(old_LBKSH))), tuple(flat(-old_LBKSH)), jnp.array([0, 2, 11]))
+    cache = jax.tree.map(jnp.asarray, cache)
+    grown = cache.append(turned(new_LBKTH), -new_LBKTH, jnp.array([3, 1, 1]))
 
-    expected_LBSKH = old_LBSKH.copy()
-    expected_LBSKH[:, 0, 0:3] = new_LBTKH[:, 0]
-    expected_LBSKH[:, 1, 2:5] = new_LBTKH[:, 1]
-    expected_LBSKH[:, 2, 11:12] = new_LBTKH[:, 2, :1]
-    np.testing.assert_array_equal(grown.k_LBSKH, expected_LBSKH)
-    np.testing.assert_array_equal(grown.v_LBSKH, -expected_LBSKH)
+    expected_LBKSH = old_LBKSH.copy()
+    expected_LBKSH[:, 0, :, 0:3] = new_LBKTH[:, 0]
+    expected_LBKSH[:, 1, :, 2:5] = new_LBKTH[:, 1]
+    expected_LBKSH[:, 2, :, 11:12] = new_LBKTH[:, 2, :, :1]
+    np.testing.assert_array_equal(grown.k_LRHS, turned(flat(expected_LBKSH)))
+    np.testing.assert_array_equal(grown.v_LRSH, flat(-expected_LBKSH))
     np.testing.assert_array_equal(grown.length_B, [3, 3, 12])
     np.testing.assert_array_equal(grown.slot_positions()[1], [0, 1, 2] + [FAR] * 9)
 

@@ -7,7 +7,7 @@ from sample_cases import little
 
 from lm.model.cache import KVCache
 from lm.model.transformer import bind
-from lm.sample.decoding import full_logits, prefill
+from lm.sample.decoding import full_logits, lay_out, prefill
 from lm.sample.generate import generate, generate_naive
 from lm.sample.samplers import Sampler
 
@@ -68,8 +68,11 @@ def test_prefill_in_chunks_equals_one_prefill_equals_the_full_pass(changes):
     whole = prefill(c, m.params, tokens_BT, length_B, 16)
     np.testing.assert_array_equal(whole.length_B, chunked.length_B)
     for b, n in enumerate(length_B):
-        np.testing.assert_allclose(whole.k_LBSKH[:, b, :n], chunked.k_LBSKH[:, b, :n], atol=1e-4)
-        np.testing.assert_allclose(whole.v_LBSKH[:, b, :n], chunked.v_LBSKH[:, b, :n], atol=1e-4)
+        heads = slice(b * c.K, (b + 1) * c.K)
+        for one, other in zip(whole.k_LRHS, chunked.k_LRHS, strict=True):
+            np.testing.assert_allclose(one[heads, :, :n], other[heads, :, :n], atol=1e-4)
+        for one, other in zip(whole.v_LRSH, chunked.v_LRSH, strict=True):
+            np.testing.assert_allclose(one[heads, :n], other[heads, :n], atol=1e-4)
 
 
 def test_log_probabilities_are_the_models_own_under_any_sampler():
@@ -83,3 +86,20 @@ def test_log_probabilities_are_the_models_own_under_any_sampler():
         logprobs_TV = jax.nn.log_softmax(full_logits(c, m.params, np.array([tokens], np.int32))[0])
         expected = [logprobs_TV[t - 1, tokens[t]] for t in range(len(start), len(tokens))]
         np.testing.assert_allclose(sample.logprobs, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied": True, "bias": True, "kv_heads": 2, "feedforward": 33}])
+@pytest.mark.parametrize("single", [True, False])
+def test_parameters_laid_out_for_decoding_are_the_same_model(changes, single):
+    """Layers apart, matrices cut for the cores and turned over (33 columns cannot be cut in two): the same logits."""
+    m = little(context=16, **changes)
+    c = m.experiment.model
+    tokens_BT = np.random.default_rng(0).integers(0, c.vocab, (1, 1) if single else (3, 1)).astype(np.int32)
+    cache = prefill(c, m.params, np.tile(tokens_BT, (1, 4)), np.full(len(tokens_BT), 4), 16)
+    params, blocks = lay_out(c, m.params, single)
+    assert (jax.tree.leaves(blocks[0]["attention"]["query"]["kernel"])[0].ndim == 3) == single
+
+    plain_BTV, (plain_k, _) = bind(c, m.params)(tokens_BT, cache=cache, keep_kv=True)
+    laid_BTV, (laid_k, _) = bind(c, params)(tokens_BT, cache=cache, keep_kv=True, blocks=blocks)
+    np.testing.assert_allclose(laid_BTV, plain_BTV, atol=1e-5)
+    np.testing.assert_allclose(laid_k, plain_k, atol=1e-5)
