@@ -211,7 +211,7 @@ def utilisation(scale: dict, rounds: int, seconds: float, *, size: str) -> Itera
     timings = lm.bench.compare(contestants, seconds, rounds)
     rates, peak = timings[0].seconds.per(e.batch_tokens), lm.bench.fastest(limits, timings)
     published, known = lm.bench.peak_flops(dtype)
-    peaks = {f"fastest {dtype} matrix product, {peak / 1e12:,.3g} TFLOP/s": peak}
+    peaks = {f"fastest matrix product, {peak / 1e12:,.3g} TFLOP/s": peak}
     if known == "looked up":
         peaks[f"published peak, {published / 1e12:,.0f} TFLOP/s"] = published
     for against, peak in peaks.items():
@@ -316,32 +316,44 @@ SECTIONS = {
 
 # --- the figure ------------------------------------------------------------------------------------------------------
 def draw(rows: list[Row], path: Path) -> None:
-    """Two panels of bars with quartiles: shares of what the machine can do, and ratios of speeds."""
+    """Two panels of bars with quartiles: shares of what the machine can do, and ratios of speeds, from 1 on."""
     panels = {"share": ("of what the machine can do, %", 100), "ratio": ("times as fast", 1)}
     chosen = {kind: [row for row in rows if row.kind == kind] for kind in panels}
     chosen = {kind: of for kind, of in chosen.items() if of}
     style = {"font.size": 11, "svg.hashsalt": "lm", "axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context(style):
         figure, axes = plt.subplots(
-            len(chosen), 1, figsize=(8.4, 1.2 * len(chosen) + 0.62 * sum(map(len, chosen.values()))), squeeze=False,
+            len(chosen), 1, figsize=(8.4, 1.2 * len(chosen) + 0.5 * sum(map(len, chosen.values()))), squeeze=False,
             height_ratios=[len(of) + 1 for of in chosen.values()], layout="constrained",
         )  # fmt: skip
         for panel, (kind, of) in zip(axes[:, 0], chosen.items(), strict=True):
-            label, scale = panels[kind]
+            (label, scale), start = panels[kind], int(kind == "ratio")
             for place, row in enumerate(of):
                 error = [[scale * (row.median - row.low)], [scale * (row.high - row.median)]]
                 colour = "C2" if "published" in row.against else "C0" if kind == "share" else "C1"
-                panel.barh(place, scale * row.median, 0.7, xerr=error, color=colour, alpha=0.8, capsize=2.5)
+                panel.barh(
+                    place, scale * row.median - start, 0.7, start, xerr=error, color=colour, alpha=0.8, capsize=2.5
+                )
                 text = f"{row.median:.0%}" if kind == "share" else f"{row.median:.2f}x"
                 against = row.against.split(":")[0]
-                panel.annotate(f"{text}  {against}", (scale * row.high, place), (6, 0), textcoords="offset points",
-                               va="center", fontsize=9.5, backgroundcolor="white")  # fmt: skip
-            panel.set_yticks(range(len(of)), [row.work.replace(", L=", "\nL=") for row in of])
+                place = max(start, scale * row.high), place
+                panel.annotate(f"{text}  {against}", place, (6, 0), textcoords="offset points", va="center",
+                               fontsize=9.5, backgroundcolor="white")  # fmt: skip
+            panel.set_yticks(
+                range(len(of)), [row.work.replace(", L=", "\nL=").replace(", cuDNN", "\ncuDNN") for row in of]
+            )
             panel.tick_params(axis="y", length=0)
             panel.invert_yaxis()
-            if kind == "ratio":
+            low, high = min(scale * row.low for row in of), max(scale * row.high for row in of)
+            if kind == "share":
+                panel.set_xticks(range(0, 101, 20 if high > 25 else 5))
+                panel.set_xlim(0, 2.6 * high)
+            else:
                 panel.axvline(1, color="black", linewidth=1, zorder=0)
-            panel.set_xlim(0, 2.1 * scale * max(row.high for row in of))
+                panel.set_xscale("log")
+                panel.set_xlim(min(0.8, 0.8 * low), max(2, high) ** 2)
+                panel.xaxis.set_major_formatter("{x:g}")
+                panel.xaxis.set_minor_formatter("")
             panel.set_xlabel(label)
         figure.suptitle(where(rows), fontsize=11)
         path.parent.mkdir(parents=True, exist_ok=True)
