@@ -161,7 +161,9 @@ def draw(measured: dict[str, dict[int, list[Timing]]], peers: list[Timing], path
             for place, s in enumerate(spreads):
                 bars.annotate(f"{s.median:.2f}x", (place, s.high), (0, 4), textcoords="offset points", ha="center")
             bars.axhline(1, color="black", linewidth=1, zorder=0)
-            bars.set_xticks(range(len(others)), [t.name.replace(", ", ",\n") for t in others])
+            bars.set_xticks(
+                range(len(others)), [t.name.replace(", ", ",\n").replace(" after", "\nafter") for t in others]
+            )
             bars.set_title(f"{PEER_RUNS} learning rates\n{FIRST}", fontsize=11)
             bars.set_ylabel("speed of the pack over theirs")
             bars.margins(y=0.12)
