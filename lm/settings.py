@@ -13,8 +13,8 @@ from lm.config import Experiment
 from lm.errors import UserError, nearest, require
 
 FREE = frozenset({
-    "name", "model.remat", "model.unroll", "train.steps", "train.loss_chunk", "train.log_every", "train.eval_every",
-    "train.eval_tokens", "train.checkpoint_every", "train.keep", "train.diverged", "train.trackers",
+    "name", "model.attention", "model.remat", "model.unroll", "train.steps", "train.loss_chunk", "train.log_every",
+    "train.eval_every", "train.eval_tokens", "train.checkpoint_every", "train.keep", "train.diverged", "train.trackers",
 })  # fmt: skip
 """Settings that may change when a run is resumed: they do not decide what is learnt, or only for how long."""
 
