@@ -276,7 +276,7 @@ def test_only_these_settings_may_change_when_a_run_resumes():
     """Names, the run's length, how often to look, and ways of computing the same numbers; nothing that is learnt."""
     names = {"name", "train.steps", "train.keep", "train.diverged", "train.trackers", "train.eval_tokens"}
     names |= {"train.log_every", "train.eval_every", "train.checkpoint_every"}
-    assert names | {"model.remat", "model.unroll", "train.loss_chunk"} == FREE
+    assert names | {"model.attention", "model.remat", "model.unroll", "train.loss_chunk"} == FREE
 
 
 def test_replace_refuses_what_there_is_not():

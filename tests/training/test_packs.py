@@ -54,9 +54,11 @@ def alone(corpus, tmp_path_factory):
 @pytest.fixture
 def quick():
     """Programs compiled in a fraction of the time, to run slower: the same arithmetic up to rounding."""
+    jax.clear_caches()  # no program of this test may serve another, or the other way round: bits are compared there
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
