@@ -108,9 +108,9 @@ class Transformer(nnx.Module):
         else:
             made = []
             for index, params in enumerate(blocks):
-                of_layer = lambda x: None if x is None else x[index]  # noqa: B023, E731
+                window = None if windows is None else windows[index]
                 past = None if old is None else (old[0][index], old[1][index])
-                x_BTD, out = layer(x_BTD, (params, of_layer(windows), index, past))
+                x_BTD, out = layer(x_BTD, (params, window, index, past))
                 made.append(out)
             kv, values = jax.tree.map(lambda *layers: jnp.stack(layers), *made)
         taps.values.update(values)
