@@ -207,6 +207,8 @@ class Model:
     experiment: Experiment
     step: int
     run: Run | None = None
+    kept: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """What was made from the parameters and may serve again, such as their layout for generating."""
 
     @property
     def model(self) -> transformer.Transformer:

@@ -49,6 +49,20 @@ def lay_out(c: ModelConfig, params: dict, single: bool) -> tuple[dict, list[dict
     return params | head, blocks
 
 
+def laid_out(m, single: bool) -> tuple[dict, list[dict]]:
+    """`lay_out` of m's parameters, kept in m: it takes as long as ten tokens or so, and a second copy of their memory.
+
+    Made again for other arrays, and each time for arrays that can change, as NumPy's do.
+    """
+    leaves = jax.tree.leaves(m.params)
+    kept_single, kept_leaves, kept = m.kept.get("laid out", (None, [], None))
+    fixed = all(isinstance(leaf, jax.Array) for leaf in leaves) and len(kept_leaves) == len(leaves)
+    if kept_single != single or not fixed or any(x is not y for x, y in zip(kept_leaves, leaves, strict=True)):
+        kept = lay_out(m.experiment.model, m.params, single)
+        m.kept["laid out"] = single, leaves, kept
+    return kept
+
+
 class Decoded(NamedTuple):
     """What `decode` made, and what it needs to go on; C is CHUNK, of which `steps` are filled."""
 

@@ -5,6 +5,8 @@ tokens for some n, and all there is to find is n. Tokens of equal probability co
 n are kept, and greedy decoding takes the first of equals, as argmax does.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -16,73 +18,88 @@ SHORTLIST = 256
 """The n likeliest are nearly always among this many, and finding those costs a hundredth of sorting 50k (CPU)."""
 
 
-def filtered_logits(logits_BV: jax.Array, settings: Settings, seen_BV: jax.Array) -> jax.Array:
-    """Logits of the distribution that is sampled, [B, V] float32: -inf where a token may not be chosen.
+def sample(keys_B: jax.Array, logits_BV: jax.Array, settings: Settings, seen_BV: jax.Array):
+    """Draw a token for each row, by each row's own key. Returns (token_B, logprob_B).
 
-    logits_BV: the model's, float32. seen_BV: booleans, the tokens already in each row (for the penalty).
+    seen_BV: booleans, the tokens already in each row (for the penalty). logprob_B: nats, what the model itself gave the
+    token: log softmax of the logits as they came, before any rule.
+    """
+
+    def draw(weights_BC, tokens_BC):
+        places_B = jax.vmap(_draw)(keys_B, weights_BC)
+        return jnp.take_along_axis(tokens_BC, places_B[:, None], axis=1)[:, 0]
+
+    token_B = choose(draw, logits_BV, settings, seen_BV)
+    logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)[:, 0]
+    return token_B, logit_B - jax.nn.logsumexp(logits_BV, axis=-1)
+
+
+def choose(among: Callable, logits_BV: jax.Array, settings: Settings, seen_BV: jax.Array) -> jax.Array:
+    """among(weights_BC, tokens_BC): each row's candidates and their probabilities times any factor, 0 where ruled out.
+
     In this order: the repetition penalty (Keskar et al. 2019, section 4.1, but with negative logits multiplied, so that
     it always lowers them); division by the temperature; the top_k likeliest; of these, renormalised, the smallest set
     with probability >= top_p (nucleus: Holtzman et al. 2020); of these, those with at least min_p of the likeliest's
-    probability (Nguyen et al. 2024). At least one token is always left.
+    probability (Nguyen et al. 2024). At least one token is always left. C is the least that settles it: SHORTLIST of
+    the likeliest, or V of them where a rule reaches beyond; or V in the vocabulary's order where no rule is on.
     """
-    V = logits_BV.shape[1]
+    B, V = logits_BV.shape
     penalty = settings.repetition_penalty
     penalised_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
     x_BV = jnp.where(seen_BV, penalised_BV, logits_BV)
     x_BV = jnp.where(logits_BV > PADDING, x_BV, -jnp.inf)
     # Relative to the likeliest before dividing: a small temperature then underflows to -inf, and never overflows.
-    x_BV = (x_BV - x_BV.max(axis=-1, keepdims=True)) / settings.temperature
+    weights_BV = jnp.exp((x_BV - x_BV.max(axis=-1, keepdims=True)) / settings.temperature)
+    total_B1 = weights_BV.sum(axis=-1, keepdims=True)
+    all_tokens_BV = jnp.broadcast_to(jnp.arange(V), (B, V))
 
-    # A list of the likeliest settles it unless a rule reaches beyond its end; then everything is sorted.
-    off = (settings.top_k >= V) & (settings.top_p >= 1) & (settings.min_p <= 0)
-    list_BC = jax.lax.top_k(x_BV, min(V, SHORTLIST))[0]
-    kept_B, inside = _count_kept(list_BC, x_BV, settings)
+    def by_rank():
+        list_BC, tokens_BC = jax.lax.top_k(x_BV, min(V, SHORTLIST))
+        list_BC = jnp.take_along_axis(weights_BV, tokens_BC, axis=1)
+        kept_B, enough = _count_kept(list_BC, total_B1, V, settings)
+        return jax.lax.cond(enough, lambda: among(_first(kept_B, list_BC), tokens_BC), by_sorting)
 
     def by_sorting():
-        sorted_BV = -jnp.sort(-x_BV)
-        kept_B, _ = _count_kept(sorted_BV, x_BV, settings)
-        return kept_B, _last_kept(sorted_BV, kept_B)
+        _, tokens_BV = jax.lax.sort((-x_BV, all_tokens_BV), num_keys=2)
+        sorted_BV = jnp.take_along_axis(weights_BV, tokens_BV, axis=1)
+        kept_B, _ = _count_kept(sorted_BV, total_B1, V, settings)
+        return among(_first(kept_B, sorted_BV), tokens_BV)
 
-    def by_list():
-        n_B = jnp.where(off, V, kept_B)
-        return n_B, jnp.where(off, -jnp.inf, _last_kept(list_BC, kept_B))
-
-    n_B, least_B = jax.lax.cond(off | inside, by_list, by_sorting)
-    return _keep(x_BV, n_B, least_B)
+    off = (settings.top_k >= V) & (settings.top_p >= 1) & (settings.min_p <= 0)
+    return jax.lax.cond(off, lambda: among(weights_BV, all_tokens_BV), by_rank)
 
 
-def _count_kept(sorted_BC, x_BV, settings: Settings):
-    """How many of the likeliest survive, [B], from the C likeliest; and whether C were enough to tell."""
-    C, V = sorted_BC.shape[1], x_BV.shape[1]
-    p_BC = jnp.exp(sorted_BC)  # relative to the likeliest, whose logit is 0
+def _count_kept(sorted_BC, total_B1, V: int, settings: Settings):
+    """How many of the likeliest survive, [B], by the weights of the C likeliest; and whether C were enough to tell."""
+    C = sorted_BC.shape[1]
     in_top_k_C = jnp.arange(C) < settings.top_k
-    mass_BC = jnp.cumsum(jnp.where(in_top_k_C, p_BC, 0), axis=-1)
-    total_B1 = jnp.where(settings.top_k <= C, mass_BC[:, -1:], jnp.exp(x_BV).sum(axis=-1, keepdims=True))
+    mass_BC = jnp.cumsum(jnp.where(in_top_k_C, sorted_BC, 0), axis=-1)
+    total_B1 = jnp.where(settings.top_k <= C, mass_BC[:, -1:], total_B1)
     likelier_BC = jnp.pad(mass_BC[:, :-1], ((0, 0), (1, 0)))  # mass before each: short of top_p, one more is needed
     in_nucleus_BC = (likelier_BC < settings.top_p * total_B1) | (settings.top_p >= 1)
-    n_B = jnp.sum(in_top_k_C & in_nucleus_BC & (p_BC >= settings.min_p), axis=-1)
+    n_B = jnp.sum(in_top_k_C & in_nucleus_BC & (sorted_BC >= settings.min_p), axis=-1)
     ends_inside = (settings.top_k <= C) | (settings.top_k >= V) & jnp.all(n_B < C)
     return jnp.maximum(n_B, 1), ends_inside | (C == V)
 
 
-def _last_kept(sorted_BC, n_B):
-    return jnp.take_along_axis(sorted_BC, n_B[:, None] - 1, axis=1)[:, 0]
+def _first(n_B, sorted_BC):
+    return jnp.where(jnp.arange(sorted_BC.shape[1]) < n_B[:, None], sorted_BC, 0)
 
 
-def _keep(x_BV, n_B, least_B):
-    """Exactly the n likeliest, the least of them being `least_B`; -inf elsewhere."""
-    above_BV = x_BV > least_B[:, None]
-    equal_BV = x_BV == least_B[:, None]
-    places_B1 = (n_B - above_BV.sum(axis=-1))[:, None]  # left for those equal to the least
-    return jnp.where(above_BV | equal_BV & (jnp.cumsum(equal_BV, axis=-1) <= places_B1), x_BV, -jnp.inf)
+def _draw(key, weights_C):
+    """A place in weights_C with probability proportional to its weight.
 
-
-def sample(keys_B: jax.Array, logits_BV: jax.Array, settings: Settings, seen_BV: jax.Array):
-    """Draw a token for each row, by each row's own key. Returns (token_B, logprob_B).
-
-    logprob_B: nats, what the model itself gave the token: log softmax of the logits as they came, before any rule.
+    By two uniform numbers, one for a block of SHORTLIST places and one inside it: far cheaper than a number for each
+    place, and a single one's 2^-23 steps would be coarse for the rare tokens among 50k. Trailing zeros change nothing.
     """
-    chosen_BV = filtered_logits(logits_BV, settings, seen_BV)
-    token_B = jax.vmap(jax.random.categorical)(keys_B, chosen_BV)
-    logprob_BV = jax.nn.log_softmax(logits_BV, axis=-1)
-    return token_B, jnp.take_along_axis(logprob_BV, token_B[:, None], axis=1)[:, 0]
+    weights_GC = jnp.pad(weights_C, (0, -len(weights_C) % SHORTLIST)).reshape(-1, SHORTLIST)
+    u, v = jax.random.uniform(key, (2,))
+    block = _invert(u, weights_GC.sum(axis=1))
+    return block * SHORTLIST + _invert(v, weights_GC[block])
+
+
+def _invert(u, weights_C):
+    """The place where the cumulative sum of the weights passes the fraction u of it, never one of weight 0."""
+    mass_C = jnp.cumsum(weights_C)
+    passed = jnp.sum(mass_C <= u * mass_C[-1])
+    return jnp.minimum(passed, jnp.sum(mass_C < mass_C[-1]))  # u * mass may round up to all of it

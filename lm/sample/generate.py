@@ -15,7 +15,7 @@ import numpy as np
 from lm.config import ModelConfig
 from lm.errors import require
 from lm.model.cache import KVCache
-from lm.sample.decoding import CHUNK, Decoded, decode, full_logits, lay_out, prefill
+from lm.sample.decoding import CHUNK, Decoded, decode, full_logits, laid_out, prefill
 from lm.sample.samplers import Sampler
 from lm.sample.text import Continuation
 
@@ -74,7 +74,7 @@ def generate(
     capacity = min(_room(max(row.held for row in rows) + max_tokens), c.context)
     cache, seen_BV = None, jnp.asarray(_seen(rows, c.V))
     chunk = WATCHED if on_text or stop else CHUNK
-    laid_out, made = lay_out(c, m.params, single=len(rows) == 1), 0
+    parameters, made = laid_out(m, single=len(rows) == 1), 0
     while made < max_tokens and not all(row.ended for row in rows):
         if cache is None or any(row.full(capacity) for row in rows):
             cache = _read(c, m.params, rows, capacity)
@@ -82,7 +82,7 @@ def generate(
         steps = min(chunk, room, max_tokens - made)
         result = decode(
             c,
-            laid_out,
+            parameters,
             cache,
             seen_BV,
             np.array([row.window[-1] for row in rows], np.int32),
@@ -202,9 +202,9 @@ def _power_of_two(n: int, least: int = 16) -> int:
 
 
 def _room(n: int) -> int:
-    """n rounded up to a power of two or one and a half of it: each token made reads all of the cache."""
-    whole = _power_of_two(n)
-    return 3 * whole // 4 if n <= 3 * whole // 4 else whole
+    """n rounded up by less than a quarter: each token made reads all of the cache, each size compiles a program."""
+    step = _power_of_two(n) // 8
+    return -(-n // step) * step
 
 
 def _seen(rows: list[_Row], V: int) -> np.ndarray:

@@ -27,11 +27,12 @@ class Letters(CharTokenizer):
 
 @dataclasses.dataclass(frozen=True)
 class Little:
-    """The three things `generate` uses."""
+    """What `generate` uses of a model."""
 
     experiment: SimpleNamespace
     params: dict
     tokenizer: CharTokenizer | ByteTokenizer
+    kept: dict = dataclasses.field(default_factory=dict)
 
 
 def little(tokenizer=None, **changes) -> Little:

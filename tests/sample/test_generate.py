@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from sample_cases import ALPHABET, Letters, little
 
@@ -42,6 +44,21 @@ def _alike(a: Sample, b: Sample) -> bool:
     """Equal but for rounding: products over more rows may add in another order."""
     logprobs = pytest.approx(b.logprobs, abs=1e-4)
     return dataclasses.replace(a, logprobs=[]) == dataclasses.replace(b, logprobs=[]) and a.logprobs == logprobs
+
+
+@pytest.mark.parametrize("array", [jnp.array, np.array])
+def test_parameters_changed_in_place_are_used_at_once(array):
+    """The layout made for one call serves no other parameters, be the tree changed or a NumPy array's contents."""
+    m = little()
+    m.params["head"] = array(m.params["head"])
+    before = generate(m, ["Cheese"], Sampler(temperature=0), max_tokens=12)
+    if array is np.array:
+        m.params["head"] *= -1
+    else:
+        m.params["head"] = -m.params["head"]
+    fresh = dataclasses.replace(m, kept={})
+    after = generate(m, ["Cheese"], Sampler(temperature=0), max_tokens=12)
+    assert before != after == generate(fresh, ["Cheese"], Sampler(temperature=0), max_tokens=12)
 
 
 def test_the_seed_and_the_row_decide():

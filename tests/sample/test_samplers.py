@@ -45,7 +45,11 @@ def reference(logits_V, sampler: Sampler, seen: set[int] = frozenset()) -> np.nd
 
 @jax.jit
 def _probabilities(logits_BV, numbers, seen_BV):
-    return jax.nn.softmax(filters.filtered_logits(logits_BV, numbers, seen_BV), axis=-1)
+    def spread(weights_BC, tokens_BC):
+        rows_B1 = jnp.arange(len(logits_BV))[:, None]
+        return jnp.zeros_like(logits_BV).at[rows_B1, tokens_BC].add(weights_BC / weights_BC.sum(axis=1, keepdims=True))
+
+    return filters.choose(spread, logits_BV, numbers, seen_BV)
 
 
 def ours(logits_V, sampler: Sampler, seen: set[int] = frozenset()) -> np.ndarray:
@@ -138,6 +142,32 @@ def test_frequencies_match_the_probabilities():
     critical = {5: 20.5, 6: 22.5, 7: 24.3}[kept.sum() - 1]
     assert ((counts - expected)[kept] ** 2 / expected[kept]).sum() < critical
     np.testing.assert_allclose(logprobs, jax.nn.log_softmax(logits_V)[tokens], atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", [Sampler(), Sampler(top_p=0.999)])
+def test_frequencies_over_blocks_of_the_vocabulary(sampler):
+    """600 tokens are three blocks to draw from: counts of 30 groups of tokens follow the probabilities."""
+    logits_V = np.float32(np.random.default_rng(0).normal(size=600))
+    n = 20_000
+    logits_BV, seen_BV = jnp.broadcast_to(jnp.array(logits_V), (n, 600)), jnp.zeros((n, 600), bool)
+    draw = jax.jit(lambda keys, x: filters.sample(keys, x, sampler.settings(), seen_BV)[0])
+    counts = np.bincount(draw(jax.random.split(jax.random.key(1), n), logits_BV), minlength=600)
+    expected = n * reference(logits_V, sampler)
+    assert counts[expected == 0].sum() == 0
+    groups = np.array_split(np.random.default_rng(1).permutation(600), 30)
+    chi = sum((counts[g].sum() - expected[g].sum()) ** 2 / expected[g].sum() for g in groups)
+    assert chi < 58.3  # 99.9% point for 29 degrees of freedom
+
+
+def test_a_row_is_drawn_the_same_beside_one_that_needs_everything_sorted():
+    rng = np.random.default_rng(0)
+    peaked_V, flat_V = np.float32(rng.normal(size=400) * 6), np.float32(rng.normal(size=400) * 0.01)
+    sampler = Sampler(top_p=0.9).settings()
+    sample = jax.jit(lambda keys, x: filters.sample(keys, x, sampler, jnp.zeros(x.shape, bool))[0])
+    for seed in range(20):
+        keys = jax.random.split(jax.random.key(seed), 2)
+        alone, beside = sample(keys, np.stack([peaked_V, peaked_V])), sample(keys, np.stack([peaked_V, flat_V]))
+        assert alone[0] == beside[0]
 
 
 def test_the_padded_vocabulary_is_never_sampled():
