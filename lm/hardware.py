@@ -29,7 +29,7 @@ def peak_flops(dtype: str) -> tuple[float, str]:
     return measure_matmul(dtype), "measured"
 
 
-def measure_matmul(dtype: str, size: int | None = None, seconds: float = 0.3) -> float:
+def measure_matmul(dtype: str, size: int | None = None, seconds: float = 0.1) -> float:
     """FLOP/s of the fastest of several square matrix products made within about `seconds`."""
     size = size or (1024 if jax.default_backend() == "cpu" else 8192)
     a = jnp.ones((size, size), dtype)
