@@ -1,6 +1,10 @@
-"""Checkpoints of a run, kept by orbax: atomic, one folder a step, parameters apart from what only training needs."""
+"""Checkpoints of a run, kept by orbax: atomic, one folder a step, parameters apart from what only training needs.
+
+Orbax is imported by the first save or load: the first step, or finding a run's checkpoints, should not wait for it.
+"""
 
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -12,11 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
 from lm.errors import UserError, require
-
-policies = ocp.training.preservation_policies
 
 
 def steps(folder: Path) -> list[int]:
@@ -31,6 +32,8 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
 
     Raises UserError where a file is missing or damaged or the shapes differ: nothing is ever filled in silently.
     """
+    from orbax.checkpoint import v1 as ocp
+
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)  # noqa: E731
     with _quiet():
@@ -77,14 +80,21 @@ class Checkpoints:
     """Writes checkpoints: keeps the latest `keep` and the best by validation loss."""
 
     def __init__(self, folder: Path, keep: int):
-        self.folder = folder.resolve()  # orbax writes to absolute paths only
+        self.folder, self.keep = folder.resolve(), keep  # orbax writes to absolute paths only
         for step in steps(folder):
             _require_metrics(folder, step)
-        latest = policies.LatestN(keep)
+
+    @functools.cached_property
+    def writer(self):
+        """Orbax's own; it also removes what unfinished saves left behind."""
+        from orbax.checkpoint import v1 as ocp
+
+        policies = ocp.training.preservation_policies
+        latest = policies.LatestN(self.keep)
         best = policies.BestN(
             get_metric_fn=lambda metrics: -metrics["val_loss"], n=1, keep_checkpoints_without_metrics=False
         )
-        self.writer = ocp.training.Checkpointer(
+        return ocp.training.Checkpointer(
             self.folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy([latest, best]),
@@ -95,7 +105,7 @@ class Checkpoints:
         """Write the parts, whole or not at all, before returning: training goes on to overwrite their memory."""
         if step in steps(self.folder):
             return
-        free = shutil.disk_usage(self.folder).free
+        free = shutil.disk_usage(self.folder.parent).free
         need = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(parts))
         where = f"step {step} was not saved to {self.folder}"
         require(free > need, f"{where}: {free / 1e6:.2f} MB free, {need / 1e6:.2f} MB needed; free some and resume")
@@ -108,5 +118,7 @@ class Checkpoints:
             raise UserError(f"{where}: {reason[:200]}; earlier checkpoints are whole, resume when mended") from error
 
     def close(self) -> None:
+        if "writer" not in vars(self):  # nothing was saved
+            return
         with contextlib.suppress(OSError, ValueError, RuntimeError):  # a failed save again, which was told by `save`
             self.writer.close()

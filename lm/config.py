@@ -287,7 +287,7 @@ class TrainConfig:
     log_every: Duration = 20
     """Between lines of metrics.jsonl."""
     eval_every: Duration = "10%"
-    """Between evaluations on the fixed validation set."""
+    """Between evaluations on the fixed validation set, the first before any step; "100%" evaluates the end alone."""
     eval_tokens: int = 131_072
     """Validation tokens scored each time, the same every time."""
     checkpoint_every: Duration = "20%"

@@ -188,7 +188,7 @@ def _versions() -> dict[str, str]:
 
 def _git_commit() -> str | None:
     """The commit of the code that ran, with + when the tree differs from it; None outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]  # killed, it leaves no lock behind
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
         status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)

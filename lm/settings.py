@@ -35,10 +35,10 @@ def from_dict(values: dict[str, Any], kind: type = Experiment, prefix: str = "")
     require(isinstance(values, dict), f"{prefix.rstrip('.') or 'experiment'}: expected settings, got {values!r}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
-    for key in values:
-        require(key in fields, f"{prefix}{key}: no such setting{nearest(prefix + key, settings())}")
     made = {}
     for key, value in values.items():
+        if key not in fields:
+            raise UserError(f"{prefix}{key}: no such setting{nearest(prefix + key, settings())}")
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
             made[key] = from_dict(value, hint, f"{prefix}{key}.")
@@ -65,7 +65,8 @@ def replace(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
     values = to_dict(experiment)
     known = flatten(values)
     for key, value in changes.items():
-        require(key in known, f"{key}: no such setting{nearest(key, known)}")
+        if key not in known:
+            raise UserError(f"{key}: no such setting{nearest(key, known)}")
         *parents, leaf = key.split(".")
         node = values
         for parent in parents:

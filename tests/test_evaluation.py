@@ -173,8 +173,10 @@ def test_the_logged_validation_loss_is_the_score_of_the_whole_split(corpus, tmp_
     """With eval_tokens covering it; computed again from the checkpoint and the corpus alone."""
     from lm.training.loop import train
 
-    run = train(tiny.experiment(corpus, train__steps=15, train__eval_tokens=10**6), folder=tmp_path)
+    once = tiny.experiment(corpus, train__steps=15, train__eval_tokens=10**6, train__eval_every="100%")
+    run = train(once, folder=tmp_path)
     score, logged = evaluate_validation(load(run)), run.metrics()[-1]
+    assert [record["step"] for record in run.metrics() if "val_loss" in record] == [15], "the end alone"
     assert logged["val_loss"] == pytest.approx(score.loss, rel=1e-6)
     assert logged["val_bits_per_byte"] == pytest.approx(score.bits_per_byte, rel=1e-6)
     held_out = corpus.read_text()[-(score.bytes + 1) :]

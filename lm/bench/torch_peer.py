@@ -15,15 +15,15 @@ TOKENS = 1 << 20
 
 
 class Block(nn.Module):
-    """Attention and feed-forward layer, each behind a LayerNorm, all with biases."""
+    """Attention and feed-forward layer, each behind a LayerNorm."""
 
     def __init__(self, c: ModelConfig):
         super().__init__()
-        D = c.width
+        D, bias = c.width, c.bias
         self.heads = c.heads
-        self.attention_norm, self.feedforward_norm = nn.LayerNorm(D), nn.LayerNorm(D)
-        self.qkv, self.out = nn.Linear(D, 3 * D), nn.Linear(D, D)
-        self.inner, self.outer = nn.Linear(D, 4 * D), nn.Linear(4 * D, D)
+        self.attention_norm, self.feedforward_norm = nn.LayerNorm(D, bias=bias), nn.LayerNorm(D, bias=bias)
+        self.qkv, self.out = nn.Linear(D, 3 * D, bias), nn.Linear(D, D, bias)
+        self.inner, self.outer = nn.Linear(D, 4 * D, bias), nn.Linear(4 * D, D, bias)
 
     def forward(self, x_BTD):
         B, T, D = x_BTD.shape
@@ -41,7 +41,7 @@ class GPT2(nn.Module):
         super().__init__()
         self.embedding, self.position = nn.Embedding(c.V, c.width), nn.Embedding(c.context, c.width)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
-        self.norm = nn.LayerNorm(c.width)
+        self.norm = nn.LayerNorm(c.width, bias=c.bias)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.02)

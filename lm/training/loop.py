@@ -149,7 +149,8 @@ class Trainer:
         fresh = [p for p, run in enumerate(runs) if self.step == 0 and not run.metrics()]
         if fresh:
             display.say(_headline(e, runs))
-            self._record(fresh, evaluating=True)
+            if self.steps.eval_every < self.steps.total:  # else the end alone is evaluated
+                self._record(fresh, evaluating=True)
 
     def advance(self) -> None:
         """One dispatch of as many steps as fit before something is due, then whatever is due."""

@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lm.config import Experiment, Steps
@@ -44,16 +46,18 @@ def hyperparameters(e: Experiment, steps: Steps) -> dict:
         learning_rate=o.learning_rate, matrix_learning_rate=o.matrix_learning_rate, weight_decay=o.weight_decay,
         clip=jnp.inf if o.clip is None else o.clip, z_loss=e.train.z_loss, final=e.schedule.final,
         total=steps.total, warmup=steps.warmup, decay=steps.decay,
-        loss_limit=e.train.diverged * jnp.log(e.model.vocab),
+        loss_limit=e.train.diverged * math.log(e.model.vocab),
     )  # fmt: skip
-    hyper = {name: jnp.float32(value) for name, value in values.items()}
-    return hyper | {"log_every": jnp.int32(steps.log_every), "seed": jnp.uint32(e.train.seed % 2**32)}
+    hyper = {name: np.float32(value) for name, value in values.items()}
+    hyper |= {"log_every": np.int32(steps.log_every), "seed": np.uint32(e.train.seed % 2**32)}
+    return jax.tree.map(jnp.asarray, hyper)
 
 
 def init_state(e: Experiment) -> TrainState:
     """A fresh state: the same for the same experiment anywhere."""
     params = transformer.init(e.model, e.train.seed)
-    return TrainState(params, optimizer_of(e).init(params), jnp.int32(0), _no_sums())
+    optimizer = jax.jit(optimizer_of(e).init)(params)  # one program: leaf by leaf it would be a dozen
+    return TrainState(params, optimizer, jnp.int32(0), _no_sums())
 
 
 def optimizer_of(e: Experiment) -> optax.GradientTransformation:

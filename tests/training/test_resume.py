@@ -108,11 +108,11 @@ def test_stopping_before_the_first_step_tells_the_story_once(corpus, tmp_path):
             if "parameters" in text:  # the headline
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    e = tiny.experiment(corpus, train__steps=7)
+    e = tiny.experiment(corpus, train__steps=7, train__eval_every=4)
     run = train(e, folder=tmp_path, display=Impatient(quiet=True))
     assert run.steps() == [0]
     run = train(e, folder=tmp_path)
-    assert [record["step"] for record in run.metrics()] == [0, 7]
+    assert [record["step"] for record in run.metrics()] == [0, 4, 7]
 
 
 def test_the_logged_loss_is_the_mean_since_the_last_log_point(whole):
