@@ -30,9 +30,9 @@ def test_training_rates_belong_together(gpt2, tmp_path):
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 130])
 def test_a_turn_makes_as_many_steps_as_it_says(gpt2, n, program):
     """However they fall into dispatches."""
-    before = int(program.state.step)
+    before = int(program.pack.state(0).step)
     program.run(n)
-    assert int(program.state.step) == before + n
+    assert int(program.pack.state(0).step) == before + n
 
 
 @pytest.fixture(scope="module")
