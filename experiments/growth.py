@@ -1,4 +1,4 @@
-"""How do the time and memory of training, and the time of a generated token, grow with the model, its context and batch?
+"""How do the time and memory of training, and the time of a generated token, grow with model, context and batch?
 
 python experiments/growth.py                     5 minutes on two CPU cores, nothing else running
 python experiments/growth.py --most 3 --rounds 3 the three smallest sizes of each sweep: 2 minutes
@@ -135,21 +135,19 @@ def measure_steps(
     sweeps: dict[str, list[lm.Experiment]], rounds: int, seconds: float, display: lm.Display
 ) -> dict[str, list[Step]]:
     """Compile each size once, then time all of them in alternating turns."""
-    sizes = list({repr(e): e for sweep in sweeps.values() for e in sweep}.values())
+    sizes = list(dict.fromkeys(e for sweep in sweeps.values() for e in sweep))
     programs = []
     for i, e in enumerate(sizes):
         display.stage("compiling training", i, len(sizes))
         programs.append(lm.bench.Program(e))
-    contestants = [Contestant(repr(e), program.run) for e, program in zip(sizes, programs, strict=True)]
+    contestants = [Contestant(str(i), program.run) for i, program in enumerate(programs)]
     report = lambda done, total: display.stage("timing training", done, total)  # noqa: E731
-    made = {
-        timing.name: Step(
-            e, sum(leaf.size for leaf in jax.tree.leaves(program.pack.state(0).params)), timing.seconds.median,
-            program.memory_bytes - program.tokens.nbytes,
-        )
-        for e, program, timing in zip(sizes, programs, compare(contestants, seconds, rounds, report=report), strict=True)
-    }  # fmt: skip
-    return {name: [made[repr(e)] for e in sweep] for name, sweep in sweeps.items()}
+    timings = compare(contestants, seconds, rounds, report=report)
+    made = {}
+    for e, program, timing in zip(sizes, programs, timings, strict=True):
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(program.pack.state(0).params))
+        made[e] = Step(e, parameters, timing.seconds.median, program.memory_bytes - program.tokens.nbytes)
+    return {name: [made[e] for e in sweep] for name, sweep in sweeps.items()}
 
 
 def panels_of_training(steps: dict[str, list[Step]]) -> list[Panel]:
@@ -159,10 +157,8 @@ def panels_of_training(steps: dict[str, list[Step]]) -> list[Panel]:
         return step.parameters if name.startswith("N") else step.e.batch_tokens
 
     def times(label: str, name: str) -> Series:
-        of = steps[name]
-        return Series(
-            label, [size(name, s) for s in of], [1e3 * s.seconds for s in of], [s.flops for s in of], WHY[name]
-        )
+        sizes, milliseconds = zip(*((size(name, s), 1e3 * s.seconds) for s in steps[name]), strict=True)
+        return Series(label, list(sizes), list(milliseconds), [s.flops for s in steps[name]], WHY[name])
 
     memories = []
     for name, of in steps.items():
@@ -201,9 +197,8 @@ def decoding(slots: Sequence[int], rounds: int, display: lm.Display) -> Panel:
     read_once = sum(leaf.size for leaf in jax.tree.leaves(params)) - c.V * c.width  # the embedding is looked up
     counted = [4 * (read_once + 2 * c.layers * c.K * c.H * capacity) for capacity in slots]
     series = Series("batch 1", list(slots), measured, counted, WHY["decode"])
-    return Panel(
-        "Decoding: time against context", "slots of the cache, all read for each token", "ms per token", [series]
-    )
+    x = "slots of the cache, all read for each token"
+    return Panel("Decoding: time against context", x, "ms per token", [series])
 
 
 # --- the figure ------------------------------------------------------------------------------------------------------
