@@ -326,7 +326,7 @@ def dispatches(_: Scale, turns: Turns) -> Iterator[Row]:
 def packs(scale: Scale, turns: Turns) -> Iterator[Row]:
     """Many runs in one program against one after another."""
     e, runs = experiment(TINY, 8), scale.runs
-    packed, alone = Program(e, runs, how="vmap", dispatch=STEPS), Program(e, dispatch=STEPS)
+    packed, alone = Program(*[e] * runs, how="vmap", dispatch=STEPS), Program(e, dispatch=STEPS)
     work = f"{runs} runs packed, {TINY_SHAPE}"
     yield raced(work, "one after another", packed.run, alone.run, turns, runs, "runs x steps/s", 1)
 

@@ -79,20 +79,20 @@ def train(
 
 
 class Program:
-    """The compiled training program of one run, or of a pack of them (see lm/training/pack.py), with what it works on.
+    """The compiled training program of a run, or of a pack of them (see lm/training/pack.py), with what it works on.
 
     A unit of work is an optimizer step of every run. dispatch: most steps in one call, and each call is waited for.
     """
 
-    def __init__(self, e: Experiment, runs: int = 1, *, how: str = "auto", dispatch: int = MOST_STEPS):
-        self.runs, self.dispatch = runs, dispatch
+    def __init__(self, *runs: Experiment, how: str = "auto", dispatch: int = MOST_STEPS):
+        e, self.dispatch = runs[0], dispatch
         self.tokens, starts = _random_data(e, dispatch)
-        self.starts = [starts] * runs
-        hyper = hyperparameters(e, e.steps(self.tokens.size))
-        states = [init_state(e) for _ in range(runs)]
-        self.pack = make_pack(states, [hyper] * runs, e, e.model.vocab - 1, resident=True, how=how)
+        self.starts = [starts] * len(runs)
+        hypers = [hyperparameters(run, run.steps(self.tokens.size)) for run in runs]
+        states = [init_state(run) for run in runs]
+        self.pack = make_pack(states, hypers, e, e.model.vocab - 1, resident=True, how=how)
         start = time.perf_counter()
-        self.pack.compile(self.tokens, self.starts, [1] * runs)
+        self.pack.compile(self.tokens, self.starts, [1] * len(runs))
         self.compile_seconds = time.perf_counter() - start
         memory = self.pack.compiled.memory_analysis()
         self.memory_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
@@ -102,7 +102,7 @@ class Program:
         """n steps, in dispatches as long as training's own unless told otherwise."""
         for done in range(0, n, self.dispatch):
             count = min(self.dispatch, n - done)
-            reports = self.pack.advance(self.tokens, self.starts, [count] * self.runs)
+            reports = self.pack.advance(self.tokens, self.starts, [count] * len(self.starts))
             bad = next((report for report in reports if not report["healthy"]), None)
             require(bad is None, f"training on random tokens diverged at step {bad and bad['step']}")
 

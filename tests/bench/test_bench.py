@@ -42,7 +42,7 @@ def program():
 
 def test_training_that_stops_is_not_timed(program, monkeypatch):
     """A step that is not healthy ends the dispatch early, which would look fast."""
-    monkeypatch.setitem(program.hyper, "loss_limit", jax.numpy.float32(0))
+    monkeypatch.setitem(program.pack.hypers[0], "loss_limit", jax.numpy.float32(0))
     with pytest.raises(UserError, match="diverged"):
         program.run(2)
 
