@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -155,6 +156,8 @@ def where(rows: list[Row]) -> str:
 
 # --- a section in a process of its own -------------------------------------------------------------------------------
 MARK = "row: "
+LINES = 60
+"""Of a section's own errors, shown where something is missing."""
 
 
 def measured(name: str, how: list[str], seconds: float) -> list[Row]:
@@ -177,14 +180,15 @@ def measured(name: str, how: list[str], seconds: float) -> list[Row]:
             told = process.communicate()[0]
         errors.seek(0)
         lines = [line for line in errors.read().splitlines() if line.strip()]
-        if why is None:
-            why = f"{name} ended with status {process.returncode}: {''.join(lines[-1:])}"
-        if process.returncode:
-            print(*lines[-30:], sep="\n", file=sys.stderr, flush=True)
+    if why is None:
+        why = f"{name} ended with status {process.returncode}: {''.join(lines[-1:])}"
     rows = [Row(**json.loads(line.removeprefix(MARK))) for line in told.splitlines() if line.startswith(MARK)]
     ended = {row.work for row in rows if row.kind == "end"}
-    missing = [Row(part, "missing", why) for part in SECTIONS[name].parts if part not in ended]
-    return [row for row in rows if row.kind != "end"] + missing
+    rows = [row for row in rows if row.kind != "end"]
+    rows += [Row(part, "missing", why) for part in SECTIONS[name].parts if part not in ended]
+    if any(row.kind == "missing" for row in rows):  # for whoever wants to know more
+        print(*lines[-LINES:], sep="\n", file=sys.stderr, flush=True)
+    return rows
 
 
 def tell(name: str, scale: Scale, turns: Turns) -> None:
@@ -199,7 +203,7 @@ def tell(name: str, scale: Scale, turns: Turns) -> None:
                 report(row)
         except Exception as error:  # whatever it is, the other parts go on
             report(Row(part, "missing", reason(error)))
-            print(f"{part}: {error}", file=sys.stderr, flush=True)
+            traceback.print_exc(limit=-3)
         report(Row(part, "end", ""))
         free_memory()
 
@@ -370,50 +374,52 @@ SECTIONS = {
 
 
 # --- the figure ------------------------------------------------------------------------------------------------------
+PANELS = {"share": ("of what the machine can do, %", 100), "ratio": ("times as fast", 1)}
+"""Kind: label and scale."""
+
+
 def draw(rows: list[Row], path: Path) -> None:
-    """Two panels of bars with quartiles: shares of what the machine can do, and ratios of speeds, from 1 on."""
-    panels = {"share": ("of what the machine can do, %", 100), "ratio": ("times as fast", 1)}
-    chosen = {kind: [row for row in rows if row.kind == kind] for kind in panels}
+    """A panel of shares of what the machine can do, and one of ratios of speeds."""
+    chosen = {kind: [row for row in rows if row.kind == kind] for kind in PANELS}
     chosen = {kind: of for kind, of in chosen.items() if of}
+    heights = [len(of) + 1 for of in chosen.values()]
     style = {"font.size": 11, "svg.hashsalt": "lm", "axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context(style):
-        figure, axes = plt.subplots(
-            len(chosen), 1, figsize=(8.4, 1.2 * len(chosen) + 0.5 * sum(map(len, chosen.values()))), squeeze=False,
-            height_ratios=[len(of) + 1 for of in chosen.values()], layout="constrained",
-        )  # fmt: skip
+        size = (8.4, 1 + 0.55 * sum(heights))
+        figure, axes = plt.subplots(len(chosen), 1, figsize=size, squeeze=False, height_ratios=heights,
+                                    layout="constrained")  # fmt: skip
         for panel, (kind, of) in zip(axes[:, 0], chosen.items(), strict=True):
-            (label, scale), start = panels[kind], int(kind == "ratio")
-            for place, row in enumerate(of):
-                error = [[scale * (row.median - row.low)], [scale * (row.high - row.median)]]
-                colour = "C2" if "published" in row.against else "C0" if kind == "share" else "C1"
-                panel.barh(
-                    place, scale * row.median - start, 0.7, start, xerr=error, color=colour, alpha=0.8, capsize=2.5
-                )
-                text = f"{row.median:.0%}" if kind == "share" else f"{row.median:.2f}x"
-                against = row.against.split(":")[0]
-                place = max(start, scale * row.high), place
-                panel.annotate(f"{text}  {against}", place, (6, 0), textcoords="offset points", va="center",
-                               fontsize=9.5, backgroundcolor="white")  # fmt: skip
-            panel.set_yticks(
-                range(len(of)), [row.work.replace(", L=", "\nL=").replace(", cuDNN", "\ncuDNN") for row in of]
-            )
-            panel.tick_params(axis="y", length=0)
-            panel.invert_yaxis()
-            low, high = min(scale * row.low for row in of), max(scale * row.high for row in of)
-            if kind == "share":
-                panel.set_xticks(range(0, 101, 20 if high > 25 else 5))
-                panel.set_xlim(0, 2.6 * high)
-            else:
-                panel.axvline(1, color="black", linewidth=1, zorder=0)
-                panel.set_xscale("log")
-                panel.set_xlim(min(0.8, 0.8 * low), max(2, high) ** 2)
-                panel.xaxis.set_major_formatter("{x:g}")
-                panel.xaxis.set_minor_formatter("")
-            panel.set_xlabel(label)
+            draw_bars(panel, kind, of)
         figure.suptitle(where(rows), fontsize=11)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
         plt.close(figure)
+
+
+def draw_bars(panel, kind: str, rows: list[Row]) -> None:
+    """Medians with quartiles; ratios on a log scale, from 1 on."""
+    (label, scale), start = PANELS[kind], int(kind == "ratio")
+    high = scale * max(row.high for row in rows)
+    for place, row in enumerate(rows):
+        error = [[scale * (row.median - row.low)], [scale * (row.high - row.median)]]
+        colour = "C1" if kind == "ratio" else "C2" if "published" in row.against else "C0"
+        panel.barh(place, scale * row.median - start, 0.7, start, xerr=error, color=colour, alpha=0.8, capsize=2.5)
+        text = f"{row.median:.0%}" if kind == "share" else f"{row.median:.2f}x"
+        panel.annotate(f"{text}  {row.against.split(':')[0]}", (max(start, scale * row.high), place), (6, 0),
+                       textcoords="offset points", va="center", fontsize=9.5, backgroundcolor="white")  # fmt: skip
+    panel.set_yticks(range(len(rows)), [row.work.replace(", L=", "\nL=").replace(", cu", "\ncu") for row in rows])
+    panel.tick_params(axis="y", length=0)
+    panel.invert_yaxis()
+    panel.set_xlabel(label)
+    if kind == "share":
+        panel.set_xticks(range(0, 101, 20 if high > 25 else 5))
+        panel.set_xlim(0, 2.6 * high)
+    else:
+        panel.axvline(1, color="black", linewidth=1, zorder=0)
+        panel.set_xscale("log")
+        panel.set_xlim(min(0.8, 0.8 * min(row.low for row in rows)), max(2, high) ** 2)
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("")
 
 
 if __name__ == "__main__":
