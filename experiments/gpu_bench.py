@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -237,22 +238,29 @@ def experiment(shape: dict, batch: int, **changes) -> lm.Experiment:
 
 
 def fitting(shape: dict, batch: int, *changes: dict) -> tuple[lm.Experiment, list[Program]]:
-    """A program for each set of changes, all with this batch, or with the largest half, quarter... of it that fits."""
+    """A program for each set of changes, all with this batch, or with the largest half, quarter... of it that fits.
+
+    Where nothing else is asked for and cuDNN's attention fails after all, with plain attention.
+    """
     while True:
         each = [experiment(shape, batch, **change) for change in changes or ({},)]
         try:
             return each[0], [Program(e) for e in each]
-        except jax.errors.JaxRuntimeError as error:
-            if not out_of_memory(error) or batch == 1:
+        except Exception as error:  # cuDNN is refused by whoever first sees that it will not do
+            if out_of_memory(error) and batch > 1:
+                batch //= 2
+            elif not out_of_memory(error) and all(e.model.attention == "auto" for e in each):
+                shape = shape | dict(attention="plain")
+            else:
                 raise
-        batch //= 2
         free_memory()
 
 
 def described(e: lm.Experiment) -> str:
     parameters = lm.model.transformer.parameter_count(e.model)[0]
     size = f"{parameters / 1e6:.0f}M" if parameters >= 1e7 else f"{parameters / 1e3:,.0f}k"
-    return f"train {size}, B={e.train.batch} T={e.model.context}"
+    plain = ", plain attention" if e.model.attention == "plain" else ""
+    return f"train {size}, B={e.train.batch} T={e.model.context}{plain}"
 
 
 def utilisation(size: str) -> Part:
@@ -368,6 +376,7 @@ SECTIONS = {
             ),
             "train 10M": utilisation("10M"),
             "bfloat16": variants("bfloat16", "float32", BFLOAT16, BFLOAT16 | dict(dtype="float32")),
+            "layers": variants("layers written out", "layers in a loop", dict(unroll=12), dict(unroll=1)),
         },
     ),
 }
@@ -407,7 +416,7 @@ def draw_bars(panel, kind: str, rows: list[Row]) -> None:
         text = f"{row.median:.0%}" if kind == "share" else f"{row.median:.2f}x"
         panel.annotate(f"{text}  {row.against.split(':')[0]}", (max(start, scale * row.high), place), (6, 0),
                        textcoords="offset points", va="center", fontsize=9.5, backgroundcolor="white")  # fmt: skip
-    panel.set_yticks(range(len(rows)), [row.work.replace(", L=", "\nL=").replace(", cu", "\ncu") for row in rows])
+    panel.set_yticks(range(len(rows)), [textwrap.fill(row.work, 30) for row in rows])
     panel.tick_params(axis="y", length=0)
     panel.invert_yaxis()
     panel.set_xlabel(label)

@@ -95,7 +95,7 @@ class Program:
         self.pack.compile(self.tokens, self.starts, [1] * len(runs))
         self.compile_seconds = time.perf_counter() - start
         memory = self.pack.compiled.memory_analysis()
-        self.memory_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        self.memory_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory else None
         self.run(1)
 
     def run(self, n: int) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax.numpy as jnp
+import pytest
 
 from lm.model.attention import obstacle_to_cudnn
 
@@ -78,6 +79,20 @@ def test_a_batch_that_does_not_fit_is_halved(script, monkeypatch):
     monkeypatch.setattr(script, "Program", Program)
     e, programs = script.fitting(script.TINY, 64, {}, dict(layers=3))
     assert e.train.batch == 8 and e.model.layers == 2 and len(programs) == 2
+
+
+def test_training_goes_on_plainly_where_cudnn_fails(script, monkeypatch):
+    """Unless it was asked for by name; then the error is told."""
+
+    def program(e):
+        if e.model.attention != "plain":
+            raise RuntimeError("cuDNN is not detected.")
+
+    monkeypatch.setattr(script, "Program", program)
+    e, _ = script.fitting(script.TINY, 8)
+    assert e.model.attention == "plain" and "plain attention" in script.described(e)
+    with pytest.raises(RuntimeError, match="not detected"):
+        script.fitting(script.TINY, 8, dict(attention="cudnn"), dict(attention="plain"))
 
 
 def test_what_a_gpu_is_given_fits_its_time_and_its_kernels(script):
