@@ -27,8 +27,8 @@ def test_what_is_read_depends_on_every_number_and_on_the_last_pass(read):
 
 @pytest.mark.parametrize("read", [machine._matvec, machine._distance])
 def test_every_pass_over_memory_is_made(read):
-    w_RW = jnp.ones((4096, 1024))
-    one, many = (machine._reader(str(passes), read, w_RW, passes) for passes in (2, 32))
+    w_RW = jnp.ones((1024, 1024))
+    one, many = (machine._reader(str(passes), read, w_RW, passes) for passes in (1, 64))
     _, timing = compare([one, many], 0.05, 3)
     assert timing.ratio.median > 6
 
@@ -39,7 +39,7 @@ def test_a_call_reads_as_many_bytes_as_it_says(monkeypatch):
     for size in (1, 3e6, 3e8):
         limits = machine.read_limits(size)
         assert [limit.amount for limit in limits] == made[-2:]
-        assert made[-1] >= max(size, machine.PASSES_BYTES / 2)
+        assert made[-1] >= max(0.99 * size, machine.PASSES_BYTES / 2)
 
 
 def test_all_limits_run():
