@@ -23,7 +23,7 @@ experiment = tiny.experiment({corpus!r})
 """
 TRAIN_KEYS = {
     "run", "step", "tokens", "loss", "val_loss", "val_bits_per_byte", "seconds", "tokens_per_second", "params_total",
-    "params_nonembedding", "flops_exact",
+    "params_nonembedding", "flops_exact", "data_wait",
 }  # fmt: skip
 
 

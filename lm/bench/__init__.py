@@ -7,7 +7,6 @@ import importlib
 
 _HOMES = {
     "train": "lm.bench.training.train", "decode": "lm.bench.decoding.decode", "Program": "lm.bench.training.Program",
-    "PackProgram": "lm.bench.training.PackProgram",
     "compare": "lm.bench.rounds.compare", "Contestant": "lm.bench.rounds.Contestant",
     "Spread": "lm.bench.rounds.Spread", "Timing": "lm.bench.rounds.Timing", "Bench": "lm.bench.results.Bench",
     "TrainBench": "lm.bench.results.TrainBench", "DecodeBench": "lm.bench.results.DecodeBench",

@@ -107,8 +107,8 @@ class TrainBench(Bench):
     """flops_per_second over peak_flops_per_second."""
     flops_per_token: float
     steps_per_second: float
-    memory_bytes: int
-    """Arguments and temporaries of the compiled program, as XLA plans them."""
+    memory_bytes: int | None
+    """Arguments and temporaries of the compiled program, as XLA plans them; None where it does not say."""
     memory_peak_bytes: int | None
     """Most the accelerator has held in this process, the limits' arrays included; None on CPU."""
 
@@ -120,8 +120,9 @@ class TrainBench(Bench):
             ("utilization", f"{self.utilization:.1%} of it"),
             ("copying memory", f"{si(self.copied_bytes_per_second)}B/s"),
             ("compiling", f"{self.compile_seconds:.1f} s"),
-            ("memory", f"{si(self.memory_bytes)}B"),
         ]
+        if self.memory_bytes is not None:
+            rows.append(("memory", f"{si(self.memory_bytes)}B"))
         if self.memory_peak_bytes is not None:
             rows.append(("memory, peak on the device", f"{si(self.memory_peak_bytes)}B"))
         return rows

@@ -21,7 +21,7 @@ from lm.scaling.flops import train_flops
 from lm.training.display import Display
 from lm.training.loop import MOST_STEPS
 from lm.training.pack import make_pack
-from lm.training.step import hyperparameters, init_state, make_train_steps
+from lm.training.step import hyperparameters, init_state
 
 TOKENS = 1 << 20
 """Random tokens to train on."""
@@ -79,51 +79,32 @@ def train(
 
 
 class Program:
-    """The compiled training program and its state; a unit of work is an optimizer step.
+    """The compiled training program of a run, or of a pack of them (see lm/training/pack.py), with what it works on.
 
-    dispatch: most steps in one call of the program; each call is waited for.
+    A unit of work is an optimizer step of every run. dispatch: most steps in one call, and each call is waited for.
     """
 
-    def __init__(self, e: Experiment, *, dispatch: int = MOST_STEPS):
-        self.dispatch = dispatch
-        self.tokens, self.starts = _random_data(e, dispatch)
-        self.hyper = hyperparameters(e, e.steps(self.tokens.size))
-        state = init_state(e)
-        steps = make_train_steps(e, e.model.vocab - 1, resident=True)
+    def __init__(self, *runs: Experiment, how: str = "auto", dispatch: int = MOST_STEPS):
+        e, self.dispatch = runs[0], dispatch
+        self.tokens, starts = _random_data(e, dispatch)
+        self.starts = [starts] * len(runs)
+        hypers = [hyperparameters(run, run.steps(self.tokens.size)) for run in runs]
+        states = [init_state(run) for run in runs]
+        self.pack = make_pack(states, hypers, e, e.model.vocab - 1, resident=True, how=how)
         start = time.perf_counter()
-        self.compiled = steps.lower(state, self.hyper, self.tokens, self.starts, np.int32(1)).compile()
+        self.pack.compile(self.tokens, self.starts, [1] * len(runs))
         self.compile_seconds = time.perf_counter() - start
-        memory = self.compiled.memory_analysis()
-        self.memory_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        self.state = state
+        memory = self.pack.compiled.memory_analysis()
+        self.memory_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory else None
         self.run(1)
 
     def run(self, n: int) -> None:
         """n steps, in dispatches as long as training's own unless told otherwise."""
         for done in range(0, n, self.dispatch):
-            count = np.int32(min(self.dispatch, n - done))
-            self.state, report = self.compiled(self.state, self.hyper, self.tokens, self.starts, count)
-            report = jax.device_get(report)
-            require(bool(report["healthy"]), f"training on random tokens diverged at step {report['step']}")
-
-
-class PackProgram:
-    """A pack of runs of one experiment, see lm/training/pack.py; a unit of work is an optimizer step of every run."""
-
-    def __init__(self, e: Experiment, runs: int, *, how: str = "auto", dispatch: int = MOST_STEPS):
-        self.runs, self.dispatch = runs, dispatch
-        self.tokens, starts = _random_data(e, dispatch)
-        self.starts = [starts] * runs
-        hyper = hyperparameters(e, e.steps(self.tokens.size))
-        states = [init_state(e) for _ in range(runs)]
-        self.pack = make_pack(states, [hyper] * runs, e, e.model.vocab - 1, resident=True, how=how)
-        self.run(1)
-
-    def run(self, n: int) -> None:
-        for done in range(0, n, self.dispatch):
             count = min(self.dispatch, n - done)
-            reports = self.pack.advance(self.tokens, self.starts, [count] * self.runs)
-            require(all(bool(report["healthy"]) for report in reports), "training on random tokens diverged")
+            reports = self.pack.advance(self.tokens, self.starts, [count] * len(self.starts))
+            bad = next((report for report in reports if not report["healthy"]), None)
+            require(bad is None, f"training on random tokens diverged at step {bad and bad['step']}")
 
 
 def _random_data(e: Experiment, steps: int) -> tuple[jax.Array, np.ndarray]:

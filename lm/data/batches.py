@@ -5,8 +5,10 @@ one element at a time, so any step can be found at once and nothing needs saving
 processes.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -105,6 +107,17 @@ class Batches:
         offset = np.where(epoch == 0, 0, (mix(~key) % np.uint64(self.context)).astype(np.int64))
         return permute(index, self.windows, key) * self.context + offset
 
+    def dispatch(self, step: int, n: int, size: int) -> np.ndarray:
+        """What a program of at most `size` steps reads for the n from `step`, int32.
+
+        Of a resident file, places [size, B] in it; otherwise tokens [size, B, T+1], zeros after the n-th step.
+        """
+        if self.resident:
+            return self.starts(step, size).astype(np.int32)
+        tokens = np.zeros((size, self.batch, self.context + 1), np.int32)
+        tokens[:n] = self.at(step, n)
+        return tokens
+
     def at(self, step: int, k: int | None = None) -> np.ndarray:
         """The tokens of one step, int32 [B, T+1], or of the k steps from `step`, int32 [k, B, T+1]."""
         starts = self.starts(step, 1 if k is None else k)
@@ -114,32 +127,27 @@ class Batches:
 
 
 class Feed:
-    """Batches of a file too large for the device, read ahead by a thread while the device works.
+    """Reads ahead by a thread, while the device works.
 
-    feed(step, n, size) is batches.at(step, n) followed by zeros up to `size` steps, int32 [size, B, T+1]. It expects
-    the next call to be feed(step + n, n, size); any other is answered as well, only without the head start.
+    read(step, n): what the n steps from `step` read. feed(step, n) answers (m, read(step, m)), where m is n, or less
+    where less was read ahead; any step may be asked for, and what was announced by `ahead` is there already.
     """
 
-    def __init__(self, batches: Batches):
-        self.batches = batches
+    def __init__(self, read: Callable[[int, int], Any]):
+        self.read = read
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
-        self.expected: tuple[int, int, int] | None = None
-        self.ahead: Future | None = None
+        self.expected: tuple[int, int] | None = None
+        self.coming: Future | None = None
 
-    def __call__(self, step: int, n: int, size: int) -> np.ndarray:
-        request = (step, n, size)
-        if request == self.expected:
-            tokens = self.ahead.result()  # raises here what was raised in the thread
-        else:
-            tokens = self._read(*request)
-        self.expected = (step + n, n, size)
-        self.ahead = self.thread.submit(self._read, *self.expected)
-        return tokens
+    def __call__(self, step: int, n: int) -> tuple[int, Any]:
+        if self.expected and self.expected[0] == step:
+            return min(n, self.expected[1]), self.coming.result()  # raises here what was raised in the thread
+        return n, self.read(step, n)
 
-    def _read(self, step: int, n: int, size: int) -> np.ndarray:
-        tokens = np.zeros((size, self.batches.batch, self.batches.context + 1), np.int32)
-        tokens[:n] = self.batches.at(step, n)
-        return tokens
+    def ahead(self, step: int, n: int) -> None:
+        """Begin to read what will be asked for next."""
+        self.expected = step, n
+        self.coming = self.thread.submit(self.read, step, n)
 
     def close(self) -> None:
         """Stop the thread. Safe to call again."""

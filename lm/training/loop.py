@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lm import settings
 from lm.config import Experiment
-from lm.data.batches import Batches
+from lm.data.batches import Batches, Feed
 from lm.data.tokens import Prepared, prepare
 from lm.errors import Diverged, require
 from lm.model.transformer import compute_dtype, parameter_count
@@ -137,6 +137,7 @@ class Trainer:
         self.tokens = jnp.asarray(first.batches.resident_tokens()) if resident else None
         window_bytes = 4 * count * e.train.batch * (e.model.context + 1)
         self.most = MOST_STEPS if resident else max(1, min(MOST_STEPS, STREAMED_BYTES // window_bytes))
+        self.feed = Feed(lambda step, n: [member.batches.dispatch(step, n, self.most) for member in self.members])
         self.rate = 0.0  # steps a second in the last dispatch; unknown at first
         self.compiled = False
         resumed = bool(runs[0].steps())
@@ -154,14 +155,12 @@ class Trainer:
 
     def advance(self) -> None:
         """One dispatch of as many steps as fit before something is due, then whatever is due."""
-        every = (self.steps.log_every, self.steps.eval_every, self.steps.checkpoint_every)
-        due = min(self.until, *((self.step // interval + 1) * interval for interval in every))
-        wanted = round(self.rate * DISPATCH_SECONDS * min(len(self.alive), MOST_PATIENCE))
-        least = max(1, min(FEWEST_STEPS, int(self.rate * LONGEST_SECONDS)))
-        n = min(max(wanted, least), self.most, due - self.step)
-
         start = time.perf_counter()
-        reports = self._dispatch(n)
+        n, windows = self.feed(self.step, self._length(self.step))
+        waited = (time.perf_counter() - start) / len(self.alive)
+        if self.step + n < self.until:
+            self.feed.ahead(self.step + n, self._length(self.step + n))
+        reports = self.pack.advance(self.tokens, windows, [n * (p in self.alive) for p in range(len(windows))])
         seconds = (time.perf_counter() - start) / len(self.alive)
         for p in list(self.alive):
             if not reports[p]["healthy"]:
@@ -171,6 +170,7 @@ class Trainer:
         self.step += n
         for p in self.alive:
             self.members[p].seconds += seconds
+            self.members[p].waited += waited
         if self.compiled:
             self.rate, self.timer = n / seconds / len(self.alive), self.timer + seconds
             loss = sum(float(reports[p]["loss"]) for p in self.alive) / len(self.alive)
@@ -186,10 +186,13 @@ class Trainer:
             if saving:
                 self.save({p: record["val_loss"] for p, record in records.items()})
 
-    def _dispatch(self, n: int) -> list[dict]:
-        """Make n steps of every run; returns each run's report."""
-        windows = [member.windows(self.step, n, self.most) for member in self.members]
-        return self.pack.advance(self.tokens, windows, [n * (p in self.alive) for p in range(len(windows))])
+    def _length(self, step: int) -> int:
+        """Steps to make at once from `step` on, as fast as they go at present."""
+        every = (self.steps.log_every, self.steps.eval_every, self.steps.checkpoint_every)
+        due = min(self.until, *((step // interval + 1) * interval for interval in every))
+        wanted = round(self.rate * DISPATCH_SECONDS * min(len(self.alive), MOST_PATIENCE))
+        least = max(1, min(FEWEST_STEPS, int(self.rate * LONGEST_SECONDS)))
+        return min(max(wanted, least), self.most, due - step)
 
     def _record(self, which: list[int], evaluating: bool, reports: list[dict] | None = None) -> dict[int, dict]:
         """Write down what these runs are owed at this step; returns each record."""
@@ -231,6 +234,7 @@ class Trainer:
             self.display.say(f"{run.path}: {error}")
 
     def close(self) -> None:
+        self.feed.close()
         for member in self.members:
             member.close()
 

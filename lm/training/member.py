@@ -4,13 +4,12 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lm import checkpoints, evaluation
 from lm import tokenizer as tokenizers
 from lm.checkpoints import Checkpoints
 from lm.config import Steps
-from lm.data.batches import Batches, Feed, validation_windows
+from lm.data.batches import Batches, validation_windows
 from lm.data.tokens import Prepared
 from lm.errors import Diverged
 from lm.hardware import peak_flops
@@ -32,11 +31,12 @@ class Member:
         self.validation = validation_windows(data.validation, e.model.context, e.train.eval_tokens)
         self.hyper = hyperparameters(e, self.steps)
         self.batches = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed)
-        self.feed = None if self.batches.resident else Feed(self.batches)
         self.trackers = [TRACKERS[name](run) for name in e.train.trackers]
         self.writer = Checkpoints(run.checkpoint_folder, e.train.keep)
         self.seconds = 0.0
         """Time spent on training this run, as far as it is logged."""
+        self.waited = 0.0
+        """Of it, time in which the device had nothing to do because its next batches were not there yet."""
 
     def restore(self) -> TrainState:
         """A fresh state, or the one of the latest checkpoint with the metrics cut back to it.
@@ -51,14 +51,10 @@ class Member:
         training = {"optimizer": abstract.optimizer, "step": abstract.step, "sums": abstract.sums}
         parts = checkpoints.load(self.run.checkpoint_folder, kept[-1], params=abstract.params, training=training)
         self.run.forget_after(kept[-1])
-        self.seconds = max((record.get("seconds", 0.0) for record in self.run.metrics()), default=0.0)
+        for record in self.run.metrics():
+            self.seconds = record["seconds"]
+            self.waited = record.get("data_wait", 0.0) * self.seconds
         return jax.tree.map(jnp.array, jax.device_get(TrainState(parts["params"], **parts["training"])))
-
-    def windows(self, step: int, n: int, most: int) -> np.ndarray:
-        """What the n steps from `step` read, padded to `most` steps: places on the device, or tokens [K, B, T+1]."""
-        if self.feed:
-            return self.feed(step, n, most)
-        return self.batches.starts(step, most).astype(np.int32)
 
     def record(self, step: int, report: dict | None, speed: float | None, params: dict | None) -> dict:
         """Write down what this step is owed: means since the last log point, or the validation loss of params, or both.
@@ -81,7 +77,7 @@ class Member:
             if not math.isfinite(score.loss):
                 raise self.diverged({"loss": score.loss, "step": step, "gradient_norm": float("nan")})
             record |= {"val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte}
-        record["seconds"] = self.seconds
+        record |= {"seconds": self.seconds, "data_wait": self.waited / self.seconds if self.seconds else 0.0}
         self.run.append(record)
         for track in self.trackers:
             track(record)
@@ -116,7 +112,5 @@ class Member:
         )
 
     def close(self) -> None:
-        """Finish writing, and stop reading ahead."""
+        """Finish writing."""
         self.writer.close()
-        if self.feed:
-            self.feed.close()

@@ -56,45 +56,54 @@ class Apart:
     def __init__(self, states: Sequence[TrainState], hypers: Sequence[dict], train_steps):
         self.states, self.hypers = list(states), hypers
         self.train_steps, self.compiled = train_steps, None
+        self.threads = ThreadPoolExecutor(min(len(states), os.cpu_count() or 1))
 
     def state(self, p: int) -> TrainState:
         """The state of run p, until the next advance overwrites it."""
         return self.states[p]
+
+    def compile(self, tokens, windows: Sequence, counts: Sequence[int]) -> None:
+        """Before the threads begin: each could compile, without this thread's jax.config."""
+        example = self.states[0], self.hypers[0], tokens, windows[0], np.int32(counts[0])
+        self.compiled = self.train_steps.lower(*example).compile()
 
     def advance(self, tokens, windows: Sequence, counts: Sequence[int]) -> list[dict]:
         """Make counts[p] steps of run p over windows[p]; 0 for a run that is done for. Returns each run's report.
 
         A run that is not healthy stops, and disturbs no other.
         """
-        if not self.compiled:  # here, once: several threads could each compile, without this thread's jax.config
-            example = self.states[0], self.hypers[0], tokens, windows[0], counts[0]
-            self.compiled = self.train_steps.lower(*example).compile()
+        if not self.compiled:
+            self.compile(tokens, windows, counts)
 
         def alone(p: int) -> dict:
-            made = self.compiled(self.states[p], self.hypers[p], tokens, windows[p], counts[p])
-            self.states[p], report = made
+            given = self.hypers[p], tokens, windows[p], np.int32(counts[p])
+            self.states[p], report = self.compiled(self.states[p], *given)
             return jax.device_get(report)
 
         if len(self.states) == 1:
             return [alone(0)]
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            return list(threads.map(alone, range(len(self.states))))
+        return list(self.threads.map(alone, range(len(self.states))))
 
 
 class Together:
     """All states as one with a leading axis P, and one program for them. Otherwise as Apart."""
 
     def __init__(self, states: Sequence[TrainState], hypers: Sequence[dict], pack_steps):
-        self.all, self.hypers, self.pack_steps = _stack(states), _stack(hypers), pack_steps
+        self.all, self.hypers, self.pack_steps, self.compiled = _stack(states), _stack(hypers), pack_steps, None
 
     def state(self, p: int) -> TrainState:
         return _take(self.all, p)
 
+    def compile(self, tokens, windows: Sequence, counts: Sequence[int]) -> None:
+        example = self.all, self.hypers, tokens, np.stack(windows), np.array(counts, np.int32)
+        self.compiled = self.pack_steps.lower(*example).compile()
+
     def advance(self, tokens, windows: Sequence, counts: Sequence[int]) -> list[dict]:
-        n = np.array(counts, np.int32)
-        self.all, report = self.pack_steps(self.all, self.hypers, tokens, np.stack(windows), n)
+        if not self.compiled:
+            self.compile(tokens, windows, counts)
+        self.all, report = self.compiled(self.all, self.hypers, tokens, np.stack(windows), np.array(counts, np.int32))
         report = jax.device_get(report)
-        return [jax.tree.map(itemgetter(p), report) for p in range(len(n))]
+        return [jax.tree.map(itemgetter(p), report) for p in range(len(counts))]
 
 
 def _stack(trees):

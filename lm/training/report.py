@@ -27,7 +27,9 @@ class Summary:
         """The keys other programs may rely on, and the baselines."""
         facts = self.run.record
         r = self.record
-        names = ("step", "tokens", "loss", "val_loss", "val_bits_per_byte", "seconds", "tokens_per_second")
+        names = (
+            "step", "tokens", "loss", "val_loss", "val_bits_per_byte", "seconds", "tokens_per_second", "data_wait",
+        )  # fmt: skip
         return {
             "run": str(self.run.path),
             **{name: r.get(name) for name in names},
@@ -44,7 +46,8 @@ class Summary:
         if "val_bits_per_byte" in r:
             total = self.run.record["steps"]["total"]
             lines += [
-                f"{self.run.path}, step {r['step']} of {total}, {r['seconds']:.0f} s of training",
+                f"{self.run.path}, step {r['step']} of {total}, {r['seconds']:.0f} s of training, "
+                f"{r.get('data_wait', 0):.2%} of it waiting for data",
                 f"validation text   {r['val_bits_per_byte']:6.3f} bits/byte   this model",
                 f"                  {self.baselines['xz']:6.3f} bits/byte   xz -9e on the same text",
                 f"                  {self.baselines['uniform']:6.3f} bits/byte   guessing tokens uniformly",

@@ -30,9 +30,9 @@ def test_training_rates_belong_together(gpt2, tmp_path):
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 130])
 def test_a_turn_makes_as_many_steps_as_it_says(gpt2, n, program):
     """However they fall into dispatches."""
-    before = int(program.state.step)
+    before = int(program.pack.state(0).step)
     program.run(n)
-    assert int(program.state.step) == before + n
+    assert int(program.pack.state(0).step) == before + n
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def program():
 
 def test_training_that_stops_is_not_timed(program, monkeypatch):
     """A step that is not healthy ends the dispatch early, which would look fast."""
-    monkeypatch.setitem(program.hyper, "loss_limit", jax.numpy.float32(0))
+    monkeypatch.setitem(program.pack.hypers[0], "loss_limit", jax.numpy.float32(0))
     with pytest.raises(UserError, match="diverged"):
         program.run(2)
 

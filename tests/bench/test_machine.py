@@ -1,5 +1,6 @@
 """The limits do the work they say they do."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -13,20 +14,32 @@ def test_the_fastest_of_a_kind_is_the_limit():
     assert machine.fastest(limits, [timing("b", 8.0), timing("c", 0.1), timing("a", 1.0)]) == 10.0
 
 
-def test_every_pass_over_memory_is_made():
-    """What a reader computes depends on each number and each pass, so the compiler can leave out neither."""
-    w_RW = jnp.arange(2048.0).reshape(2, 1024)
-    assert float(machine._sum(w_RW, 0, jnp.float32(0))) == pytest.approx(2047 * 1024 * 1e-9)
-    for read in (machine._sum, machine._matvec):
-        assert float(read(w_RW, 0, jnp.float32(1e9))) > float(read(w_RW, 0, jnp.float32(0)))
+@pytest.mark.parametrize("read", [machine._matvec, machine._distance])
+def test_what_is_read_depends_on_every_number_and_on_the_last_pass(read):
+    """So the compiler can leave out no pass and hoist none."""
+    gradient_RW, gradient_W = jax.jacobian(lambda w_RW, v_W: 1e9 * read(w_RW, v_W)[0], argnums=(0, 1))(
+        jnp.arange(8.0).reshape(2, 4), jnp.full(4, -1.0)
+    )
+    used = gradient_RW != 0
+    assert used.all() if read is machine._distance else used.any(0).all()  # the largest product is the last row's
+    assert (gradient_W != 0).all()
 
 
-def test_twice_the_bytes_take_longer():
-    """Which they would not if the loop were hoisted."""
-    small, large = (machine.read_limits(size)[1] for size in (1 << 20, 1 << 25))
-    assert small.amount == 1 << 20 and large.amount == 1 << 25
-    _, timing = compare([small.contestant, large.contestant], 0.05, 3)
-    assert timing.ratio.median > 8
+@pytest.mark.parametrize("read", [machine._matvec, machine._distance])
+def test_every_pass_over_memory_is_made(read):
+    w_RW = jnp.ones((1024, 1024))
+    one, many = (machine._reader(str(passes), read, w_RW, passes) for passes in (1, 64))
+    _, timing = compare([one, many], 0.05, 3)
+    assert timing.ratio.median > 6
+
+
+def test_a_call_reads_as_many_bytes_as_it_says(monkeypatch):
+    made = []
+    monkeypatch.setattr(machine, "_reader", lambda name, read, w_RW, passes: made.append(passes * w_RW.nbytes))
+    for size in (1, 3e6, 3e8):
+        limits = machine.read_limits(size)
+        assert [limit.amount for limit in limits] == made[-2:]
+        assert made[-1] >= max(0.99 * size, machine.PASSES_BYTES / 2)
 
 
 def test_all_limits_run():

@@ -136,38 +136,49 @@ def test_a_file_shorter_than_a_window_is_refused():
 
 
 # --- the prefetching feed --------------------------------------------------------------------------------------------
-def test_the_feed_gives_the_same_batches_whatever_is_asked():
-    """As predicted, out of turn, in another size, and the last incomplete chunk."""
+def test_what_a_dispatch_reads_is_its_batches(monkeypatch):
+    """Tokens followed by zeros from a large file, places from a resident one."""
     batches = Batches(file(500), context=7, batch=3, seed=1)
-    with Feed(batches) as feed:
-        for step, n, size in [(0, 4, 4), (4, 4, 4), (8, 4, 4), (100, 4, 4), (104, 2, 4), (104, 2, 4), (0, 1, 1)]:
-            tokens = feed(step, n, size)
-            assert tokens.shape == (size, 3, 8) and tokens.dtype == np.int32
-            assert (tokens[:n] == batches.at(step, n)).all()
-            assert not tokens[n:].any()
+    places = batches.dispatch(104, 2, 5)
+    assert places.dtype == np.int32 and (places == batches.starts(104, 5)).all()
+    monkeypatch.setattr("lm.data.batches.RESIDENT_BYTES", 0)
+    tokens = batches.dispatch(104, 2, 5)
+    assert tokens.shape == (5, 3, 8) and tokens.dtype == np.int32
+    assert (tokens[:2] == batches.at(104, 2)).all() and not tokens[2:].any()
 
 
-class SlowBatches(Batches):
-    def at(self, step, k=None):
-        calls.append(step)
-        if step >= 20:
-            raise OSError("the disk is gone")
-        time.sleep(0.05)
-        return super().at(step, k)
-
-
-calls = []
+def test_the_feed_answers_whatever_is_asked():
+    """As announced, less than announced, more (of which it gives what it has), out of turn, and unannounced."""
+    with Feed(lambda step, n: [step, n]) as feed:
+        assert feed(0, 4) == (4, [0, 4])
+        feed.ahead(4, 4)
+        assert feed(4, 4) == (4, [4, 4])
+        feed.ahead(8, 4)
+        assert feed(8, 3) == (3, [8, 4])
+        feed.ahead(11, 4)
+        assert feed(11, 9) == (4, [11, 4])
+        feed.ahead(15, 4)
+        assert feed(100, 2) == (2, [100, 2])
 
 
 def test_the_feed_reads_ahead_and_hands_on_errors():
-    calls.clear()
-    feed = Feed(SlowBatches(file(500), context=7, batch=3, seed=1))
-    feed(0, 10, 10)
+    read = []
+
+    def slow(step, n):
+        read.append(step)
+        if step >= 20:
+            raise OSError("the disk is gone")
+        time.sleep(0.05)
+
+    feed = Feed(slow)
+    feed(0, 10)
+    feed.ahead(10, 10)
     time.sleep(0.2)
-    assert calls == [0, 10]  # the next is there before it was asked for
-    feed(10, 10, 10)
+    assert read == [0, 10]  # the next is there before it was asked for
+    feed(10, 10)
+    feed.ahead(20, 10)
     with pytest.raises(OSError, match="the disk is gone"):
-        feed(20, 10, 10)
+        feed(20, 10)
     feed.close()
     feed.close()
 

@@ -1,29 +1,22 @@
 """The smallest of the GPU bench on this machine, and what becomes of a section that fails or takes too long."""
 
-import importlib.util
+import dataclasses
+import json
 import subprocess
 import sys
-from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "gpu_bench.py"
+from lm.model.attention import obstacle_to_cudnn
+
+SCRIPT = "gpu_bench"
 HOW = ["--small", "--rounds", "1", "--turn", "0.02"]
 
 
-@pytest.fixture(scope="module")
-def gpu_bench():
-    specification = importlib.util.spec_from_file_location("gpu_bench", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["gpu_bench"] = module  # its dataclasses look themselves up
-    specification.loader.exec_module(module)
-    yield module
-    del sys.modules["gpu_bench"]
-
-
-def test_a_section_prints_its_rows_and_draws(tmp_path):
+def test_a_section_prints_its_rows_and_draws(script, tmp_path):
     figure = tmp_path / "figures" / "bench.svg"
-    command = [sys.executable, str(SCRIPT), *HOW, "--sections", "tiny", "--budget", "400", "--figure", str(figure)]
+    command = [sys.executable, script.__file__, *HOW, "--sections", "tiny", "--budget", "400", "--figure", str(figure)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     dispatch, packed = done.stdout.splitlines()[-3:-1]
@@ -32,32 +25,80 @@ def test_a_section_prints_its_rows_and_draws(tmp_path):
     assert figure.read_text().startswith("<?xml")
 
 
-def test_a_section_without_time_says_so(gpu_bench, monkeypatch):
-    [row] = gpu_bench.measured("tiny", HOW, seconds=1)
-    assert "time was out" in row.markdown()
-    monkeypatch.setattr(gpu_bench, "LEAST", 0)
-    [row] = gpu_bench.measured("tiny", HOW, seconds=0.3)
-    assert "stopped after its 0 s" in row.markdown()
+def test_a_section_without_time_says_so_for_each_part(script, monkeypatch):
+    rows = script.measured("tiny", HOW, seconds=1)
+    assert [row.work for row in rows] == ["many steps a dispatch", "packed runs"]
+    assert all("time was out" in row.markdown() for row in rows)
+    monkeypatch.setattr(script, "LEAST", 0)
+    rows = script.measured("tiny", HOW, seconds=0.3)
+    assert len(rows) == 2 and all("stopped after its 0 s" in row.markdown() for row in rows)
 
 
-def test_an_error_is_a_row(gpu_bench, monkeypatch, capsys):
-    def rows(*_):
-        yield gpu_bench.Row("first", "ratio", "nothing", 2.0, 1.9, 2.1)
+def test_an_error_is_a_row_and_the_next_part_goes_on(script, monkeypatch, capsys):
+    def fails(*_):
+        yield script.Row("first", "ratio", "nothing", 2.0, 1.9, 2.1)
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 GB\nand more")
 
-    monkeypatch.setitem(gpu_bench.SECTIONS, "tiny", gpu_bench.Section(1, rows))
-    gpu_bench.tell("tiny", small=True, rounds=1, seconds=0.01)
+    def goes_on(*_):
+        yield script.Row("second", "share", "all", 0.5, 0.4, 0.6)
+
+    monkeypatch.setitem(script.SECTIONS, "tiny", script.Section(1, {"a": fails, "b": goes_on}))
+    script.tell("tiny", script.SMALL, script.Turns(1, 0.01))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and "first" in lines[1]  # the machine, what was measured, what was not
-    assert "out of memory" in lines[2] and "missing" in lines[2]
+    told = [json.loads(line.removeprefix(script.MARK)) for line in lines]
+    assert [(row["work"], row["kind"]) for row in told[1:]] == [
+        ("first", "ratio"), ("a", "missing"), ("a", "end"), ("second", "share"), ("b", "end"),
+    ]  # fmt: skip
+    assert told[2]["against"] == "out of memory"
 
 
-def test_a_batch_that_does_not_fit_is_halved(gpu_bench, monkeypatch):
+def test_a_process_that_dies_costs_only_what_it_did_not_tell(script, monkeypatch, tmp_path):
+    """It told of a machine, one part's row and that part's end."""
+    dies = tmp_path / "dies.py"
+    told = [
+        script.Row("cpu", "machine", ""),
+        script.Row("w", "ratio", "x"),
+        script.Row("packed runs", "end", ""),
+    ]
+    lines = [script.MARK + json.dumps(dataclasses.asdict(row)) for row in told]
+    dies.write_text(f"import os\nprint({chr(10).join(lines)!r}, flush=True)\nos.abort()\n")
+    monkeypatch.setattr(script, "__file__", str(dies))
+    rows = script.measured("tiny", [], seconds=60)
+    assert [(row.work, row.kind) for row in rows] == [
+        ("cpu", "machine"), ("w", "ratio"), ("many steps a dispatch", "missing"),
+    ]  # fmt: skip
+    assert "ended with status -6" in rows[-1].against
+
+
+def test_a_batch_that_does_not_fit_is_halved(script, monkeypatch):
     class Program:
         def __init__(self, e):
             if e.train.batch > 8:
-                raise gpu_bench.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+                raise script.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(gpu_bench.lm.bench, "Program", Program, raising=False)
-    e, _ = gpu_bench.fitting(gpu_bench.TINY, 64)
-    assert e.train.batch == 8
+    monkeypatch.setattr(script, "Program", Program)
+    e, programs = script.fitting(script.TINY, 64, {}, dict(layers=3))
+    assert e.train.batch == 8 and e.model.layers == 2 and len(programs) == 2
+
+
+def test_training_goes_on_plainly_where_cudnn_fails(script, monkeypatch):
+    """Unless it was asked for by name; then the error is told."""
+
+    def program(e):
+        if e.model.attention != "plain":
+            raise RuntimeError("cuDNN is not detected.")
+
+    monkeypatch.setattr(script, "Program", program)
+    e, _ = script.fitting(script.TINY, 8)
+    assert e.model.attention == "plain" and "plain attention" in script.described(e)
+    with pytest.raises(RuntimeError, match="not detected"):
+        script.fitting(script.TINY, 8, dict(attention="cudnn"), dict(attention="plain"))
+
+
+def test_what_a_gpu_is_given_fits_its_time_and_its_kernels(script):
+    """The sections' seconds add up to the whole; each model asked to take cuDNN's attention may."""
+    assert sum(section.seconds for section in script.SECTIONS.values()) <= script.SECONDS < 480
+    for shape, batch in script.WHOLE.sizes.values():
+        c = script.experiment(shape, batch).model
+        facts = dict(windowed=c.window is not None, packed=False, tapped=False)
+        assert obstacle_to_cudnn(9.0, jnp.dtype("bfloat16"), c.H, **facts) is None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import pytest
 import tiny
 
 from lm.config import Experiment, Steps
-from lm.data.batches import Batches, Feed
+from lm.data.batches import Batches
 from lm.data.tokens import prepare
+from lm.training.loop import train as train_run
 from lm.training.loop import with_vocabulary
 from lm.training.step import hyperparameters, init_state, make_train_steps
 
@@ -66,15 +68,16 @@ def test_any_cut_into_dispatches_gives_the_same_bits_from_one_program(made):
 
 
 def test_windows_from_the_host_give_the_bits_of_windows_on_the_device(made):
-    """The program that gathers on the device and the one that is fed by the read-ahead thread."""
+    """The program that gathers on the device and the one that is fed."""
     e, batches, run, state = made("plain")
     resident, _ = train(run, e, batches, state, [5, 8, 2])
     e, batches, run, state = made("streamed")
     hyper, streamed, step = hyperparameters(e, STEPS), device(state), 0
-    with Feed(batches) as feed:
-        for n in (5, 8, 2):
-            streamed, _ = run(streamed, hyper, None, feed(step, n, MOST), n)
-            step += n
+    for n in (5, 8, 2):
+        tokens = np.zeros((MOST, 4, 17), np.int32)
+        tokens[:n] = batches.at(step, n)
+        streamed, _ = run(streamed, hyper, None, tokens, n)
+        step += n
     assert tiny.same_bits(resident, streamed)
 
 
@@ -149,3 +152,22 @@ def test_the_loop_stops_when_the_loss_passes_its_limit(made):
     hyper = hyperparameters(e, STEPS) | {"loss_limit": jnp.float32(2.9)}  # ln V = 3.0 at first
     bad, report = train(run, e, batches, state, [9], hyper)
     assert int(bad.step) == 1 and not bool(report["healthy"]) and float(report["loss"]) > 2.9
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_the_share_of_time_spent_waiting_for_data_is_told(corpus, tmp_path, monkeypatch, resident):
+    """Reading that takes 0.1 s, where steps take a moment, is waited for; as it usually is, it hardly shows."""
+    e = tiny.experiment(corpus, train__log_every=1, train__steps=8)
+    monkeypatch.setattr("lm.data.batches.RESIDENT_BYTES", (256 << 20) * resident)
+    read = Batches.dispatch
+
+    def waited(pause: float) -> float:
+        """Seconds, without the first two steps: one compiled, and the other's data was read meanwhile."""
+        monkeypatch.setattr(Batches, "dispatch", lambda *how: time.sleep(pause) or read(*how))
+        metrics = train_run(e, folder=tmp_path / str(pause)).metrics()
+        assert metrics[0]["data_wait"] == 0 and all(0 <= record["data_wait"] < 1 for record in metrics)
+        seconds = [record["data_wait"] * record["seconds"] for record in metrics if "loss" in record]
+        return seconds[-1] - seconds[1]
+
+    long = waited(0.1)
+    assert 0.15 < long < 20 and waited(0) < long / 2

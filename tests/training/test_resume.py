@@ -24,7 +24,7 @@ from lm.training import loop
 from lm.training.loop import train, with_vocabulary
 from lm.training.step import init_state
 
-TIMINGS = {"seconds", "tokens_per_second", "mfu"}
+TIMINGS = {"seconds", "data_wait", "tokens_per_second", "mfu"}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,21 @@
+"""Experiments are scripts beside the package: loaded here as modules."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "experiments"
+
+
+@pytest.fixture(scope="module")
+def script(request):
+    """The module of the experiment that a test file's SCRIPT names."""
+    name = request.module.SCRIPT
+    specification = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # its dataclasses look themselves up
+    specification.loader.exec_module(module)
+    yield module
+    del sys.modules[name]
