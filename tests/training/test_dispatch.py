@@ -165,7 +165,7 @@ def test_the_share_of_time_spent_waiting_for_data_is_told(corpus, tmp_path, monk
         """Seconds, without the first two steps: one compiled, and the other's data was read meanwhile."""
         monkeypatch.setattr(Batches, "dispatch", lambda *how: time.sleep(pause) or read(*how))
         metrics = train_run(e, folder=tmp_path / str(pause)).metrics()
-        assert metrics[0]["data_wait"] == 0 and all(0 <= record["data_wait"] < 1 for record in metrics)
+        assert all(0 <= record["data_wait"] < 1 for record in metrics)
         seconds = [record["data_wait"] * record["seconds"] for record in metrics if "loss" in record]
         return seconds[-1] - seconds[1]
 
