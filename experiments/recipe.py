@@ -233,9 +233,9 @@ def time_steps(cells: Sequence[str], names: Sequence[str], folder: Path, rounds:
     for cell in cells:
         made = {name: (experiment(cell, name, False, 0, None), VARIANTS[name].short_windows) for name in names}
         programs = {name: (program_of(e), short) for name, (e, short) in made.items()}
-        distinct = {kind: name for name, kind in reversed(programs.items())}
-        steps = {name: Steps(*made[name]) for name in distinct.values()}
-        contestants = [lm.bench.Contestant(name, steps[name].run) for name in ["baseline", *set(steps) - {"baseline"}]]
+        distinct = {kind: name for name, kind in reversed(programs.items())}  # the first of each kind
+        steps = {name: Steps(*made[name]) for name in names if name in distinct.values()}
+        contestants = [lm.bench.Contestant(name, of.run) for name, of in steps.items()]  # the baseline first
         timings = {timing.name: timing for timing in lm.bench.compare(contestants, seconds, rounds)}
         ratios = {}
         for name, kind in programs.items():

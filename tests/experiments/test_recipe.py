@@ -27,6 +27,14 @@ def recipe():
 
 
 @pytest.fixture
+def small(recipe, monkeypatch):
+    """The smallest of models in the tiny cells, by an optimizer that compiles fast."""
+    size = recipe.Size(dict(layers=1, width=16, heads=2, context=8), batch=4, steps=6)
+    monkeypatch.setitem(recipe.SIZES, "tiny", size)
+    monkeypatch.setattr(recipe, "BASELINE", lm.replace(recipe.BASELINE, {"optimizer.name": "adamw"}))
+
+
+@pytest.fixture
 def trained(recipe, tmp_path):
     """trained(cell, name, seed, loss) writes down what runs would leave whose loss is loss(steps)."""
 
@@ -128,13 +136,12 @@ def test_runs_in_a_pack_share_a_program_and_others_do_not(recipe):
     assert program("baseline", longer=True) != program("baseline")
 
 
-def test_what_is_trained_is_not_trained_again_and_short_windows_cost_the_same_tokens(recipe, tmp_path, monkeypatch):
+def test_what_is_trained_is_not_trained_again_and_short_windows_cost_the_same_tokens(
+    recipe, small, tmp_path, monkeypatch
+):
     """The smallest of runs, for real: both kinds of training leave a loss where it is looked for."""
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question. " * 60)
-    small = recipe.Size(dict(layers=1, width=16, heads=2, context=8), batch=4, steps=6)
-    monkeypatch.setitem(recipe.SIZES, "tiny", small)
-    monkeypatch.setattr(recipe, "BASELINE", lm.replace(recipe.BASELINE, {"optimizer.name": "adamw"}))
     names = ["baseline", "no clipping", "short windows first"]
     where = (["tiny-shakespeare"], names, [0], tmp_path, str(text))
     recipe.train(*where)
@@ -146,3 +153,16 @@ def test_what_is_trained_is_not_trained_again_and_short_windows_cost_the_same_to
     assert all(0.5 < loss < math.log(20) for loss in losses) and len(set(losses)) > 3
     monkeypatch.setattr(recipe, "train_pack", None)
     recipe.train(*where)
+
+
+def test_variants_of_one_program_are_timed_once_and_kept_beside_others(recipe, small, tmp_path, monkeypatch):
+    """A traced setting costs what the baseline costs; sixteen times the batch costs more; another cell's times stay."""
+    monkeypatch.setitem(recipe.VARIANTS, "batch x 16", recipe.Variant(batch=16, steps=16))
+    (tmp_path / "times.json").write_text(json.dumps({OTHER: {"baseline": [1.0, 1.0, 1.0]}}))
+    names = ["baseline", "no clipping", "batch x 16", "short windows first"]
+    recipe.time_steps([CELL], names, tmp_path, rounds=3, seconds=0.02)
+    times = json.loads((tmp_path / "times.json").read_text())
+    assert list(times) == [OTHER, CELL] and list(times[CELL]) == names
+    assert times[CELL]["baseline"] == times[CELL]["no clipping"] == [1.0, 1.0, 1.0]
+    assert times[CELL]["batch x 16"][0] > 1.5
+    assert times[CELL]["short windows first"][0] < 5
