@@ -1,6 +1,6 @@
 """Which settings pay in a small model? Time to a loss, one change at a time, on two corpora and at two sizes.
 
-python experiments/recipe.py --corpus input.txt         trains what is missing; about 45 minutes on two idle cores
+python experiments/recipe.py --corpus input.txt         trains what is missing; over an hour on two idle cores
 python experiments/recipe.py --corpus input.txt --time  then: how long a step takes, 10 minutes, nothing else running
 python experiments/recipe.py --variants cosine GELU --cells tiny-stdlib --seeds 0                         a part of it
 Without --corpus (or LM_DATA, a folder with shakespeare/input.txt in it) only the corpus that needs no file is used.
@@ -9,7 +9,7 @@ Every variant differs from the baseline in one thing and is trained in full twic
 its two losses over log(steps) says how many steps it needs for the loss that the baseline, with the same seed, reaches
 in sqrt(2) times the shorter run. Times a step's time, measured apart beside the baseline's, that is the time to a loss.
 Below 1 is faster than the baseline. Prints a table and draws experiments/figures/recipe.svg.
-Expected: experiments/RESULTS.md. Muon is worth more than all else together; most settings are worth a few percent.
+Stopped, it goes on where it was. Expected: experiments/RESULTS.md.
 """
 
 import argparse
