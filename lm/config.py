@@ -82,6 +82,8 @@ class ModelConfig:
     """With a window: every n-th layer attends to everything."""
     qk_norm: bool = True
     """RMS-normalise queries and keys per head."""
+    value_residual: bool = False
+    """Mix each layer's values with the first layer's, in learned proportions."""
     tied: bool = False
     """Use the embedding as the output head."""
     embedding_norm: bool = False

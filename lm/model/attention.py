@@ -119,12 +119,15 @@ class Attention(nnx.Module):
         self.out = Linear(c, c.heads * c.H, c.width, ("NH", "D"), rngs, scale=output_scale(c))
         self.query_norm = Norm(c, c.H, "H", "rmsnorm") if c.qk_norm else None
         self.key_norm = Norm(c, c.H, "H", "rmsnorm") if c.qk_norm else None
+        self.own_values = nnx.Param(jnp.float32(0.5), axes=()) if c.value_residual else None
+        self.first_values = nnx.Param(jnp.float32(0.5), axes=()) if c.value_residual else None
 
-    def __call__(self, x_BTD, positions_BT, window, same_BTT, past: Past | None, taps: Taps):
-        """Returns what attention adds, [B, T, D], the new keys [B, K, H, T] and values [B, K, T, H].
+    def __call__(self, x_BTD, positions_BT, window, same_BTT, past: Past | None, first_BTKH, taps: Taps):
+        """Returns what attention adds, [B, T, D], the new keys [B, K, H, T] and values [B, K, T, H], and first_BTKH.
 
         positions_BT: absolute positions, B may be 1. same_BTT: pairs in the same document, or None. The past is only
-        read; the caller appends the new keys and values to the cache once all layers are done.
+        read; the caller appends the new keys and values to the cache once all layers are done. first_BTKH: the first
+        layer's values of these tokens, which the first layer fills in; None without value residuals.
         """
         c, (B, T, _) = self.c, x_BTD.shape
         q_BTNH, k_BTKH, v_BTKH = self._project(x_BTD)
@@ -135,6 +138,10 @@ class Attention(nnx.Module):
             k_BTKH = rotate(k_BTKH, positions_BT, c.rotary_base)
         q_BTNH = taps("attention.query", q_BTNH)
         k_BTKH = taps("attention.key", k_BTKH)
+        if c.value_residual:  # Zhou et al. 2024, "Value Residual Learning": learned weights of both
+            first_BTKH = jnp.where(taps.layer == 0, v_BTKH, first_BTKH)
+            own, first = (weight[...].astype(v_BTKH.dtype) for weight in (self.own_values, self.first_values))
+            v_BTKH = own * v_BTKH + first * first_BTKH
         v_BTKH = taps("attention.value", v_BTKH)
 
         k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
@@ -151,7 +158,7 @@ class Attention(nnx.Module):
                 heads_BKGTH = attend(q_BKGTH, [old, new], taps)
             heads_BTNH = heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, c.heads, c.H)
         heads_BTNH = taps("attention.heads", heads_BTNH)
-        return taps("attention.out", self.out(heads_BTNH.reshape(B, T, -1))), (k_BKHT, v_BKTH)
+        return taps("attention.out", self.out(heads_BTNH.reshape(B, T, -1))), (k_BKHT, v_BKTH), first_BTKH
 
     def _fused(self, q_BTNH, window, same_BTT, taps: Taps) -> bool:
         tapped = taps.wants("attention.scores", "attention.weights")

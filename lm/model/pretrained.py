@@ -68,7 +68,8 @@ def from_llama(state_dict: Mapping[str, np.ndarray], config: ModelConfig) -> dic
 
 def _convert(state_dict, c: ModelConfig, family: str, table: dict, prefix: str, example: ModelConfig) -> dict:
     """Our tree, every leaf found through the table and of the right shape, every tensor used."""
-    for name in ("norm", "bias", "positions", "activation", "qk_norm", "embedding_norm", "logit_softcap", "window"):
+    names = ("norm", "bias", "positions", "activation", "qk_norm", "value_residual", "embedding_norm", "logit_softcap")
+    for name in (*names, "window"):
         ours, published = getattr(c, name), getattr(example, name)
         require(ours == published, f"model.{name} {ours}: a {family} has {published}")
     tensors = {name.removeprefix(prefix): value for name, value in state_dict.items()}

@@ -27,14 +27,15 @@ class Block(nnx.Module):
         self.feedforward_norm = Norm(c, c.width, "D", c.norm)
         self.feedforward = FeedForward(c, rngs)
 
-    def __call__(self, x_BTD, positions_BT, window, same_BTT, past, taps: Taps, key):
-        """Returns the residual stream and this layer's new keys and values."""
+    def __call__(self, x_BTD, positions_BT, window, same_BTT, past, first_BTKH, taps: Taps, key):
+        """Returns the residual stream, this layer's new keys and values, and the first layer's values."""
         keys = (None, None) if key is None else jax.random.split(key)
         x_BTD = taps("residual.before", x_BTD)
-        h_BTD, kv = self.attention(self.attention_norm(x_BTD), positions_BT, window, same_BTT, past, taps)
+        given = self.attention_norm(x_BTD), positions_BT, window, same_BTT, past, first_BTKH, taps
+        h_BTD, kv, first_BTKH = self.attention(*given)
         x_BTD = taps("residual.middle", x_BTD + dropout(h_BTD, self.rate, keys[0]))
         h_BTD = self.feedforward(self.feedforward_norm(x_BTD), taps)
-        return taps("residual.after", x_BTD + dropout(h_BTD, self.rate, keys[1])), kv
+        return taps("residual.after", x_BTD + dropout(h_BTD, self.rate, keys[1])), kv, first_BTKH
 
 
 class Transformer(nnx.Module):
@@ -89,30 +90,32 @@ class Transformer(nnx.Module):
             windows = jnp.array([UNLIMITED if w is None else w for w in c.windows], jnp.int32)
         slots_BS = None if cache is None else cache.slot_positions()
 
-        def layer(x_BTD, scanned):
-            params, window, index, old = scanned
+        def layer(carry, scanned):
+            (x_BTD, first_BTKH), (params, window, index, old) = carry, scanned
             inner = taps.inside(index)
             past = None if old is None else Past(*old, slots_BS)
             layer_key = None if keys[1] is None else jax.random.fold_in(keys[1], index)
             block = nnx.merge(graph, params)
-            x_BTD, kv = block(x_BTD, positions_BT, window, same_BTT, past, inner, layer_key)
-            return x_BTD, (kv if keep_kv else None, inner.values)
+            x_BTD, kv, first_BTKH = block(x_BTD, positions_BT, window, same_BTT, past, first_BTKH, inner, layer_key)
+            return (x_BTD, first_BTKH), (kv if keep_kv else None, inner.values)
 
         if c.remat:
             layer = jax.checkpoint(layer)
         old = None if cache is None else (cache.k_LRHS, cache.v_LRSH)
+        no_values_BTKH = jnp.zeros((*tokens_BT.shape, c.K, c.H), x_BTD.dtype) if c.value_residual else None
+        carry = x_BTD, no_values_BTKH
         if blocks is None:
             old = None if old is None else tuple(map(jnp.stack, old))
             scanned = (params, windows, jnp.arange(c.layers), old)
-            x_BTD, (kv, values) = jax.lax.scan(layer, x_BTD, scanned, unroll=min(c.unroll, c.layers))
+            (x_BTD, _), (kv, values) = jax.lax.scan(layer, carry, scanned, unroll=min(c.unroll, c.layers))
         else:
             made = []
             for index, params in enumerate(blocks):
                 window = None if windows is None else windows[index]
                 past = None if old is None else (old[0][index], old[1][index])
-                x_BTD, out = layer(x_BTD, (params, window, index, past))
+                carry, out = layer(carry, (params, window, index, past))
                 made.append(out)
-            kv, values = jax.tree.map(lambda *layers: jnp.stack(layers), *made)
+            (x_BTD, _), (kv, values) = carry, jax.tree.map(lambda *layers: jnp.stack(layers), *made)
         taps.values.update(values)
         return taps("residual.final", self.final_norm(x_BTD)), kv
 

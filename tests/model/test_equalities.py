@@ -25,7 +25,7 @@ def key(seed):
 
 
 # --- how the layers run ----------------------------------------------------------------------------------------------
-DEEP = dict(layers=3, kv_heads=2, window=3, global_every=2, dropout=0.3)
+DEEP = dict(layers=3, kv_heads=2, window=3, global_every=2, dropout=0.3, value_residual=True)
 
 
 @pytest.mark.parametrize("how", [dict(unroll=3), dict(remat=True, unroll=2)], ids=str)
@@ -47,7 +47,7 @@ positions = pytest.mark.parametrize("kind", ["rotary", "learned", "sinusoidal", 
 
 
 def packed_model(kind):
-    return small(positions=kind, kv_heads=2, window=4, global_every=2)
+    return small(positions=kind, kv_heads=2, window=4, global_every=2, value_residual=kind == "learned")
 
 
 @positions

@@ -92,6 +92,23 @@ def test_attention_taps_are_the_textbook_formula():
             np.testing.assert_allclose(v["attention.heads"][layer, :, :, n], weights_BTS @ u_BSH, rtol=1e-3, atol=1e-4)
 
 
+def test_value_residuals_are_the_textbook_formula():
+    """In every layer, a x its own values + b x the first layer's, grouped heads and all; at first, half of each."""
+    c = small(**SHAPE, value_residual=True)
+    params, tokens_BT = lively(c), some_tokens(c, B)
+    blocks, v = params["blocks"], read_all(c)(params, tokens_BT)
+    x_LBTD = v["residual.before"]
+    x_LBTD = x_LBTD / np.sqrt(np.square(x_LBTD).mean(-1, keepdims=True) + c.norm_epsilon)
+    x_LBTD = x_LBTD * blocks["attention_norm"]["scale"][:, None, None]
+    attention = blocks["attention"]
+    own_LBTKH = np.einsum("LBTD,LDI->LBTI", x_LBTD, attention["value"]["kernel"]).reshape(3, B, T, 2, 6)
+    a_L, b_L = (attention[name].reshape(3, 1, 1, 1, 1) for name in ("own_values", "first_values"))
+    expected_LBTKH = a_L * own_LBTKH + b_L * own_LBTKH[:1]
+    np.testing.assert_allclose(v["attention.value"], expected_LBTKH, rtol=1e-4, atol=1e-4)
+    start = transformer.init(c, 0)["blocks"]["attention"]
+    assert (start["own_values"] == 0.5).all() and (start["first_values"] == 0.5).all()
+
+
 def test_attention_weights_are_distributions_over_the_past():
     """Rows sum to one; nothing falls on the future."""
     weights_LBNTS = values()["attention.weights"]

@@ -44,7 +44,7 @@ def test_greedy_generation_equals_the_naive_loop_before_and_past_the_context(cha
     assert len(made) > 3, "the model repeats itself: the comparison says little"
 
 
-@pytest.mark.parametrize("changes", [{}, {"kv_heads": 2, "window": 3, "positions": "learned"}])
+@pytest.mark.parametrize("changes", [{}, {"kv_heads": 2, "window": 3, "positions": "learned", "value_residual": True}])
 def test_prefill_in_chunks_equals_one_prefill_equals_the_full_pass(changes):
     """Ragged rows, padded at the end of each chunk, through a window (3) shorter than a chunk (5)."""
     m = little(context=16, **changes)

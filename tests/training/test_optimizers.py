@@ -14,9 +14,9 @@ from lm.training import optimizers
 
 FULL = ModelConfig(
     layers=2, width=8, heads=2, context=6, feedforward=24, vocab=10, norm="layernorm", bias=True, positions="learned",
-    activation="swiglu",
+    activation="swiglu", value_residual=True,
 )  # fmt: skip
-"""Every kind of parameter: biases, both norms, learned positions, a gate, an untied head."""
+"""Every kind of parameter: biases, both norms, learned positions, weights of values, a gate, an untied head."""
 HIDDEN = {
     "blocks.attention.query.kernel", "blocks.attention.key.kernel", "blocks.attention.value.kernel",
     "blocks.attention.out.kernel", "blocks.feedforward.gate.kernel", "blocks.feedforward.inner.kernel",
