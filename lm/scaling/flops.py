@@ -72,8 +72,8 @@ def train_flops_6n(c: ModelConfig) -> float:
 def elementwise_flops(c: ModelConfig, context: int | None = None, *, pairs: Pairs = "visible") -> dict[str, float]:
     """Every other operation of the forward pass and the loss per token, by part: one for each value it makes.
 
-    Lookups and moves are free, and so is what a batch shares (rotary phases, masks). The backward pass of such work is
-    about twice the forward, as that of products: for y = f(x), f' and its product with what comes back.
+    Lookups and moves are free, and so are random bits and what a batch shares (rotary phases, masks). The backward pass
+    of such work is taken as twice the forward, like that of products; XLA counts 1.5 to 2 times.
     """
     T = context or c.context
     D, F, N, K, H, V = c.width, c.F, c.heads, c.K, c.H, c.V
