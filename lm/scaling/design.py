@@ -1,4 +1,4 @@
-"""The design of a sweep: which models to train, for how long, from which trunk. Made by `lm plan`, read by `lm sweep`."""
+"""The design of a sweep: which models, how long, from which trunk. Made by `lm plan`, read by `lm sweep`."""
 
 import dataclasses
 import io
@@ -144,20 +144,13 @@ class Design:
         if self.seconds is not None:
             table.add_row("time in all", f"{self.seconds / 60:.1f} minutes")
         law = self.law
-        table.add_row(
-            "assumed law",
-            f"L = {law.E:.3g} + {law.A:.3g}/N^{law.alpha:.3g} + {law.B:.3g}/D^{law.beta:.3g} ({self.law_from})",
-        )
-        table.add_row(
-            "assumed noise", f"{self.noise:.2%} of the loss between seeds, {self.shared_noise:.0%} of it shared"
-        )
+        formula = f"L = {law.E:.3g} + {law.A:.3g}/N^{law.alpha:.3g} + {law.B:.3g}/D^{law.beta:.3g}"
+        table.add_row("law", f"{formula} ({self.law_from})")
+        table.add_row("noise", f"{self.noise:.2%} of the loss between seeds, {self.shared_noise:.0%} shared in a trunk")
         for name, value in (("alpha", law.alpha), ("beta", law.beta), ("E", law.E), ("a", law.a)):
             meaning = " = beta / (alpha + beta)" if name == "a" else ""
             table.add_row(f"predicted {name}{meaning}", f"{value:.3f} +- {se[name]:.3f}")
         table.add_row("condition number", f"{self.condition:.0f}")
-        table.add_row(
-            "extrapolation",
-            f"to {t['flops']:.2e} FLOPs ({t['params']:,.0f} parameters, {t['tokens']:,.0f} tokens): loss {t['loss']:.3f}"
-            f" +- {t['error']:.1%}",
-        )
+        ahead = f"{t['flops']:.2e} FLOPs ({t['params']:,.0f} parameters, {t['tokens']:,.0f} tokens)"
+        table.add_row("extrapolation", f"to {ahead}: loss {t['loss']:.3f} +- {t['error']:.1%}")
         return table

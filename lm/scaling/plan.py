@@ -2,11 +2,12 @@
 
 Every size is one trunk (warm-up, then a constant rate) with a cooldown branch at each token count, so that its shorter
 models cost little. Rows lie on lines of equal compute C, C/2, C/4 ..., within limits on tokens per parameter, steps and
-text: one design serves isoFLOP fits and parametric ones. What is chosen is the range of sizes: for each, the largest C
-that the budget allows, and of these the design whose predicted error is smallest.
+text: one design serves isoFLOP fits and parametric ones. What is chosen is the range of sizes and the largest C: of the
+designs that spend the budget, the one whose predicted error is smallest.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -26,8 +27,8 @@ BATCH_TOKENS, BATCH_AT, BATCH_EXPONENT = 2048, 1e6, 0.38
 """A batch of 2,048 tokens for a run of a million, growing with the run's tokens as D^0.38 (Bergsma et al. 2025)."""
 LARGEST_VOCABULARY = 1024
 """Beyond, embeddings outweigh the rest of tiny models and the law in N breaks."""
-STEPS_OF_C = 2 ** (1 / 8)
-"""The largest C is sought on a grid this fine, so up to a twelfth of the budget stays unspent."""
+OCTAVE = 8
+"""The largest C is sought on a grid with this many values for each factor of two."""
 BYTES = Theta(E=0.7, A=10.0, B=40.0, alpha=0.3, beta=0.3)
 """Assumed for small models of bytes, in nats; only a pilot can tell."""
 NOISE, SHARED = 0.005, 0.5
@@ -42,8 +43,8 @@ class Rules:
     """Least and most."""
     ratios: tuple[float, ...] = ()
     """Train every size for just these many tokens a parameter, instead of along lines of equal compute."""
-    spacing: float = 2.0
-    """Factor between lines of equal compute."""
+    spacing: float | None = None
+    """Factor between lines of equal compute; None tries 2 and its root."""
     least_steps: int = 400
     """Shorter runs say more of the warm-up than of the law."""
     cooldown: float = 0.15
@@ -57,7 +58,7 @@ class Rules:
         low, high = self.tokens_per_parameter
         require(0 < low <= high, f"tokens per parameter {low:g} to {high:g}: the least first, both positive")
         require(all(ratio > 0 for ratio in self.ratios), f"ratios {self.ratios}: tokens per parameter must be positive")
-        require(self.spacing > 1, f"spacing {self.spacing}: must be above 1")
+        require(self.spacing is None or self.spacing > 1, f"spacing {self.spacing}: must be above 1, or None")
         require(self.least_steps >= 1, f"least steps {self.least_steps}: must be at least 1")
         require(0 < self.cooldown < 1, f"cooldown {self.cooldown}: a fraction between 0 and 1, such as 0.15")
         require(self.span > 1, f"span {self.span}: must be above 1")
@@ -195,29 +196,35 @@ def plan(
     _check(e, flops, seconds, rates, noise, shared_noise, target)
     most = min(flops or math.inf, seconds * max(rates.flops_per_second) if seconds else math.inf)
     chosen = sorted(sizes or affordable_sizes(e.model, most, rules), key=lambda s: s.params_total)
-    # By largest C, descending, and by size: each trunk's rows.
-    tops = [most / STEPS_OF_C**i for i in range(12 * 8)]
-    trunks = [[trunk(s, top, e, rules, corpus_tokens, rates) for s in chosen] for top in tops]
-    windows = [(0, len(chosen))] if sizes else list(_windows(chosen, rules.span))
     if target is None:
         error = lambda V, rows: precision.standard_errors(law, V)["a"]  # noqa: E731
     else:
         error = lambda V, rows: precision.prediction_error(law, V, *law.optimum(target, _per(rows)))  # noqa: E731
 
-    best, least, refused = None, math.inf, []
-    for first, end in windows:
-        for at in trunks:
-            rows = [row for of_size in at[first:end] for row in of_size]
-            if not _within(rows, flops, seconds):
-                continue
-            if why := precision.obstacle(law, *_points(rows)):
-                refused.append((len(rows), why))
-            elif (found := error(_covariance(law, rows, noise, shared_noise), rows)) < least:
-                best, least = rows, found
-            break  # a smaller C spends less and tells less
+    best, least, refused = None, math.inf, (0, "")
+    windows = [(0, len(chosen))] if sizes else list(_windows(chosen, rules.span))
+    for rows in _affordable(e, chosen, windows, most, rules, corpus_tokens, rates, flops, seconds):
+        if why := precision.obstacle(law, *_points(rows)):
+            refused = max(refused, (len(rows), why))
+        elif (found := error(_covariance(law, rows, noise, shared_noise), rows)) < least:
+            best, least = rows, found
     if best is None:
-        raise UserError(_refusal(chosen, max(refused, default=(0, "")), corpus_tokens, rules, flops, seconds))
+        raise UserError(_refusal(chosen, refused, corpus_tokens, rules, flops, seconds))
     return _design(e, best, law, law_from, noise, shared_noise, target, corpus_tokens)
+
+
+def _affordable(e, sizes, windows, most, rules: Rules, corpus_tokens, rates, flops, seconds) -> Iterator[list[Row]]:
+    """For each spacing and range of sizes, the designs whose largest C is within an octave of what the budget allows.
+
+    Within the octave because the lines fall differently on the limits in tokens; below it less is spent, and learnt.
+    """
+    for spacing in (rules.spacing,) if rules.spacing or rules.ratios else (2.0, math.sqrt(2)):
+        spaced = dataclasses.replace(rules, spacing=spacing or 2.0)
+        tops = [most / 2 ** (i / OCTAVE) for i in range(12 * OCTAVE)]
+        trunks = [[trunk(s, top, e, spaced, corpus_tokens, rates) for s in sizes] for top in tops]
+        for first, end in windows:
+            designs = ([row for of_size in at[first:end] for row in of_size] for at in trunks)
+            yield from itertools.islice((rows for rows in designs if _within(rows, flops, seconds)), OCTAVE)
 
 
 def _check(e: Experiment, flops, seconds, rates, noise, shared_noise, target) -> None:
@@ -294,7 +301,7 @@ def _design(e: Experiment, rows, law, law_from, noise, shared, target, corpus_to
 
 def _warnings(rows, law: Theta, law_from: str, errors: dict, ahead: dict, corpus_tokens) -> Iterator[str]:
     if law_from == "assumed":
-        yield "the law and its noise are assumptions; train the cheapest rows first and plan again with --pilot points.csv"
+        yield "law and noise are assumptions: train the cheapest rows first, then plan again with --pilot points.csv"
     if errors["a"] > 0.1:
         yield f"a will be known to +-{errors['a']:.2f} only: raise the budget, or repeat rows with other seeds"
     sizes = [row.params_total for row in rows]

@@ -106,7 +106,7 @@ def obstacle(theta: Theta, params, tokens) -> str | None:
     )
     ratio = np.log(D / N)
     if few:
-        why = f"there are only {few}, so at least 3 are needed, far apart"
+        why = f"{few}, where the law's three unknowns need at least 3, far apart"
     elif np.ptp(ratio) < 0.2 * np.ptp(np.log(N)):
         why = (
             f"tokens per parameter hardly vary ({np.exp(ratio.min()):.3g} to {np.exp(ratio.max()):.3g}), so that size"
