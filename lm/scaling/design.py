@@ -13,6 +13,12 @@ from lm.errors import UserError, require
 from lm.scaling.precision import Theta
 
 
+def shape(layers: int, width: int, heads: int) -> dict[str, Any]:
+    """The settings that size a model; heads share nothing and the feed-forward layer has its default width."""
+    free = dict.fromkeys(("model.kv_heads", "model.head_width", "model.feedforward"))
+    return {"model.layers": layers, "model.width": width, "model.heads": heads} | free
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One trained model: a trunk at a constant rate up to `branch_step`, then a cooldown of its own."""
@@ -41,10 +47,9 @@ class Row:
 
     def changes(self) -> dict[str, Any]:
         """Settings that make the design's experiment this row's, trained alone; see lm.settings.replace."""
-        return {
-            "name": self.name, "model.layers": self.layers, "model.width": self.width, "model.heads": self.heads,
-            "model.kv_heads": None, "model.head_width": None, "model.feedforward": None, "train.batch": self.batch,
-            "train.steps": self.steps, "schedule.name": "wsd", "schedule.decay": self.cooldown_steps,
+        return shape(self.layers, self.width, self.heads) | {
+            "name": self.name, "train.batch": self.batch, "train.steps": self.steps,
+            "schedule.name": "wsd", "schedule.decay": self.cooldown_steps,
         }  # fmt: skip
 
 

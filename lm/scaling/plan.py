@@ -17,7 +17,7 @@ from lm.config import Experiment, ModelConfig
 from lm.errors import UserError, require
 from lm.model.transformer import parameter_count
 from lm.scaling import precision
-from lm.scaling.design import Design, Row
+from lm.scaling.design import Design, Row, shape
 from lm.scaling.flops import train_flops
 from lm.scaling.precision import Theta
 from lm.settings import to_dict
@@ -104,7 +104,7 @@ def size(base: ModelConfig, width: int, layers: int | None = None, head_width: i
     layers, heads = layers or layers_of(width), max(1, round(width / head_width))
     while width % heads or ((width // heads) % 2 and heads > 1):
         heads -= 1
-    changes = dict(layers=layers, width=width, heads=heads, kv_heads=None, head_width=None, feedforward=None)
+    changes = {key.removeprefix("model."): value for key, value in shape(layers, width, heads).items()}
     c = dataclasses.replace(base, **changes)
     return Size(layers, width, heads, *parameter_count(c), train_flops(c))
 
@@ -209,7 +209,7 @@ def plan(
         elif (found := error(_covariance(law, rows, noise, shared_noise), rows)) < least:
             best, least = rows, found
     if best is None:
-        raise UserError(_refusal(chosen, refused, corpus_tokens, rules, flops, seconds))
+        raise UserError(_refusal(refused, corpus_tokens, rules, flops, seconds))
     return _design(e, best, law, law_from, noise, shared_noise, target, corpus_tokens)
 
 
@@ -268,17 +268,16 @@ def _per(rows: Sequence[Row]) -> float:
     return largest.flops / largest.params_total / largest.tokens
 
 
-def _refusal(sizes, refused: tuple[int, str], corpus_tokens, rules: Rules, flops, seconds) -> str:
+def _refusal(refused: tuple[int, str], corpus_tokens, rules: Rules, flops, seconds) -> str:
     """Why there is no design, in words."""
-    budget = f"{flops:.3g} FLOPs" if flops else f"{seconds / 60:.3g} minutes"
-    limits = f"at least {rules.least_steps} steps"
-    if corpus_tokens:
-        limits += f" and one epoch of {corpus_tokens:,} tokens"
+    budget = " and ".join(
+        ([f"{flops:.3g} FLOPs"] if flops else []) + ([f"{seconds / 60:.3g} minutes"] if seconds else [])
+    )
+    text = f" and one epoch of {corpus_tokens:,} tokens" if corpus_tokens else ""
     count, why = refused
-    if count >= precision.FEWEST:
-        return why
-    many = f"{len(sizes)} sizes, {limits}: {why or 'no row fits'}"
-    return f"no design within {budget} determines the law with {many}; raise the budget, or give more text"
+    found = f"of {count} points, collinear: {why}" if count else "empty; raise the budget, or give more text"
+    limits = f"within {budget}, with at least {rules.least_steps} steps{text}"
+    return f"no design {limits} determines the law: the largest is {found}"
 
 
 def _design(e: Experiment, rows, law, law_from, noise, shared, target, corpus_tokens) -> Design:
@@ -310,3 +309,26 @@ def _warnings(rows, law: Theta, law_from: str, errors: dict, ahead: dict, corpus
         yield f"the optimum of the largest compute, {N:,.0f} parameters, lies outside the sizes: no valley around it"
     if corpus_tokens and ahead["tokens"] > corpus_tokens:
         yield f"the extrapolation wants {ahead['tokens']:,.0f} tokens, more than one epoch of {corpus_tokens:,}"
+
+
+# --- from a pilot ----------------------------------------------------------------------------------------------------
+def fitted(path) -> dict:
+    """The law and the noise of points already trained, as `plan` takes them: law, law_from and noise.
+
+    noise: the residuals' standard deviation in ln L. Raises UserError where the points do not determine a law.
+    """
+    from lm.scaling.fit import fit
+    from lm.scaling.points import read_points
+
+    points = read_points(path)
+    found = fit(points, "chinchilla")
+    law = Theta(**{name: float(found.parameters[name].value) for name in ("E", "A", "B", "alpha", "beta")})
+    return {"law": law, "law_from": f"fitted to {path}", "noise": residual_noise(law, points)}
+
+
+def residual_noise(law: Theta, points) -> float:
+    """Standard deviation of ln L about the law, of five parameters."""
+    n = len(points.loss)
+    require(n > 5, f"{n} points leave no residual of a law with 5 parameters; give --noise")
+    r = np.log(points.loss) - np.log(law.loss(points.params, points.tokens))
+    return float(np.sqrt(np.sum(r**2) / (n - 5)))

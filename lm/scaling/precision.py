@@ -86,6 +86,8 @@ def condition(theta: Theta, params, tokens) -> float:
     How far apart the best and the worst determined directions are, without what units alone would do.
     """
     N, D = np.asarray(params, float), np.asarray(tokens, float)
+    if len(N) < 5:
+        return float("inf")
     n, d = (np.exp(np.mean(np.log(x))) for x in (N, D))
     scaled = dataclasses.replace(theta, A=theta.A * n**-theta.alpha, B=theta.B * d**-theta.beta)
     J = scaled.gradient(N / n, D / d)
@@ -95,23 +97,22 @@ def condition(theta: Theta, params, tokens) -> float:
 def obstacle(theta: Theta, params, tokens) -> str | None:
     """Why these points cannot determine the five parameters, in words; None if they can."""
     N, D = np.asarray(params, float), np.asarray(tokens, float)
-    if len(N) < FEWEST:
-        return f"{len(N)} points cannot determine 5 parameters; at least {FEWEST} are needed"
     number = condition(theta, N, D)
-    if number <= WORST_CONDITION:
+    if len(N) >= FEWEST and number <= WORST_CONDITION:
         return None
-    levels = {name: np.unique(np.round(np.log(x), 2)).size for name, x in (("model sizes", N), ("token counts", D))}
-    few = next(
-        (f"{count} {name}: the law has three unknowns in each" for name, count in levels.items() if count < 3), ""
-    )
-    ratio = np.log(D / N)
-    if few:
-        why = f"{few}, where the law's three unknowns need at least 3, far apart"
-    elif np.ptp(ratio) < 0.2 * np.ptp(np.log(N)):
-        why = (
-            f"tokens per parameter hardly vary ({np.exp(ratio.min()):.3g} to {np.exp(ratio.max()):.3g}), so that size"
-            " and data grow together and the loss cannot tell alpha from beta; vary them by a factor of 10 or more"
+    return f"condition number {number:.1e}, at most {WORST_CONDITION:.0e} will do: {_why(np.log(N), np.log(D))}"
+
+
+def _why(log_N: np.ndarray, log_D: np.ndarray) -> str:
+    sizes, counts = (np.unique(np.round(x, 1)).size for x in (log_N, log_D))  # closer than a tenth is the same
+    ratio = np.exp(log_D - log_N)
+    if min(sizes, counts) < 3:
+        return f"{sizes} model size(s) and {counts} token count(s), and each term needs at least 3, far apart"
+    if np.ptp(np.log(ratio)) < 0.2 * np.ptp(log_N):
+        return (
+            f"tokens per parameter hardly vary ({ratio.min():.3g} to {ratio.max():.3g}), so size and data grow together"
+            " and the loss cannot tell alpha from beta; vary them by a factor of 10 or more"
         )
-    else:
-        why = "sizes and token counts are too close together; spread both"
-    return f"the points are collinear (condition number {number:.1e}, at most {WORST_CONDITION:.0e} will do): {why}"
+    if len(log_N) < FEWEST:
+        return f"{len(log_N)} points for 5 parameters, and at least {FEWEST} are needed"
+    return "sizes and token counts are too close together; spread both"
