@@ -11,8 +11,8 @@ import numpy as np
 
 from lm.errors import require
 
-WORST_CONDITION = 1e4
-"""Of the derivatives, columns centred and scaled. Good designs have 50 to 500; constant tokens per parameter 1e5 up."""
+WORST_CONDITION = 2e3
+"""Of the derivatives, columns centred and scaled. Good designs have 40 to 400; constant tokens per parameter 1e5 up."""
 FEWEST = 6
 """Points: one more than the law has parameters."""
 
@@ -111,7 +111,7 @@ def _why(log_N: np.ndarray, log_D: np.ndarray) -> str:
     if np.ptp(np.log(ratio)) < 0.2 * np.ptp(log_N):
         return (
             f"tokens per parameter hardly vary ({ratio.min():.3g} to {ratio.max():.3g}), so size and data grow together"
-            " and the loss cannot tell alpha from beta; vary them by a factor of 10 or more"
+            " and the loss cannot tell alpha from beta; vary them by a factor of 3 or more"
         )
     if len(log_N) < FEWEST:
         return f"{len(log_N)} points for 5 parameters, and at least {FEWEST} are needed"

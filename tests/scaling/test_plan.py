@@ -29,7 +29,7 @@ def points(design: Design) -> tuple[np.ndarray, np.ndarray]:
 
 # --- predicted errors ------------------------------------------------------------------------------------------------
 def refits(law: Theta, run: np.ndarray, shared: float, sd: float, repeats: int) -> np.ndarray:
-    """ln E, ln A, ln B, alpha, beta fitted to synthetic losses with noise, part of it common to each run: [repeats, 5]."""
+    """ln E, ln A, ln B, alpha, beta fitted to synthetic noisy losses, part of the noise common to a run: [repeats, 5]."""
     rng, start = np.random.default_rng(0), np.array([*np.log([law.E, law.A, law.B]), law.alpha, law.beta])
     theta = lambda p: Theta(*np.exp(p[:3]), *p[3:])  # noqa: E731
     found = []
@@ -90,7 +90,7 @@ def test_the_optimum_is_the_lowest_loss_of_its_compute():
         (np.full(12, 1e5), np.geomspace(1e5, 1e8, 12), "1 model size"),
         (np.geomspace(1e4, 1e6, 12), np.full(12, 1e7), "1 token count"),
         (np.repeat([1e4, 1e5], 6), np.tile(np.geomspace(1e5, 1e8, 6), 2), "2 model size"),
-        (N[::6], D[::7][:5], "5 points for 5 parameters"),
+        (N[::6], D[[0, 8, 13, 21, 2]], "5 points for 5 parameters"),
         (1e5 * np.geomspace(1, 1.5, 25), 1e7 * np.tile(np.geomspace(1, 1.5, 5), 5), "too close together"),
     ],
 )
@@ -98,7 +98,7 @@ def test_the_optimum_is_the_lowest_loss_of_its_compute():
 def test_collinear_points_are_refused(params, tokens, why, law):
     found = precision.obstacle(law, params, tokens)
     assert why in found and "condition number" in found
-    assert precision.condition(law, params, tokens) > 30 * precision.condition(law, N, D)
+    assert precision.condition(law, params, tokens) > 20 * precision.condition(law, N, D)
     assert precision.obstacle(law, N, D) is None
 
 
@@ -239,7 +239,7 @@ def test_the_standard_recipe_tells_a_as_published():
 
 def test_rates_are_interpolated_in_logarithms():
     assert RATES.at(1e5) == pytest.approx(math.sqrt(4e9 * 4e10))
-    assert RATES.at(1e3) == 4e9 and RATES.at(1e8) == pytest.approx(4e10)
+    assert RATES.at(1e3) == pytest.approx(4e9) and RATES.at(1e8) == pytest.approx(4e10)
 
 
 def test_a_pilot_gives_its_noise():
