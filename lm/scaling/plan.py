@@ -7,9 +7,10 @@ designs that spend the budget, the one whose predicted error is smallest.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -28,11 +29,15 @@ BATCH_TOKENS, BATCH_AT, BATCH_EXPONENT = 2048, 1e6, 0.38
 LARGEST_VOCABULARY = 1024
 """Beyond, embeddings outweigh the rest of tiny models and the law in N breaks."""
 OCTAVE = 8
-"""The largest C is sought on a grid with this many values for each factor of two."""
+"""The largest C is sought on a grid with this many values for each factor of two,"""
+OCTAVES = 12
+"""down to the whole budget over two to this power."""
 BYTES = Theta(E=0.7, A=10.0, B=40.0, alpha=0.3, beta=0.3)
-"""Assumed for small models of bytes, in nats; only a pilot can tell."""
-NOISE, SHARED = 0.005, 0.5
-"""Assumed standard deviation of ln L between seeds, and how much of its variance branches of one trunk share."""
+"""Assumed for small models of bytes, in nats: within 5% of what 10 and 33 thousand parameters reach after a million
+bytes of the stdlib corpus. Only a pilot can tell the exponents."""
+NOISE, SHARED = 0.006, 0.5
+"""Assumed standard deviation of ln L between seeds (0.4% to 0.9% was seen), and how much of its variance branches of
+one trunk share."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +83,28 @@ class Rates:
     def at(self, params: float) -> float:
         known = np.log(self.params), np.log(self.flops_per_second)
         return float(np.exp(np.interp(math.log(params), *known)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a sweep may cost; None is without limit."""
+
+    flops: float | None
+    seconds: float | None
+
+    def allows(self, rows: Sequence[Row]) -> bool:
+        if self.flops is not None and sum(row.flops_added for row in rows) > self.flops:
+            return False
+        return self.seconds is None or sum(row.seconds for row in rows) <= self.seconds
+
+    def most_flops(self, rates: Rates | None) -> float:
+        """No sweep within the budget has more."""
+        in_time = math.inf if self.seconds is None else self.seconds * max(rates.flops_per_second)
+        return min(in_time, math.inf if self.flops is None else self.flops)
+
+    def __str__(self) -> str:
+        parts = [f"{self.flops:.3g} FLOPs"] if self.flops else []
+        return " and ".join(parts + ([f"{self.seconds / 60:.3g} minutes"] if self.seconds else []))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,42 +219,46 @@ def plan(
     Raises UserError when nothing affordable determines the law, and says why: too little budget, too short a text,
     sizes or tokens per parameter that do not vary.
     """
-    rules = rules or Rules()
-    _check(e, flops, seconds, rates, noise, shared_noise, target)
-    most = min(flops or math.inf, seconds * max(rates.flops_per_second) if seconds else math.inf)
-    chosen = sorted(sizes or affordable_sizes(e.model, most, rules), key=lambda s: s.params_total)
+    rules, budget = rules or Rules(), Budget(flops, seconds)
+    _check(e, budget, rates, noise, shared_noise, target)
+    chosen = sorted(sizes or affordable_sizes(e.model, budget.most_flops(rates), rules), key=lambda s: s.params_total)
+    ranges = [slice(None)] if sizes else list(_ranges(chosen, rules.span))
     if target is None:
         error = lambda V, rows: precision.standard_errors(law, V)["a"]  # noqa: E731
     else:
         error = lambda V, rows: precision.prediction_error(law, V, *law.optimum(target, _per(rows)))  # noqa: E731
 
     best, least, refused = None, math.inf, (0, "")
-    windows = [(0, len(chosen))] if sizes else list(_windows(chosen, rules.span))
-    for rows in _affordable(e, chosen, windows, most, rules, corpus_tokens, rates, flops, seconds):
-        if why := precision.obstacle(law, *_points(rows)):
-            refused = max(refused, (len(rows), why))
-        elif (found := error(_covariance(law, rows, noise, shared_noise), rows)) < least:
-            best, least = rows, found
+    for spacing in (rules.spacing,) if rules.spacing or rules.ratios else (2.0, math.sqrt(2)):
+        of = functools.partial(trunk, e=e, rules=dataclasses.replace(rules, spacing=spacing), rates=rates)
+        trunks = _trunks(functools.partial(of, corpus_tokens=corpus_tokens), chosen, budget.most_flops(rates))
+        for rows in _affordable(trunks, ranges, budget):
+            if why := precision.obstacle(law, *_points(rows)):
+                refused = max(refused, (len(rows), why))
+            elif (found := error(_covariance(law, rows, noise, shared_noise), rows)) < least:
+                best, least = rows, found
     if best is None:
-        raise UserError(_refusal(refused, corpus_tokens, rules, flops, seconds))
+        raise UserError(_refusal(refused, corpus_tokens, rules, budget))
     return _design(e, best, law, law_from, noise, shared_noise, target, corpus_tokens)
 
 
-def _affordable(e, sizes, windows, most, rules: Rules, corpus_tokens, rates, flops, seconds) -> Iterator[list[Row]]:
-    """For each spacing and range of sizes, the designs whose largest C is within an octave of what the budget allows.
+def _trunks(of: Callable[[Size, float], list[Row]], sizes: Sequence[Size], most: float) -> list[list[list[Row]]]:
+    """Rows by largest C, descending from `most`, and by size."""
+    return [[of(s, most / 2 ** (i / OCTAVE)) for s in sizes] for i in range(OCTAVES * OCTAVE)]
+
+
+def _affordable(trunks: list[list[list[Row]]], ranges: Sequence[slice], budget: Budget) -> Iterator[list[Row]]:
+    """For each range of sizes, the designs whose largest C is within an octave of what the budget allows.
 
     Within the octave because the lines fall differently on the limits in tokens; below it less is spent, and learnt.
     """
-    for spacing in (rules.spacing,) if rules.spacing or rules.ratios else (2.0, math.sqrt(2)):
-        spaced = dataclasses.replace(rules, spacing=spacing or 2.0)
-        tops = [most / 2 ** (i / OCTAVE) for i in range(12 * OCTAVE)]
-        trunks = [[trunk(s, top, e, spaced, corpus_tokens, rates) for s in sizes] for top in tops]
-        for first, end in windows:
-            designs = ([row for of_size in at[first:end] for row in of_size] for at in trunks)
-            yield from itertools.islice((rows for rows in designs if _within(rows, flops, seconds)), OCTAVE)
+    for some in ranges:
+        designs = ([row for rows in by_size[some] for row in rows] for by_size in trunks)
+        yield from itertools.islice(filter(budget.allows, designs), OCTAVE)
 
 
-def _check(e: Experiment, flops, seconds, rates, noise, shared_noise, target) -> None:
+def _check(e: Experiment, budget: Budget, rates, noise, shared_noise, target) -> None:
+    flops, seconds = budget.flops, budget.seconds
     require(flops is not None or seconds is not None, "which budget? Give --minutes 15 or --flops 1e13")
     require(seconds is None or rates is not None, "a budget of time needs a rate: measure it, or give --rate FLOP/s")
     for name, value in (("flops", flops), ("seconds", seconds), ("noise", noise), ("target", target)):
@@ -240,18 +271,12 @@ def _check(e: Experiment, flops, seconds, rates, noise, shared_noise, target) ->
     )
 
 
-def _windows(sizes: Sequence[Size], span: float) -> Iterator[tuple[int, int]]:
-    """Ranges of at least three neighbouring sizes, the largest at most `span` times the smallest."""
+def _ranges(sizes: Sequence[Size], span: float) -> Iterator[slice]:
+    """At least three neighbouring sizes, the largest at most `span` times the smallest."""
     for first in range(len(sizes)):
         for end in range(first + 3, len(sizes) + 1):
             if sizes[end - 1].params_total <= span * sizes[first].params_total:
-                yield first, end
-
-
-def _within(rows: Sequence[Row], flops: float | None, seconds: float | None) -> bool:
-    return sum(row.flops_added for row in rows) <= (flops or math.inf) and (
-        seconds is None or sum(row.seconds for row in rows) <= seconds
-    )
+                yield slice(first, end)
 
 
 def _points(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
@@ -268,11 +293,8 @@ def _per(rows: Sequence[Row]) -> float:
     return largest.flops / largest.params_total / largest.tokens
 
 
-def _refusal(refused: tuple[int, str], corpus_tokens, rules: Rules, flops, seconds) -> str:
+def _refusal(refused: tuple[int, str], corpus_tokens: int | None, rules: Rules, budget: Budget) -> str:
     """Why there is no design, in words."""
-    budget = " and ".join(
-        ([f"{flops:.3g} FLOPs"] if flops else []) + ([f"{seconds / 60:.3g} minutes"] if seconds else [])
-    )
     text = f" and one epoch of {corpus_tokens:,} tokens" if corpus_tokens else ""
     count, why = refused
     found = f"of {count} points, collinear: {why}" if count else "empty; raise the budget, or give more text"

@@ -15,7 +15,7 @@ from lm.model.transformer import parameter_count
 from lm.scaling import precision
 from lm.scaling.design import Design
 from lm.scaling.flops import train_flops
-from lm.scaling.plan import BYTES, Rates, Rules, batch_of, layers_of, plan, residual_noise, size
+from lm.scaling.plan import BYTES, NOISE, SHARED, Rates, Rules, batch_of, layers_of, plan, residual_noise, size
 from lm.scaling.precision import Theta
 
 BASE = Experiment(model=ModelConfig(context=128, vocab=257, tied=True))
@@ -29,7 +29,7 @@ def points(design: Design) -> tuple[np.ndarray, np.ndarray]:
 
 # --- predicted errors ------------------------------------------------------------------------------------------------
 def refits(law: Theta, run: np.ndarray, shared: float, sd: float, repeats: int) -> np.ndarray:
-    """ln E, ln A, ln B, alpha, beta fitted to synthetic noisy losses, part of the noise common to a run: [repeats, 5]."""
+    """ln E, ln A, ln B, alpha and beta fitted to losses whose noise is partly common to a run: [repeats, 5]."""
     rng, start = np.random.default_rng(0), np.array([*np.log([law.E, law.A, law.B]), law.alpha, law.beta])
     theta = lambda p: Theta(*np.exp(p[:3]), *p[3:])  # noqa: E731
     found = []
@@ -204,7 +204,7 @@ def test_sizes_are_models(width):
 
 
 def test_predictions_are_those_of_the_rows(design):
-    V = precision.covariance(BYTES, *points(design), 0.005, np.array([row.trunk for row in design.rows]), 0.5)
+    V = precision.covariance(BYTES, *points(design), NOISE, np.array([row.trunk for row in design.rows]), SHARED)
     assert design.standard_errors == pytest.approx(precision.standard_errors(BYTES, V))
     t = design.target
     assert t["error"] == pytest.approx(precision.prediction_error(BYTES, V, t["params"], t["tokens"]))
@@ -213,7 +213,7 @@ def test_predictions_are_those_of_the_rows(design):
 
 def test_a_target_is_predicted_better_when_asked_for():
     plain, aimed = (plan(BASE, flops=3e13, target=target) for target in (None, 1e15))
-    V = precision.covariance(BYTES, *points(plain), 0.005, np.array([row.trunk for row in plain.rows]), 0.5)
+    V = precision.covariance(BYTES, *points(plain), NOISE, np.array([row.trunk for row in plain.rows]), SHARED)
     there = aimed.target["params"], aimed.target["tokens"]
     assert aimed.target["error"] <= precision.prediction_error(BYTES, V, *there)
     assert plain.standard_errors["a"] <= aimed.standard_errors["a"]
