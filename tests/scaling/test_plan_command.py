@@ -9,7 +9,7 @@ from lm.cli import main
 from lm.config import Experiment, ModelConfig
 from lm.scaling.design import Design
 from lm.scaling.flops import train_flops
-from lm.scaling.plan import Rules, size
+from lm.scaling.plan import Rates, Rules, size
 
 SMALL = ("--tokens-per-parameter", "0.05", "8", "--least-steps", "2")
 """Runs short enough for a corpus of 16 kB."""
@@ -53,16 +53,25 @@ def test_a_plan_from_the_command(config, lm, workplace):
     assert status == 0 and "predicted alpha" in out and f"{len(design.rows)} from" in out, err
 
 
-def test_a_rate_is_measured(config, lm):
-    """Of the first and the last size; the time predicted is within the budget."""
+def test_the_rate_is_measured_at_the_ends(config, lm, monkeypatch):
+    """Of the sizes asked for; between them it is interpolated, and the time stays within the budget."""
+    asked = []
+
+    def rates(e, sizes, *, display):
+        asked.extend(s.width for s in sizes)
+        return Rates(tuple(s.params_total for s in sizes), (1e9, 4e9), setup_seconds=1.0)
+
+    monkeypatch.setattr("lm.bench.rates.training_rates", rates)
     sizes = ("--sizes", "8x1", "16x1", "24x1", "32x1")
-    status, out, err = lm("plan", config, "--minutes", "5", *SMALL, *sizes, "--json")
+    status, out, err = lm("plan", config, "--minutes", "0.25", *SMALL, *sizes, "--json")
     assert status == 0, err
-    assert 0 < json.loads(out)["seconds"] <= 300
+    design = json.loads(out)
+    assert asked == [8, 32] and 4 < design["seconds"] <= 15
+    assert design["flops"] / 4e9 < design["seconds"]
 
 
 def test_rates_are_of_the_training_step():
-    """FLOP/s at each size, below what a machine could reach and above what a pocket calculator does."""
+    """FLOP/s in a range that every machine is in, at the size asked for."""
     e = Experiment(model=ModelConfig(context=16, vocab=64, tied=True, dtype="float32"))
     rates = training_rates(e, [size(e.model, 16, 1)], seconds=0.05, rounds=1)
     assert rates.params == (float(size(e.model, 16, 1).params_total),) and rates.setup_seconds > 0
@@ -88,7 +97,7 @@ def test_sizes_to_measure_span_what_is_affordable(monkeypatch):
         (("--flops", "1e10", "--sizes", "wide"), "width x layers, such as 64x3"),
         (("--flops", "1e10", "--rate", "0"), "--rate 0"),
         (("--flops", "1e10", "--out", "design.py"), "written as .json"),
-        (("--flops", "1e10", "--ratios", "1", *SMALL), "tokens per parameter hardly vary"),
+        (("--flops", "1e11", "--ratios", "0.3", *SMALL), "tokens per parameter hardly vary"),
         (("--flops", "1e10"), "one epoch of"),
     ],
 )
