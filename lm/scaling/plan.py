@@ -343,7 +343,7 @@ def fitted(path) -> dict:
     from lm.scaling.points import read_points
 
     points = read_points(path)
-    found = fit(points, "chinchilla")
+    found = fit(points, "chinchilla", bootstraps=0)
     law = Theta(**{name: float(found.parameters[name].value) for name in ("E", "A", "B", "alpha", "beta")})
     return {"law": law, "law_from": f"fitted to {path}", "noise": residual_noise(law, points)}
 

@@ -15,7 +15,7 @@ from lm.model.transformer import parameter_count
 from lm.scaling import precision
 from lm.scaling.design import Design
 from lm.scaling.flops import train_flops
-from lm.scaling.plan import BYTES, NOISE, SHARED, Rates, Rules, batch_of, layers_of, plan, residual_noise, size
+from lm.scaling.plan import BYTES, NOISE, SHARED, Rates, Rules, batch_of, fitted, layers_of, plan, residual_noise, size
 from lm.scaling.precision import Theta
 
 BASE = Experiment(model=ModelConfig(context=128, vocab=257, tied=True))
@@ -255,6 +255,22 @@ def test_a_pilot_gives_its_noise():
     assert residual_noise(LAW, Trained(N, D, noisy)) == pytest.approx(0.01 * math.sqrt(20 / 20))
     with pytest.raises(UserError, match="5 points leave no residual"):
         residual_noise(LAW, Trained(N[:5], D[:5], noisy[:5]))
+
+
+def test_a_plan_starts_from_a_pilot(tmp_path):
+    """Points of a known law give it back, with the noise they were made with, and the plan says where it is from."""
+    pytest.importorskip("lm.scaling.fit")
+    path, rng = tmp_path / "points.csv", np.random.default_rng(3)
+    loss = LAW.loss(N, D) * np.exp(0.001 * rng.normal(size=len(N)))
+    rows = [f"{n},{d},{6 * n * d},{value}" for n, d, value in zip(N, D, loss, strict=True)]
+    path.write_text("\n".join(["params_total,tokens,flops_exact,loss", *rows]))
+    pilot = fitted(path)
+    assert 0.0006 < pilot["noise"] < 0.0014
+    se = precision.standard_errors(LAW, precision.covariance(LAW, N, D, 0.001))
+    assert abs(pilot["law"].a - LAW.a) < 4 * se["a"] and abs(pilot["law"].E - LAW.E) < 4 * se["E"]
+    design = plan(BASE, flops=1e13, **pilot)
+    assert design.noise == pilot["noise"] and "points.csv" in design.table()
+    assert not any("assumptions" in warning for warning in design.warnings)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
