@@ -21,7 +21,8 @@ def training_rates(
 ) -> Rates:
     """FLOP/s (exact) of the experiment's training step on random tokens at each of these sizes, and seconds to compile.
 
-    The sizes take turns (lm.bench.rounds); the median counts. e: its vocabulary known.
+    Each trains alone: packs of runs side by side are faster. The sizes take turns (lm.bench.rounds); the median counts.
+    e: its vocabulary known.
     """
     with display or Display(quiet=True) as display:
         display.stage("compiling", 0, None)
