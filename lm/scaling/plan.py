@@ -33,7 +33,7 @@ OCTAVE = 8
 OCTAVES = 12
 """down to the whole budget over two to this power."""
 BYTES = Theta(E=0.7, A=18.0, B=34.0, alpha=0.35, beta=0.3)
-"""Assumed for small models of bytes, in nats: within 1.5% of what 10 to 165 thousand parameters reached on one and four
+"""Assumed for small models of bytes, in nats: within 5% of what 10 to 165 thousand parameters reached on one and four
 million bytes of the stdlib corpus. Too few runs for exponents; that takes a pilot."""
 NOISE, SHARED = 0.006, 0.5
 """Assumed standard deviation of ln L between seeds (0.3% to 0.9% in these runs), and how much of its variance branches
