@@ -13,6 +13,7 @@ from lm.cli import USAGE, VERBS, main
 from lm.config import ModelConfig
 from lm.model.transformer import parameter_count
 from lm.run import Run
+from lm.scaling.conventions import conventions, parameters
 from lm.scaling.flops import train_flops
 
 CONFIG = """
@@ -259,6 +260,7 @@ def test_dry_run_counts_and_makes_no_run(place, answer, monkeypatch, packing):
     assert sum(cost["params"].values()) == cost["params_total"]
     assert set(cost["params"]) == {"embedding", "attention", "feedforward", "norms", "head"}
     assert cost["flops_exact_per_token"] == train_flops(c) == 3 * sum(cost["flops_forward_per_token"].values())
+    assert cost["flops_conventions_per_token"] == conventions(c) and cost["params_conventions"] == parameters(c)
     assert cost["steps"] == 60 and cost["tokens"] == 60 * 64
     assert cost["flops_exact"] == pytest.approx(cost["tokens"] * train_flops(c))
     assert cost["flops_6nd"] == pytest.approx(6 * cost["params_total"] * cost["tokens"])

@@ -13,7 +13,7 @@ _HOMES = {
     "Peer": "lm.bench.results.Peer", "Absent": "lm.bench.results.Absent",
     "torch_trainer": "lm.bench.torch_peer.trainer", "matmul_limits": "lm.bench.machine.matmul_limits",
     "fastest": "lm.bench.machine.fastest", "peak_flops": "lm.hardware.peak_flops",
-    "AnyText": "lm.bench.decoding.AnyText",
+    "training_rates": "lm.bench.rates.training_rates", "AnyText": "lm.bench.decoding.AnyText",
 }  # fmt: skip
 __all__ = list(_HOMES)
 

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lm.arguments import parse, parse_train
-from lm.commands.common import Json, action, prepare_jax, print_json
+from lm.commands.common import Json, action, prepare_jax, print_json, split
 from lm.config import Experiment
-from lm.errors import UserError, nearest, require
-from lm.settings import settings
 
 
 def run(arguments: list[str]) -> None:
@@ -44,13 +42,13 @@ class DecodeOptions(TrainOptions):
 
 
 def train(arguments: list[str]) -> None:
-    word, own, rest = _split("train", TrainOptions, arguments)
+    word, own, rest = split("bench train", TrainOptions, arguments)
     o = parse(TrainOptions, own, "lm bench train CONFIG")
     _show(o, "train", lambda: _experiment(word, rest))
 
 
 def decode(arguments: list[str]) -> None:
-    word, own, rest = _split("decode", DecodeOptions, arguments)
+    word, own, rest = split("bench decode", DecodeOptions, arguments)
     o = parse(DecodeOptions, own, "lm bench decode CONFIG|RUN")
     _show(o, "decode", lambda: _experiment(word, rest) if rest else _run_or_experiment(word))
 
@@ -81,26 +79,3 @@ def _run_or_experiment(word: str):
     from lm.run import exists, load
 
     return load(word) if exists(word) else _experiment(word, [])
-
-
-def _split(verb: str, options: type, arguments: list[str]) -> tuple[str, list[str], list[str]]:
-    """CONFIG, the arguments that are the bench's own, and the experiment's settings. A typo is refused."""
-    if {"-h", "--help"} & set(arguments):
-        return "", ["--help"], []
-    require(
-        bool(arguments) and not arguments[0].startswith("-"),
-        f"which config? A name in configs/ or a path to a .py file: lm bench {verb} quickstart",
-    )
-    names = {f.name for f in dataclasses.fields(options)} | {"no_peers"}
-    own, rest = [], []
-    into: list[str] | None = None
-    for argument in arguments[1:]:
-        if argument.startswith("--"):
-            key = argument[2:].split("=")[0].replace("-", "_")
-            if key not in names and key not in settings():
-                known = nearest(key, [*names, *settings()])
-                raise UserError(f"{key}: no such setting{known} (`lm bench {verb} --help`, `lm train --help`)")
-            into = own if key in names else rest
-        require(into is not None, f"{argument}: not understood; settings are given as --model.layers 4")
-        into.append(argument)
-    return arguments[0], own, rest

@@ -1,5 +1,6 @@
 """What several verbs share."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -8,7 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from lm.errors import UserError, nearest
+from lm.errors import UserError, nearest, require
+from lm.settings import settings
 
 RunName = Annotated[str, tyro.conf.Positional]
 """A run's directory, or its name under runs/."""
@@ -31,6 +33,29 @@ def action(verb: str, arguments: list[str], actions: dict[str, Callable[[list[st
     else:
         wrong = f"{word}: no such action{nearest(word, actions)}" if word else "no action given"
         raise UserError(f"{wrong} ({usage})")
+
+
+def split(verb: str, options: type, arguments: list[str]) -> tuple[str, list[str], list[str]]:
+    """CONFIG, the arguments that are the verb's own, and the experiment's settings. A typo is refused."""
+    if {"-h", "--help"} & set(arguments):
+        return "", ["--help"], []
+    require(
+        bool(arguments) and not arguments[0].startswith("-"),
+        f"which config? A name in configs/ or a path to a .py file: lm {verb} quickstart",
+    )
+    names = {f.name for f in dataclasses.fields(options)} | {"no_peers"}
+    own, rest = [], []
+    into: list[str] | None = None
+    for argument in arguments[1:]:
+        if argument.startswith("--"):
+            key = argument[2:].split("=")[0].replace("-", "_")
+            if key not in names and key not in settings():
+                known = nearest(key, [*names, *settings()])
+                raise UserError(f"{key}: no such setting{known} (`lm {verb} --help`, `lm train --help`)")
+            into = own if key in names else rest
+        require(into is not None, f"{argument}: not understood; settings are given as --model.layers 4")
+        into.append(argument)
+    return arguments[0], own, rest
 
 
 def prepare_jax() -> None:

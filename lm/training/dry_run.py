@@ -12,7 +12,8 @@ from lm.config import Experiment
 from lm.data.batches import Batches
 from lm.data.tokens import prepare
 from lm.model.transformer import parameter_count, shapes
-from lm.scaling.flops import forward_flops, train_flops, train_flops_6n
+from lm.scaling.conventions import conventions, parameters
+from lm.scaling.flops import elementwise_flops, forward_flops, optimizer_flops, train_flops, train_flops_6n
 from lm.training.display import Display
 from lm.training.loop import with_vocabulary
 from lm.training.step import hyperparameters, init_state, make_train_steps
@@ -27,9 +28,16 @@ class Cost:
     params: dict[str, int]
     params_total: int
     params_nonembedding: int
+    params_conventions: dict[str, int]
     flops_forward_per_token: dict[str, float]
+    """Matrix products, by part."""
+    flops_elementwise_per_token: dict[str, float]
+    """Everything else in the forward pass and the loss, by part."""
+    flops_optimizer_per_step: float
     flops_exact_per_token: float
     flops_6nd_per_token: float
+    flops_conventions_per_token: dict[str, float]
+    """Of training, as papers count it: see lm/scaling/conventions.py."""
     flops_exact: float
     flops_6nd: float
     memory_parameters: int
@@ -47,12 +55,15 @@ class Cost:
         """Lines for a person."""
         rows = [("parameters", "")]
         rows += [(f"  {part}", f"{count:,}") for part, count in self.params.items()]
-        rows += [("  total", f"{self.params_total:,}"), ("  without embeddings", f"{self.params_nonembedding:,}")]
+        rows += [("parameters by convention", "")]
+        rows += [(f"  {name}", f"{count:,}") for name, count in self.params_conventions.items()]
         rows += [("forward FLOPs per token", "")]
         rows += [(f"  {part}", f"{count:,.0f}") for part, count in self.flops_forward_per_token.items()]
+        rows += [("  elementwise", f"{sum(self.flops_elementwise_per_token.values()):,.0f}")]
+        rows += [("training FLOPs per token by convention", "")]
+        rows += [(f"  {name}", f"{count:,.0f}") for name, count in self.flops_conventions_per_token.items()]
         rows += [
-            ("training FLOPs per token, exact", f"{self.flops_exact_per_token:,.0f}"),
-            ("training FLOPs per token, 6N", f"{self.flops_6nd_per_token:,.0f}"),
+            ("optimizer's FLOPs per step", f"{self.flops_optimizer_per_step:.3e}"),
             ("training FLOPs in all, exact", f"{self.flops_exact:.3e}"),
             ("training FLOPs in all, 6ND", f"{self.flops_6nd:.3e}"),
             ("memory: parameters", _megabytes(self.memory_parameters)),
@@ -65,7 +76,7 @@ class Cost:
             ("tokens per second, measured", f"{self.tokens_per_second:,.0f}"),
             ("time to train", _duration(self.eta_seconds)),
         ]
-        return "".join(f"{name:<36}{value:>18}\n" for name, value in rows)
+        return "".join(f"{name:<40}{value:>18}\n" for name, value in rows)
 
 
 def dry_run(experiment: Experiment, *, display: Display | None = None) -> Cost:
@@ -84,7 +95,9 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Cost:
     exact, six = train_flops(c), train_flops_6n(c)
     return Cost(
         params=_parts(shapes(c)), params_total=total, params_nonembedding=nonembedding,
-        flops_forward_per_token=forward_flops(c), flops_exact_per_token=exact, flops_6nd_per_token=six,
+        params_conventions=parameters(c), flops_forward_per_token=forward_flops(c),
+        flops_elementwise_per_token=elementwise_flops(c), flops_optimizer_per_step=optimizer_flops(e.optimizer, c),
+        flops_exact_per_token=exact, flops_6nd_per_token=six, flops_conventions_per_token=conventions(c),
         flops_exact=exact * tokens, flops_6nd=six * tokens,
         memory_parameters=_bytes(state.params), memory_optimizer=_bytes(state.optimizer),
         memory_activations=activations,

@@ -1,0 +1,48 @@
+"""How fast models of several sizes train here, so that a sweep can be planned in minutes."""
+
+from collections.abc import Sequence
+
+from lm import settings
+from lm.bench.rounds import Contestant, compare
+from lm.bench.training import Program
+from lm.config import Experiment
+from lm.hardware import peak_flops
+from lm.model.transformer import compute_dtype
+from lm.scaling.design import shape
+from lm.scaling.plan import Rates, Rules, Size, affordable_sizes, batch_of
+from lm.training.display import Display
+
+TOKENS_PER_PARAMETER = 80
+"""Of the runs whose batch the rates are measured with: the middle of a design's."""
+
+
+def training_rates(
+    e: Experiment, sizes: Sequence[Size], *, seconds: float = 1.0, rounds: int = 3, display: Display | None = None
+) -> Rates:
+    """FLOP/s (exact) of the experiment's training step on random tokens at each of these sizes, and seconds to compile.
+
+    Each trains alone: packs of runs side by side are faster. The sizes take turns (lm.bench.rounds); the median counts.
+    e: its vocabulary known.
+    """
+    with display or Display(quiet=True) as display:
+        display.stage("compiling", 0, None)
+        measured = [_sized(e, s) for s in sizes]
+        programs = [Program(one) for one in measured]
+        contestants = [Contestant(f"{s.layers} x {s.width}", p.run) for s, p in zip(sizes, programs, strict=True)]
+        report = lambda done, total: display.stage("measuring the rate", done, total)  # noqa: E731
+        timings = compare(contestants, seconds, rounds, report=report)
+    speeds = [s.flops * one.batch_tokens / t.seconds.median for s, one, t in zip(sizes, measured, timings, strict=True)]
+    setup = sum(program.compile_seconds for program in programs) / len(programs)
+    return Rates(tuple(float(s.params_total) for s in sizes), tuple(speeds), setup)
+
+
+def sizes_to_measure(e: Experiment, seconds: float, rules: Rules) -> list[Size]:
+    """The smallest, the middle and the largest size that this machine at its peak could train in the time."""
+    peak, _ = peak_flops(str(compute_dtype(e.model)))
+    sizes = affordable_sizes(e.model, seconds * peak, rules)
+    return [sizes[i] for i in sorted({0, len(sizes) // 2, len(sizes) - 1})] if sizes else []
+
+
+def _sized(e: Experiment, s: Size) -> Experiment:
+    batch = batch_of(TOKENS_PER_PARAMETER * s.params_total, e.model.context)
+    return settings.replace(e, shape(s.layers, s.width, s.heads) | {"train.batch": batch})

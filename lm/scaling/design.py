@@ -1,0 +1,161 @@
+"""The design of a sweep: which models, how long, from which trunk. Made by `lm plan`, read by `lm sweep`."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lm.errors import UserError, require
+from lm.scaling.precision import Theta
+
+
+def shape(layers: int, width: int, heads: int) -> dict[str, Any]:
+    """The settings that size a model; heads share nothing and the feed-forward layer has its default width."""
+    free = dict.fromkeys(("model.kv_heads", "model.head_width", "model.feedforward"))
+    return {"model.layers": layers, "model.width": width, "model.heads": heads} | free
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One trained model: a trunk at a constant rate up to `branch_step`, then a cooldown of its own."""
+
+    name: str
+    trunk: str
+    """Rows of a trunk share size, batch and all steps before their branches."""
+    layers: int
+    width: int
+    heads: int
+    params_total: int
+    params_nonembedding: int
+    batch: int
+    """Sequences in a step."""
+    steps: int
+    branch_step: int
+    cooldown_steps: int
+    """steps = branch_step + cooldown_steps."""
+    tokens: int
+    flops: float
+    """Exact training FLOPs of the model, as if trained alone: C."""
+    flops_added: float
+    """What this row costs once the trunk's earlier rows are there: more of the trunk, and the cooldown."""
+    seconds: float | None
+    """Predicted, of what it adds with one evaluation; None where no rate is known."""
+
+    def changes(self) -> dict[str, Any]:
+        """Settings that make the design's experiment this row's, trained alone; see lm.settings.replace."""
+        return shape(self.layers, self.width, self.heads) | {
+            "name": self.name, "train.batch": self.batch, "train.steps": self.steps,
+            "schedule.name": "wsd", "schedule.decay": self.cooldown_steps,
+        }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """A sweep, and what it is predicted to cost and to tell. Predictions hold if the assumed law and noise do."""
+
+    experiment: dict[str, Any]
+    """What all rows have in common, as lm.settings.to_dict gives it."""
+    rows: tuple[Row, ...]
+    law: Theta
+    law_from: str
+    """Where the assumed law and noise come from."""
+    noise: float
+    """Standard deviation of ln L between seeds."""
+    shared_noise: float
+    """Fraction of its variance that rows of a trunk have in common."""
+    standard_errors: dict[str, float]
+    """Predicted, of E, A, B, alpha, beta and a = beta / (alpha + beta), N being all parameters."""
+    condition: float
+    target: dict[str, float]
+    """flops, params and tokens of the compute-optimal model to extrapolate to, its loss, and the standard error of the
+    predicted loss as a fraction of it."""
+    corpus_tokens: int | None
+    flops: float
+    """Of the whole sweep."""
+    flops_without_trunks: float
+    """Had every row been trained from scratch."""
+    seconds: float | None
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def write(self, path: str | Path) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Design":
+        """The design in a file that `write` made. Raises UserError when it is not one."""
+        require(Path(path).is_file(), f"no design at {path}; make one with: lm plan CONFIG --minutes 15 --out {path}")
+        try:
+            values = json.loads(Path(path).read_text())
+            rows = tuple(Row(**row) for row in values.pop("rows"))
+            law, warnings = Theta(**values.pop("law")), tuple(values.pop("warnings"))
+            return cls(rows=rows, law=law, warnings=warnings, **values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is not a design that `lm plan --out` wrote: {error}") from error
+
+    def table(self) -> str:
+        """Text for a person: rows, totals, and what the sweep is predicted to tell."""
+        text = io.StringIO()
+        console = Console(file=text, width=120, highlight=False)
+        console.print(self._rows())
+        console.print()
+        console.print(self._facts())
+        for warning in self.warnings:
+            console.print(f"Note: {warning}", markup=False)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+    def _rows(self) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("model")
+        titles = (
+            "parameters",
+            "tokens",
+            "tok/param",
+            "batch",
+            "steps",
+            "branch at",
+            "cooldown",
+            "FLOPs",
+            "adds",
+            "seconds",
+        )
+        for title in titles:
+            table.add_column(title, justify="right")
+        for r in self.rows:
+            seconds = "" if r.seconds is None else f"{r.seconds:.1f}"
+            table.add_row(
+                f"{r.layers} x {r.width}", f"{r.params_total:,}", f"{r.tokens:,}", f"{r.tokens / r.params_total:.1f}",
+                str(r.batch), f"{r.steps:,}", f"{r.branch_step:,}", f"{r.cooldown_steps:,}", f"{r.flops:.2e}",
+                f"{r.flops_added:.2e}", seconds,
+            )  # fmt: skip
+        return table
+
+    def _facts(self) -> Table:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column()
+        table.add_column()
+        se, t = self.standard_errors, self.target
+        trunks = len({row.trunk for row in self.rows})
+        saved = self.flops_without_trunks / self.flops
+        table.add_row("models", f"{len(self.rows)} from {trunks} trunks, {saved:.2f} times cheaper than each alone")
+        table.add_row("FLOPs in all", f"{self.flops:.3e}")
+        if self.seconds is not None:
+            table.add_row("time in all", f"{self.seconds / 60:.1f} minutes")
+        law = self.law
+        formula = f"L = {law.E:.3g} + {law.A:.3g}/N^{law.alpha:.3g} + {law.B:.3g}/D^{law.beta:.3g}"
+        table.add_row("law", f"{formula} ({self.law_from})")
+        table.add_row("noise", f"{self.noise:.2%} of the loss between seeds, {self.shared_noise:.0%} shared in a trunk")
+        for name, value in (("alpha", law.alpha), ("beta", law.beta), ("E", law.E), ("a", law.a)):
+            meaning = " = beta / (alpha + beta)" if name == "a" else ""
+            table.add_row(f"predicted {name}{meaning}", f"{value:.3f} +- {se[name]:.3f}")
+        table.add_row("condition number", f"{self.condition:.0f}")
+        ahead = f"{t['flops']:.2e} FLOPs ({t['params']:,.0f} parameters, {t['tokens']:,.0f} tokens)"
+        table.add_row("extrapolation", f"to {ahead}: loss {t['loss']:.3f} +- {t['error']:.1%}")
+        return table

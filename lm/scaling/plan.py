@@ -1,0 +1,356 @@
+"""Plan a sweep: which models and token counts, within a budget, will tell most about the scaling law.
+
+Every size is one trunk (warm-up, then a constant rate) with a cooldown branch at each token count, so that its shorter
+models cost little. Rows lie on lines of equal compute C, C/2, C/4 ..., within limits on tokens per parameter, steps and
+text: one design serves isoFLOP fits and parametric ones. What is chosen is the range of sizes and the largest C: of the
+designs that spend the budget, the one whose predicted error is smallest.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from lm.config import Experiment, ModelConfig
+from lm.errors import UserError, require
+from lm.model.transformer import parameter_count
+from lm.scaling import precision
+from lm.scaling.design import Design, Row, shape
+from lm.scaling.flops import train_flops
+from lm.scaling.precision import Theta
+from lm.settings import to_dict
+
+WIDTHS = (16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024)
+BATCH_TOKENS, BATCH_AT, BATCH_EXPONENT = 2048, 1e6, 0.38
+"""A batch of 2,048 tokens for a run of a million, growing with the run's tokens as D^0.38 (Bergsma et al. 2025)."""
+LARGEST_VOCABULARY = 1024
+"""Beyond, embeddings outweigh the rest of tiny models and the law in N breaks."""
+OCTAVE = 8
+"""The largest C is sought on a grid with this many values for each factor of two,"""
+OCTAVES = 12
+"""down to the whole budget over two to this power."""
+BYTES = Theta(E=0.7, A=18.0, B=34.0, alpha=0.35, beta=0.3)
+"""Assumed for small models of bytes, in nats: within 5% of what 10 to 165 thousand parameters reached on one and four
+million bytes of the stdlib corpus. Too few runs for exponents; that takes a pilot."""
+NOISE, SHARED = 0.006, 0.5
+"""Assumed standard deviation of ln L between seeds (0.3% to 0.9% in these runs), and how much of its variance branches
+of one trunk share."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What every row of a design must keep to."""
+
+    tokens_per_parameter: tuple[float, float] = (15.0, 480.0)
+    """Least and most."""
+    ratios: tuple[float, ...] = ()
+    """Train every size for just these many tokens a parameter, instead of along lines of equal compute."""
+    spacing: float | None = None
+    """Factor between lines of equal compute; None tries 2 and its root."""
+    least_steps: int = 400
+    """Shorter runs say more of the warm-up than of the law."""
+    cooldown: float = 0.15
+    """Fraction of each run's steps."""
+    span: float = 64.0
+    """Most between the smallest and the largest size: one law over more is much to ask."""
+    head_width: int = 16
+    """About this wide."""
+
+    def __post_init__(self):
+        low, high = self.tokens_per_parameter
+        require(0 < low <= high, f"tokens per parameter {low:g} to {high:g}: the least first, both positive")
+        require(all(ratio > 0 for ratio in self.ratios), f"ratios {self.ratios}: tokens per parameter must be positive")
+        require(self.spacing is None or self.spacing > 1, f"spacing {self.spacing}: must be above 1, or None")
+        require(self.least_steps >= 1, f"least steps {self.least_steps}: must be at least 1")
+        require(0 < self.cooldown < 1, f"cooldown {self.cooldown}: a fraction between 0 and 1, such as 0.15")
+        require(self.span > 1, f"span {self.span}: must be above 1")
+        require(self.head_width >= 2, f"head width {self.head_width}: must be at least 2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Training FLOP/s measured at a few sizes; between them interpolated in the logarithms."""
+
+    params: tuple[float, ...]
+    """Ascending."""
+    flops_per_second: tuple[float, ...]
+    setup_seconds: float = 0.0
+    """Compiling, once a size."""
+
+    def at(self, params: float) -> float:
+        known = np.log(self.params), np.log(self.flops_per_second)
+        return float(np.exp(np.interp(math.log(params), *known)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a sweep may cost; None is without limit."""
+
+    flops: float | None
+    seconds: float | None
+
+    def allows(self, rows: Sequence[Row]) -> bool:
+        if self.flops is not None and sum(row.flops_added for row in rows) > self.flops:
+            return False
+        return self.seconds is None or sum(row.seconds for row in rows) <= self.seconds
+
+    def most_flops(self, rates: Rates | None) -> float:
+        """No sweep within the budget has more."""
+        in_time = math.inf if self.seconds is None else self.seconds * max(rates.flops_per_second)
+        return min(in_time, math.inf if self.flops is None else self.flops)
+
+    def __str__(self) -> str:
+        parts = [f"{self.flops:.3g} FLOPs"] if self.flops else []
+        return " and ".join(parts + ([f"{self.seconds / 60:.3g} minutes"] if self.seconds else []))
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A model of the design."""
+
+    layers: int
+    width: int
+    heads: int
+    params_total: int
+    params_nonembedding: int
+    flops: float
+    """Exact, of training, a token."""
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+def layers_of(width: int) -> int:
+    """2 layers up to D=48, 4 at 80, 8 at 256, 12 at 768: slower than the width."""
+    return max(2, min(width // 20, 6 + width // 128))
+
+
+def size(base: ModelConfig, width: int, layers: int | None = None, head_width: int = 16) -> Size:
+    """The base model with another width, heads of about head_width and a feed-forward layer of the default width."""
+    layers, heads = layers or layers_of(width), max(1, round(width / head_width))
+    while width % heads or ((width // heads) % 2 and heads > 1):
+        heads -= 1
+    changes = {key.removeprefix("model."): value for key, value in shape(layers, width, heads).items()}
+    c = dataclasses.replace(base, **changes)
+    return Size(layers, width, heads, *parameter_count(c), train_flops(c))
+
+
+def affordable_sizes(base: ModelConfig, flops: float, rules: Rules) -> list[Size]:
+    """Sizes of which the shortest run costs at most the whole budget."""
+    least = min(rules.ratios, default=rules.tokens_per_parameter[0])
+    found = []
+    for width in WIDTHS:
+        s = size(base, width, head_width=rules.head_width)
+        if least * s.params_total * s.flops > flops:
+            break
+        found.append(s)
+    return found
+
+
+def batch_of(tokens: float, context: int) -> int:
+    """Sequences in a step of a run of so many tokens."""
+    return max(1, round(BATCH_TOKENS * (tokens / BATCH_AT) ** BATCH_EXPONENT / context))
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+def trunk(
+    s: Size, top: float, e: Experiment, rules: Rules, corpus_tokens: int | None, rates: Rates | None
+) -> list[Row]:
+    """A size's rows of at most `top` FLOPs, shortest first. The batch is that of the middle of its token counts."""
+    T, most = e.model.context, corpus_tokens or math.inf
+    wanted = [tokens for tokens in _token_counts(s, top, rules) if tokens <= most]
+    while wanted:
+        batch = batch_of(math.exp(np.mean(np.log(wanted))), T)
+        if int(wanted[0] / (batch * T)) >= rules.least_steps:
+            break
+        wanted.pop(0)
+    rows, before, name = [], 0, f"d{s.width}-l{s.layers}"
+    for tokens in wanted:
+        steps = int(tokens / (batch * T))
+        cooldown = max(1, round(rules.cooldown * steps))
+        branch = steps - cooldown
+        added = (branch - before + cooldown) * batch * T * s.flops
+        seconds = None
+        if rates:
+            evaluation = e.train.eval_tokens * s.flops / 3
+            seconds = (added + evaluation) / rates.at(s.params_total) + (rates.setup_seconds if before == 0 else 0)
+        rows.append(Row(
+            name=f"{name}-{steps}", trunk=name, layers=s.layers, width=s.width, heads=s.heads,
+            params_total=s.params_total, params_nonembedding=s.params_nonembedding, batch=batch, steps=steps,
+            branch_step=branch, cooldown_steps=cooldown, tokens=steps * batch * T, flops=steps * batch * T * s.flops,
+            flops_added=added, seconds=seconds,
+        ))  # fmt: skip
+        before = branch
+    return rows
+
+
+def _token_counts(s: Size, top: float, rules: Rules) -> list[float]:
+    """Ascending: along lines of equal compute from `top` down, or at fixed tokens per parameter."""
+    if rules.ratios:
+        return [ratio * s.params_total for ratio in sorted(rules.ratios) if ratio * s.params_total * s.flops <= top]
+    low, high = (ratio * s.params_total for ratio in rules.tokens_per_parameter)
+    lines = max(1, math.ceil(math.log(max(top / s.flops / low, 1), rules.spacing)) + 1)
+    counts = [top / s.flops / rules.spacing**line for line in reversed(range(lines))]
+    return [tokens for tokens in counts if low <= tokens <= high]
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+def plan(
+    e: Experiment,
+    *,
+    flops: float | None = None,
+    seconds: float | None = None,
+    rates: Rates | None = None,
+    corpus_tokens: int | None = None,
+    sizes: Sequence[Size] = (),
+    rules: Rules | None = None,
+    law: Theta = BYTES,
+    law_from: str = "assumed",
+    noise: float = NOISE,
+    shared_noise: float = SHARED,
+    target: float | None = None,
+) -> Design:
+    """The most telling design within a budget of FLOPs or of seconds at measured rates, or of both.
+
+    e: what all rows have in common, its vocabulary known. corpus_tokens: of one epoch; no row sees more. sizes: these
+    alone, instead of the rule's. target: FLOPs of a compute-optimal model; then the error of predicting its loss is
+    made smallest, otherwise that of a = beta / (alpha + beta), and four times the largest row is extrapolated to.
+    Raises UserError when nothing affordable determines the law, and says why: too little budget, too short a text,
+    sizes or tokens per parameter that do not vary.
+    """
+    rules, budget = rules or Rules(), Budget(flops, seconds)
+    _check(e, budget, rates, noise, shared_noise, target)
+    chosen = sorted(sizes or affordable_sizes(e.model, budget.most_flops(rates), rules), key=lambda s: s.params_total)
+    ranges = [slice(None)] if sizes else list(_ranges(chosen, rules.span))
+    if target is None:
+        error = lambda V, rows: precision.standard_errors(law, V)["a"]  # noqa: E731
+    else:
+        error = lambda V, rows: precision.prediction_error(law, V, *law.optimum(target, _per(rows)))  # noqa: E731
+
+    best, least, refused = None, math.inf, (0, "")
+    for spacing in (rules.spacing,) if rules.spacing or rules.ratios else (2.0, math.sqrt(2)):
+        of = functools.partial(trunk, e=e, rules=dataclasses.replace(rules, spacing=spacing), rates=rates)
+        trunks = _trunks(functools.partial(of, corpus_tokens=corpus_tokens), chosen, budget.most_flops(rates))
+        for rows in _affordable(trunks, ranges, budget):
+            if why := precision.obstacle(law, *_points(rows)):
+                refused = max(refused, (len(rows), why))
+            elif (found := error(_covariance(law, rows, noise, shared_noise), rows)) < least:
+                best, least = rows, found
+    if best is None:
+        raise UserError(_refusal(refused, corpus_tokens, rules, budget))
+    return _design(e, best, law, law_from, noise, shared_noise, target, corpus_tokens)
+
+
+def _trunks(of: Callable[[Size, float], list[Row]], sizes: Sequence[Size], most: float) -> list[list[list[Row]]]:
+    """Rows by largest C, descending from `most`, and by size."""
+    return [[of(s, most / 2 ** (i / OCTAVE)) for s in sizes] for i in range(OCTAVES * OCTAVE)]
+
+
+def _affordable(trunks: list[list[list[Row]]], ranges: Sequence[slice], budget: Budget) -> Iterator[list[Row]]:
+    """For each range of sizes, the designs whose largest C is within an octave of what the budget allows.
+
+    Within the octave because the lines fall differently on the limits in tokens; below it less is spent, and learnt.
+    """
+    for some in ranges:
+        designs = ([row for rows in by_size[some] for row in rows] for by_size in trunks)
+        yield from itertools.islice(filter(budget.allows, designs), OCTAVE)
+
+
+def _check(e: Experiment, budget: Budget, rates, noise, shared_noise, target) -> None:
+    flops, seconds = budget.flops, budget.seconds
+    require(flops is not None or seconds is not None, "which budget? Give --minutes 15 or --flops 1e13")
+    require(seconds is None or rates is not None, "a budget of time needs a rate: measure it, or give --rate FLOP/s")
+    for name, value in (("flops", flops), ("seconds", seconds), ("noise", noise), ("target", target)):
+        require(value is None or 0 < value < math.inf, f"{name} {value}: must be positive")
+    require(0 <= shared_noise < 1, f"shared noise {shared_noise}: a fraction of the variance, at least 0 and below 1")
+    require(
+        e.model.vocab <= LARGEST_VOCABULARY,
+        f"a vocabulary of {e.model.vocab} is too large for models this small: their embeddings would outweigh the rest;"
+        f" use at most {LARGEST_VOCABULARY}: --data.tokenizer bytes, or bpe with --data.vocab {LARGEST_VOCABULARY}",
+    )
+
+
+def _ranges(sizes: Sequence[Size], span: float) -> Iterator[slice]:
+    """At least three neighbouring sizes, the largest at most `span` times the smallest."""
+    for first in range(len(sizes)):
+        for end in range(first + 3, len(sizes) + 1):
+            if sizes[end - 1].params_total <= span * sizes[first].params_total:
+                yield slice(first, end)
+
+
+def _points(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(np.array([[row.params_total, row.tokens] for row in rows], float).reshape(-1, 2).T)
+
+
+def _covariance(law: Theta, rows: Sequence[Row], noise: float, shared: float) -> np.ndarray:
+    return precision.covariance(law, *_points(rows), noise, np.array([row.trunk for row in rows]), shared)
+
+
+def _per(rows: Sequence[Row]) -> float:
+    """Exact FLOPs a parameter and token of the largest size: 6 and what the embedding, head and pairs make of it."""
+    largest = max(rows, key=lambda row: row.params_total)
+    return largest.flops / largest.params_total / largest.tokens
+
+
+def _refusal(refused: tuple[int, str], corpus_tokens: int | None, rules: Rules, budget: Budget) -> str:
+    """Why there is no design, in words."""
+    text = f" and one epoch of {corpus_tokens:,} tokens" if corpus_tokens else ""
+    count, why = refused
+    found = f"of {count} points, collinear: {why}" if count else "empty; raise the budget, or give more text"
+    limits = f"within {budget}, with at least {rules.least_steps} steps{text}"
+    return f"no design {limits} determines the law: the largest is {found}"
+
+
+def _design(e: Experiment, rows, law, law_from, noise, shared, target, corpus_tokens) -> Design:
+    """Predictions, totals and what to beware of."""
+    V = _covariance(law, rows, noise, shared)
+    errors = precision.standard_errors(law, V)
+    target = target or 4 * max(row.flops for row in rows)
+    N, D = law.optimum(target, _per(rows))
+    ahead = dict(flops=target, params=N, tokens=D, loss=float(law.loss(N, D)))
+    ahead["error"] = precision.prediction_error(law, V, N, D)
+    seconds = None if rows[0].seconds is None else sum(row.seconds for row in rows)
+    return Design(
+        experiment=to_dict(e), rows=tuple(rows), law=law, law_from=law_from, noise=noise, shared_noise=shared,
+        standard_errors=errors, condition=precision.condition(law, *_points(rows)), target=ahead,
+        corpus_tokens=corpus_tokens, flops=sum(row.flops_added for row in rows),
+        flops_without_trunks=sum(row.flops for row in rows), seconds=seconds,
+        warnings=tuple(_warnings(rows, law, law_from, errors, ahead, corpus_tokens)),
+    )  # fmt: skip
+
+
+def _warnings(rows, law: Theta, law_from: str, errors: dict, ahead: dict, corpus_tokens) -> Iterator[str]:
+    if law_from == "assumed":
+        yield "law and noise are assumptions: train the cheapest rows first, then plan again with --pilot points.csv"
+    if errors["a"] > 0.1:
+        yield f"a will be known to +-{errors['a']:.2f} only: raise the budget, or repeat rows with other seeds"
+    sizes = [row.params_total for row in rows]
+    N, _ = law.optimum(max(row.flops for row in rows), _per(rows))
+    if not min(sizes) < N < max(sizes):
+        yield f"the optimum of the largest compute, {N:,.0f} parameters, lies outside the sizes: no valley around it"
+    if corpus_tokens and ahead["tokens"] > corpus_tokens:
+        yield f"the extrapolation wants {ahead['tokens']:,.0f} tokens, more than one epoch of {corpus_tokens:,}"
+
+
+# --- from a pilot ----------------------------------------------------------------------------------------------------
+def fitted(path) -> dict:
+    """The law and the noise of points already trained, as `plan` takes them: law, law_from and noise.
+
+    noise: the residuals' standard deviation in ln L. Raises UserError where the points do not determine a law.
+    """
+    from lm.scaling.fit import fit
+    from lm.scaling.points import read_points
+
+    points = read_points(path)
+    found = fit(points, "chinchilla", bootstraps=0)
+    law = Theta(**{name: float(found.parameters[name].value) for name in ("E", "A", "B", "alpha", "beta")})
+    return {"law": law, "law_from": f"fitted to {path}", "noise": residual_noise(law, points)}
+
+
+def residual_noise(law: Theta, points) -> float:
+    """Standard deviation of ln L about the law, of five parameters."""
+    n = len(points.loss)
+    require(n > 5, f"{n} points leave no residual of a law with 5 parameters; give --noise")
+    r = np.log(points.loss) - np.log(law.loss(points.params, points.tokens))
+    return float(np.sqrt(np.sum(r**2) / (n - 5)))
