@@ -7,6 +7,8 @@ side (starts, or bootstraps), P parameters, n points, G grid nodes, K linear coe
 import contextlib
 import functools
 import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -127,21 +129,31 @@ def _solve(A_PP, b_P):
 
 
 @functools.partial(jax.jit, static_argnames=("misfit", "steps"))
-def polish(misfit: Misfit, theta_RP, x, y_Rn, w_Rn, free_RP, M_PP, deltas, steps: int = 120):
-    """R problems to the bottom of their basins: (theta_RP, cost_R, steps_R).
+def _descend_many(misfit: Misfit, theta_RP, x, y_Rn, w_Rn, free_RP, M_PP, delta, steps: int):
+    one = functools.partial(_descend, misfit, steps=steps)
+    return jax.vmap(one, in_axes=(0, None, 0, 0, 0, None, None))(theta_RP, x, y_Rn, w_Rn, free_RP, M_PP, delta)
 
-    free_RP: parameters that may move. deltas: Huber's delta of each stage, the last the one that is meant.
+
+def polish(misfit: Misfit, theta_RP, x, y, w, free, M_PP, deltas, steps: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    """R problems to the bottom of their basins: theta_RP and cost_R.
+
+    y, w: [n] or one row a problem. free: which parameters may move, [P] or [R, P]. deltas: Huber's delta of each stage,
+    the last the one that is meant. Whatever R is, one compiled program makes steps for BATCH problems, on each core.
     """
+    R = len(theta_RP)
+    rows = [np.broadcast_to(np.asarray(a), (R, np.shape(a)[-1])) for a in (theta_RP, y, w, free)]
 
-    def whole(problem):
-        theta_P, y_n, w_n, free_P = problem
-        total = jnp.int32(0)
-        for delta in deltas:
-            theta_P, value, taken = _descend(misfit, theta_P, x, y_n, w_n, free_P, M_PP, delta, steps)
-            total += taken
-        return theta_P, value, total
+    def batch(first: int):
+        take = np.minimum(np.arange(first, first + BATCH), R - 1)
+        theta, y_Rn, w_Rn, free_RP = (row[take] for row in rows)
+        with double():  # a context of this thread
+            for delta in deltas:
+                theta, value, _ = _descend_many(misfit, theta, x, y_Rn, w_Rn, free_RP, M_PP, delta, steps)
+            return np.asarray(theta), np.asarray(value)
 
-    return jax.lax.map(whole, (theta_RP, y_Rn, w_Rn, free_RP), batch_size=BATCH)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+        done = list(threads.map(batch, range(0, R, BATCH)))
+    return tuple(np.concatenate(parts)[:R] for parts in zip(*done, strict=True))
 
 
 @functools.partial(jax.jit, static_argnames=("misfit", "rounds"))
