@@ -43,6 +43,7 @@ class Problem:
     y_n: np.ndarray
     w_n: np.ndarray
     held: dict[str, float]
+    method: str
     delta: float
     deltas: tuple[float, ...]
 
@@ -57,7 +58,7 @@ class Problem:
     @property
     def unit(self) -> float:
         """What the solver's objective is to be multiplied with."""
-        return 1.0 if np.isinf(self.delta) else self.delta
+        return self.delta if self.method == "huber" else 1.0
 
 
 def make_problem(points: Points, form: Form, method: str, delta: float, held: Mapping[str, float]) -> Problem:
@@ -77,7 +78,7 @@ def make_problem(points: Points, form: Form, method: str, delta: float, held: Ma
     final = {"huber": delta, "l1": 1e-9}.get(method, np.inf)
     deltas = tuple(np.geomspace(1e-3, final, 10)) if method == "l1" else (final,)
     columns = {name: points.column(name) for name in form.inputs}
-    return Problem(Misfit(form, log), logs_of(form, columns), y_n, w_n, dict(held), final, deltas)
+    return Problem(Misfit(form, log), logs_of(form, columns), y_n, w_n, dict(held), method, final, deltas)
 
 
 def solve(problem: Problem) -> tuple[np.ndarray, float, dict[str, int]]:

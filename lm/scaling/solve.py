@@ -59,9 +59,11 @@ def residuals(misfit: Misfit, theta_P, x: dict, y_n):
 def huber(r, delta):
     """Huber's function over delta: r^2 / (2 delta) within delta, |r| - delta/2 outside; r^2/2 for infinite delta."""
     size = jnp.abs(r)
-    finite = jnp.where(jnp.isinf(delta), 1.0, delta)
-    inside = size <= delta
-    return jnp.where(inside, r * r / (2 * finite), size - finite / 2)
+    return jnp.where(size <= delta, r * r / (2 * _unit(delta)), size - _unit(delta) / 2)
+
+
+def _unit(delta):
+    return jnp.where(jnp.isinf(delta), 1.0, delta)
 
 
 def cost(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
@@ -71,7 +73,7 @@ def cost(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
 
 def metric(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
     """J' W J with the weights of iterated least squares: how far a step goes, in the units of the objective."""
-    J_nP = jax.jacfwd(lambda t: residuals(misfit, t, x, y_n))(theta_P)
+    J_nP = jax.jit(jax.jacfwd(lambda t: residuals(misfit, t, x, y_n)))(theta_P)
     r_n = jnp.abs(residuals(misfit, theta_P, x, y_n))
     v_n = w_n / jnp.where(jnp.isinf(delta), 1.0, jnp.maximum(r_n, delta))
     M_PP = J_nP.T @ (v_n[:, None] * J_nP)
@@ -90,42 +92,49 @@ class _Descent(NamedTuple):
 
 def _descend(misfit: Misfit, theta_P, x, y_n, w_n, free_P, M_PP, delta, steps: int):
     """Levenberg-damped Newton on the exact Hessian: a step is kept only if it lowers the objective."""
-    of = functools.partial(cost, misfit, x=x, y_n=y_n, w_n=w_n, delta=delta)
     both = free_P[:, None] & free_P[None, :]
-
-    def look(theta):
-        value, gradient = jax.value_and_grad(of)(theta)
-        return value, jnp.where(free_P, gradient, 0), jax.hessian(of)(theta)
+    P = theta_P.shape[0]
 
     def one(s: _Descent):
-        damped = s.hessian + s.damping * M_PP
-        move = -_solve(jnp.where(both, damped, jnp.eye(len(free_P))), s.gradient)
+        move = -_solve(jnp.where(both, s.hessian + s.damping * M_PP, jnp.eye(P)), s.gradient)
         theta = s.theta + move
-        value, gradient, hessian = look(theta)
+        value, gradient, hessian = expand(misfit, theta, x, y_n, w_n, delta)
         better = (value < s.value) & jnp.all(jnp.isfinite(hessian))
-        promised = -jnp.dot(move, s.gradient)
-        tiny = jnp.abs(promised) <= 1e-13 * jnp.abs(s.value)
-        keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
+        no_more = jnp.isfinite(s.value) & (jnp.abs(jnp.dot(move, s.gradient)) <= 1e-13 * s.value)
         damping = jnp.where(better, jnp.maximum(s.damping / 5, 1e-9), s.damping * 4)
-        done = (tiny & (better | (s.damping <= 1))) | (damping > 1e9)
+        done = (no_more & (better | (s.damping <= 1))) | (damping > 1e9)
+        keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
         return _Descent(
-            keep(theta, s.theta), keep(value, s.value), keep(gradient, s.gradient), keep(hessian, s.hessian),
-            damping, s.step + 1, done,
+            keep(theta, s.theta), keep(value, s.value), keep(jnp.where(free_P, gradient, 0), s.gradient),
+            keep(hessian, s.hessian), damping, s.step + 1, done,
         )  # fmt: skip
 
-    start = _Descent(theta_P, *look(theta_P), jnp.float64(1e-2), jnp.int32(0), jnp.bool_(False))
+    # The first step goes nowhere, from worse than anything: so the expansion is compiled only once.
+    nowhere = jnp.zeros(P), jnp.eye(P), jnp.float64(0.05), jnp.int32(0), jnp.bool_(False)
+    start = _Descent(theta_P, jnp.float64(jnp.inf), *nowhere)
     end = jax.lax.while_loop(lambda s: ~s.done & (s.step < steps), one, start)
     return end.theta, end.value, end.step
 
 
+def expand(misfit: Misfit, theta_P, x, y_n, w_n, delta):
+    """The objective over delta with its gradient and exact Hessian."""
+    of = lambda theta: residuals(misfit, theta, x, y_n)  # noqa: E731
+    r_n, J_nP = of(theta_P), jax.jacfwd(of)(theta_P)
+    inside_n = jnp.abs(r_n) <= delta
+    slope_n = w_n * jnp.where(inside_n, r_n / _unit(delta), jnp.sign(r_n))
+    bend_n = w_n * inside_n / _unit(delta)
+    curvature_PP = jax.jacfwd(jax.grad(lambda theta: jnp.sum(slope_n * of(theta))))(theta_P)
+    return (jnp.sum(w_n * huber(r_n, delta)), J_nP.T @ slope_n, J_nP.T @ (bend_n[:, None] * J_nP) + curvature_PP)
+
+
 def _solve(A_PP, b_P):
-    """A^-1 b by elimination written out: for a handful of unknowns, far faster over a batch than a library call."""
-    n = b_P.shape[0]
-    rows = [jnp.append(A_PP[i], b_P[i]) for i in range(n)]
-    for i in range(n):
-        rows[i] = rows[i] / rows[i][i]
-        rows = [row if k == i else row - row[i] * rows[i] for k, row in enumerate(rows)]
-    return jnp.stack([row[-1] for row in rows])
+    """A^-1 b by elimination: for a handful of unknowns, far faster over a batch than a library call for each."""
+
+    def eliminate(i, M):
+        row = M[i] / M[i, i]
+        return (M - M[:, i, None] * row).at[i].set(row)
+
+    return jax.lax.fori_loop(0, b_P.shape[0], eliminate, jnp.concatenate([A_PP, b_P[:, None]], 1))[:, -1]
 
 
 @functools.partial(jax.jit, static_argnames=("misfit", "steps"))
