@@ -42,7 +42,7 @@ def bootstrap(problem: Problem, theta_P: np.ndarray, points: Points, count: int,
             names, run_n = np.arange(n), np.arange(n)
         require(len(names) > 1, f"--cluster {cluster}: all points are of one run")
         drawn = random.randint(0, len(names), (count, len(names)))
-        w_Rn = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])[:, run_n] * p.w_n
+        w_Rn = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])[:, run_n]
     with double():
         M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, p.w_n, p.deltas[0]))
     start_RP = np.broadcast_to(theta_P, (count, len(theta_P)))
@@ -50,7 +50,7 @@ def bootstrap(problem: Problem, theta_P: np.ndarray, points: Points, count: int,
 
 
 def _fitted(problem: Problem, theta_P: np.ndarray) -> np.ndarray:
-    r_n = residuals_at(problem, theta_P)
+    r_n = residuals_at(problem, theta_P) / problem.x["precision"]
     return problem.y_n * np.exp(r_n) if problem.misfit.log else problem.y_n + r_n
 
 
@@ -72,15 +72,15 @@ def spread(problem: Problem, theta_P: np.ndarray) -> Spread:
     E psi' is the share of residuals within delta, over delta. With delta far below the scatter few are, and as many as
     there are parameters are always near zero, so the share is taken from a window as wide as half the scatter.
     """
-    r_n, w_n, delta = residuals_at(problem, theta_P), problem.w_n, problem.delta
+    r_n, delta = residuals_at(problem, theta_P), problem.delta
     n, P = len(r_n), int(problem.free_P.sum())
     if np.isinf(delta):
-        variance = np.sum(w_n * r_n**2) / max(n - P, 1)
+        variance = np.sum(r_n**2) / max(n - P, 1)
         return Spread(float(np.sqrt(variance)), float(variance), 1.0)
-    size = np.sort(np.abs(r_n * w_n))[P:] if n > 3 * P else np.abs(r_n * w_n)
+    size = np.sort(np.abs(r_n))[P:] if n > 3 * P else np.abs(r_n)
     sd = max(float(np.median(size)) / stats.norm.ppf(0.75), 1e-15)
     window = max(delta, 0.5 * sd)
-    score2 = np.sum(np.minimum(np.abs(r_n) / delta, 1) ** 2 * w_n**2) / max(n - P, 1)
+    score2 = np.sum(np.minimum(np.abs(r_n) / delta, 1) ** 2) / max(n - P, 1)
     return Spread(sd, float(score2), max(float(np.mean(size <= window)), 1 / n) / window)
 
 

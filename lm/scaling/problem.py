@@ -18,7 +18,7 @@ METHODS = ("huber", "l1", "squares", "log-squares")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What the solver needs, on the host. x: logarithms of the inputs; y_n the target; w_n weights; held: fixed values.
+    """What the solver needs, on the host. x: logarithms of the inputs; y_n: the target; held: fixed values.
 
     delta: Huber's, infinite for squares; deltas: the stages on the way to it.
     """
@@ -28,6 +28,7 @@ class Problem:
     x: dict[str, np.ndarray]
     y_n: np.ndarray
     w_n: np.ndarray
+    """Ones; a resample has counts."""
     held: dict[str, float]
     delta: float
     deltas: tuple[float, ...]
@@ -49,7 +50,7 @@ class Problem:
 def make_problem(
     points: Points, form: Form, method: str = "huber", delta: float = 1e-3, held: Mapping[str, float] | None = None
 ) -> Problem:
-    """Points that carry their seed noise are weighted by it: 1/sd^2 in a sum of squares, 1/sd where |r| counts."""
+    """Residuals of points that carry their seed noise are divided by it: a weight 1/sd^2 in a sum of squares."""
     held = dict(held or {})
     require(method in METHODS, f"--method {method}: one of {', '.join(METHODS)}")
     require(delta > 0, f"--delta {delta:g}: must be positive")
@@ -58,15 +59,14 @@ def make_problem(
         require(value > 0 or name not in form.logs, f"{name} = {value:g}: must be positive")
     y_n = points.column(form.target).astype(float)
     log = method != "squares"
-    w_n = np.ones(len(points))
+    precision_n = np.ones(len(points))
     if points.sd is not None and form.target == "loss":
         sd_n = points.sd / y_n if log else points.sd
-        w_n = np.exp(np.mean(np.log(sd_n))) / sd_n  # relative to their mean, so that delta keeps its meaning
-        w_n = w_n if method in ("huber", "l1") else w_n**2
+        precision_n = np.exp(np.mean(np.log(sd_n))) / sd_n  # relative to their mean, so that delta keeps its meaning
     final = {"huber": delta, "l1": 1e-9}.get(method, np.inf)
     deltas = tuple(np.geomspace(1e-3, final, 10)) if method == "l1" else (final,)
-    x = logs_of(form, {name: points.column(name) for name in form.inputs})
-    return Problem(Misfit(form, log), method, x, y_n, w_n, held, final, deltas)
+    x = logs_of(form, {name: points.column(name) for name in form.inputs}) | {"precision": precision_n}
+    return Problem(Misfit(form, log), method, x, y_n, np.ones(len(points)), held, final, deltas)
 
 
 def solve(problem: Problem) -> tuple[np.ndarray, float, dict[str, int]]:
@@ -101,12 +101,11 @@ def residuals_at(problem: Problem, theta_P) -> np.ndarray:
 
 
 def jacobian(problem: Problem, theta_P) -> np.ndarray:
-    """d residual / d theta of the free parameters, rows weighted as the method weights them: [n, free]."""
+    """d residual / d theta of the free parameters: [n, free]."""
     with double():
         of = lambda theta: residuals(problem.misfit, theta, problem.x, problem.y_n)  # noqa: E731
         J_nP = np.asarray(jax.jit(jax.jacfwd(of))(jnp.asarray(theta_P)))
-    weights_n = problem.w_n if np.isfinite(problem.delta) else np.sqrt(problem.w_n)
-    return weights_n[:, None] * J_nP[:, problem.free_P]
+    return J_nP[:, problem.free_P]
 
 
 def named(form: Form, theta_RP: np.ndarray) -> dict[str, np.ndarray]:

@@ -32,8 +32,11 @@ def double():
 
 
 class Misfit(NamedTuple):
-    """What is minimised: sum_i w_i h(r_i), h Huber's function divided by delta. log: r = ln(prediction/y), else the
-    difference. delta: infinite for least squares (h = r^2/2)."""
+    """What is minimised: sum_i w_i h(v_i r_i), h Huber's function divided by delta; infinite delta is least squares.
+
+    log: r = ln(prediction/y), otherwise the difference. v: `x["precision"]`, 1 over the noise of each point relative to
+    its mean. w: how often a resample has the point.
+    """
 
     form: Form
     log: bool
@@ -53,7 +56,7 @@ def pack(form: Form, p: dict):
 
 def residuals(misfit: Misfit, theta_P, x: dict, y_n):
     prediction_n = misfit.form.predict(unpack(misfit.form, theta_P), x)
-    return jnp.log(prediction_n) - jnp.log(y_n) if misfit.log else prediction_n - y_n
+    return x["precision"] * (jnp.log(prediction_n) - jnp.log(y_n) if misfit.log else prediction_n - y_n)
 
 
 def huber(r, delta):
@@ -182,7 +185,7 @@ def _grid_fits(misfit: Misfit, grid: dict, x, y_n, w_n, held: dict, delta, round
             outer = form.outer(g)
             phi_nK = jnp.stack(columns, 1) / (y_n ** (1 / outer))[:, None]
             size_K = jnp.sqrt(jnp.sum(phi_nK**2, 0))
-            k_K = _reweighted(phi_nK / size_K, y_n, w_n, misfit, outer, delta, rounds) / size_K
+            k_K = _reweighted(phi_nK / size_K, x, y_n, w_n, misfit, outer, delta, rounds) / size_K
             p |= form.assemble(g, [k_K[i] for i in range(len(columns))])
         p |= held
         return pack(form, {name: p[name] for name in form.parameters})
@@ -191,12 +194,13 @@ def _grid_fits(misfit: Misfit, grid: dict, x, y_n, w_n, held: dict, delta, round
     return theta_GP, jax.vmap(lambda theta: cost(misfit, theta, x, y_n, w_n, delta))(theta_GP)
 
 
-def _reweighted(phi_nK, y_n, w_n, misfit: Misfit, outer, delta, rounds: int):
-    relative = w_n if misfit.log else w_n * y_n**2
+def _reweighted(phi_nK, x, y_n, w_n, misfit: Misfit, outer, delta, rounds: int):
+    size_n = x["precision"] if misfit.log else x["precision"] * y_n
+    relative = w_n * size_n**2
     v_n = relative
     for _ in range(rounds):
         k_K = _non_negative(phi_nK, v_n)
-        r_n = outer * jnp.abs(phi_nK @ k_K - 1)
+        r_n = outer * size_n * jnp.abs(phi_nK @ k_K - 1)
         v_n = relative / jnp.maximum(r_n, delta)
     return jnp.maximum(_non_negative(phi_nK, v_n), 1e-9)  # a logarithm must exist
 
