@@ -56,6 +56,7 @@ class Law:
     held_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     data: Points | None = dataclasses.field(default=None, repr=False)
     draws: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+    alternatives: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def values(self) -> dict[str, float]:
         return {name: estimate.value for name, estimate in self.parameters.items()}
@@ -94,7 +95,7 @@ class Law:
     def to_json(self) -> dict[str, Any]:
         estimates = lambda of: {name: estimate.to_json() for name, estimate in of.items()}  # noqa: E731
         keep = ("objective", "points", "dropped", "conventions", "identifiable", "warnings", "method", "level")
-        more = ("formula", "source", "condition", "starts", "scatter", "dropping", "held_out")
+        more = ("formula", "source", "condition", "starts", "scatter", "dropping", "held_out", "alternatives")
         return (
             {"law": self.name, "parameters": estimates(self.parameters)}
             | {name: getattr(self, name) for name in keep}

@@ -168,7 +168,7 @@ def polish(misfit: Misfit, theta_RP, x, y, w, free, M_PP, deltas, steps: int = 1
     return tuple(np.concatenate(parts)[:R] for parts in zip(*done, strict=True))
 
 
-@functools.partial(jax.jit, static_argnames=("misfit", "rounds"))
+@functools.partial(jax.jit, static_argnames=("misfit",))
 def _grid_fits(misfit: Misfit, grid: dict, x, y_n, w_n, held: dict, delta, rounds: int):
     """For each grid node the best non-negative coefficients: search coordinates theta_GP and their cost_G.
 
@@ -197,12 +197,13 @@ def _grid_fits(misfit: Misfit, grid: dict, x, y_n, w_n, held: dict, delta, round
 def _reweighted(phi_nK, x, y_n, w_n, misfit: Misfit, outer, delta, rounds: int):
     size_n = x["precision"] if misfit.log else x["precision"] * y_n
     relative = w_n * size_n**2
-    v_n = relative
-    for _ in range(rounds):
-        k_K = _non_negative(phi_nK, v_n)
+
+    def again(_, k_K):
         r_n = outer * size_n * jnp.abs(phi_nK @ k_K - 1)
-        v_n = relative / jnp.maximum(r_n, delta)
-    return jnp.maximum(_non_negative(phi_nK, v_n), 1e-9)  # a logarithm must exist
+        return _non_negative(phi_nK, relative / jnp.where(jnp.isinf(delta), 1.0, jnp.maximum(r_n, delta)))
+
+    k_K = jax.lax.fori_loop(0, rounds, again, jnp.zeros(phi_nK.shape[1]))
+    return jnp.maximum(k_K, 1e-9)  # a logarithm must exist
 
 
 def _non_negative(phi_nK, v_n):
@@ -227,7 +228,7 @@ def starts(misfit: Misfit, x, y_n, w_n, held: dict, delta) -> tuple[np.ndarray, 
     shape = [len(values) for values in axes.values()]
     grid = dict(zip(axes, map(np.ravel, np.meshgrid(*axes.values(), indexing="ij")), strict=True))
     grid = {name: jnp.asarray(values, jnp.float64) for name, values in grid.items()}
-    rounds = 0 if np.isinf(delta) else 8
+    rounds = 1 if np.isinf(delta) else 9
     theta_GP, cost_G = map(np.asarray, _grid_fits(misfit, grid, x, y_n, w_n, held, delta, rounds))
     cost_G = np.where(np.isfinite(cost_G), cost_G, np.inf)
     valleys_G = (cost_G.reshape(shape) == minimum_filter(cost_G.reshape(shape), size=3, mode="nearest")).ravel()
