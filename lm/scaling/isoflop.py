@@ -66,11 +66,14 @@ def bottom(n: np.ndarray, loss: np.ndarray, valley: str) -> float | None:
     n, first = np.unique(n, return_index=True)
     loss = loss[first]
     lowest = int(np.argmin(loss))
-    if len(n) < (5 if valley == "akima" else 3) or lowest in (0, len(n) - 1):
+    if len(n) < (4 if valley == "akima" else 3):
         return None
     if valley == "akima":
         fine = np.linspace(n[0], n[-1], 25 * (len(n) - 1))
-        return float(fine[np.argmin(Akima1DInterpolator(n, np.log(loss))(fine))])
+        at = int(np.argmin(Akima1DInterpolator(n, np.log(loss))(fine)))
+        return float(fine[at]) if 0 < at < len(fine) - 1 else None
+    if lowest in (0, len(n) - 1):
+        return None
     near = slice(None) if valley == "quadratic-all" else slice(max(lowest - WINDOW, 0), lowest + WINDOW + 1)
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore", np.exceptions.RankWarning)
