@@ -20,7 +20,7 @@ MAY_KNOW = {
     "hardware": set(),
     "run": {"checkpoints", "config", "errors", "model", "settings", "tokenizer"},
     "sample": {"config", "errors", "model"},
-    "scaling": {"config", "model"},
+    "scaling": {"config", "errors", "model"},
     "bench": {
         "config",
         "errors",

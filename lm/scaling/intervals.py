@@ -7,7 +7,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from lm.errors import require
 from lm.scaling.points import Points
@@ -78,7 +78,7 @@ def spread(problem: Problem, theta_P: np.ndarray) -> Spread:
         variance = np.sum(r_n**2) / max(n - P, 1)
         return Spread(float(np.sqrt(variance)), float(variance), 1.0)
     size = np.sort(np.abs(r_n))[P:] if n > 3 * P else np.abs(r_n)
-    sd = max(float(np.median(size)) / stats.norm.ppf(0.75), 1e-15)
+    sd = max(float(np.median(size)) / ndtri(0.75), 1e-15)
     window = max(delta, 0.5 * sd)
     score2 = np.sum(np.minimum(np.abs(r_n) / delta, 1) ** 2) / max(n - P, 1)
     return Spread(sd, float(score2), max(float(np.mean(size <= window)), 1 / n) / window)
@@ -130,7 +130,7 @@ def profiles(problem: Problem, theta_P: np.ndarray, level: float) -> dict[str, P
     rows = np.concatenate([p.free_P[None], free_rows])
     ended, cost = polish(p.misfit, everything, p.x, p.y_n, p.w_n, rows, M_PP, p.deltas[-1:])
     rise = 2 * (cost[1:] - cost[0]).reshape(len(free), -1) * s.slope / s.score2
-    limit = stats.f.ppf(level, 1, max(len(p.y_n) - len(free), 1))
+    limit = stdtrit(max(len(p.y_n) - len(free), 1), (1 + level) / 2) ** 2
     found = {}
     for j, index in enumerate(free):
         name = p.form.parameters[index]

@@ -9,7 +9,6 @@ import dataclasses
 import warnings as python_warnings
 
 import numpy as np
-from scipy.interpolate import Akima1DInterpolator
 
 from lm.errors import UserError, require
 from lm.scaling.law import Estimate, Law
@@ -69,6 +68,8 @@ def bottom(n: np.ndarray, loss: np.ndarray, valley: str) -> float | None:
     if len(n) < (4 if valley == "akima" else 3):
         return None
     if valley == "akima":
+        from scipy.interpolate import Akima1DInterpolator  # slow to import, and seldom needed
+
         fine = np.linspace(n[0], n[-1], 25 * (len(n) - 1))
         at = int(np.argmin(Akima1DInterpolator(n, np.log(loss))(fine)))
         return float(fine[at]) if 0 < at < len(fine) - 1 else None

@@ -137,13 +137,14 @@ def read_points(
     path: str | Path, *, params_column: str | None = None, tokens_column: str | None = None,
     flops_column: str | None = None, loss_column: str | None = None, sd_column: str | None = None,
     run_column: str | None = None, tokens_from: str | None = None, conventions: Sequence[str] = (),
-    drop_largest_losses: int = 0,
+    drop_largest_losses: int = 0, seed_noise: float | None = None, needs_loss: bool = True,
 ) -> Points:  # fmt: skip
     """Points from a CSV file with a header.
 
     *_column: the columns' names where they are not the known ones. tokens_from="6nd": D = C/(6N) even where tokens
     are given. conventions: of "total", "nonembedding" (params) and "exact", "6nd" (FLOPs; 6nd is 6 N D of the chosen N).
-    drop_largest_losses: rows to set aside. Raises UserError on a missing column or a value that cannot be.
+    drop_largest_losses: rows to set aside. seed_noise: one standard deviation for all. needs_loss=False: a table of
+    settings, whose loss may be missing (it reads 1 then). Raises UserError on a missing column or a value that cannot be.
     """
     table = _read_table(Path(path))
     chosen = {CONVENTIONS[word]: word for word in _known_conventions(conventions)}
@@ -152,7 +153,8 @@ def read_points(
     params, said = find("params", params_column)
     require(params is not None, _missing("params", table, path))
     loss, _ = find("loss", loss_column)
-    require(loss is not None, _missing("loss", table, path))
+    require(loss is not None or not needs_loss, _missing("loss", table, path))
+    loss = np.ones(len(params)) if loss is None else loss
     tokens, _ = find("tokens", tokens_column)
     flops, flops_said = find("flops", flops_column)
     if tokens is None or tokens_from:
@@ -169,7 +171,7 @@ def read_points(
     rest = {name: column for name, column in table.items() if name not in ("params", "tokens", "flops", "loss")}
     points = make_points(
         params, tokens, loss, flops, columns=rest,
-        sd=None if (sd := _optional(table, sd_column, "sd", path)) is None else sd,
+        sd=seed_noise if seed_noise is not None else _optional(table, sd_column, "sd", path),
         run=_optional(table, run_column, "run", path),
         conventions={"params": said, "tokens": tokens_said, "flops": flops_said, "loss": "nats per token"},
     )  # fmt: skip
