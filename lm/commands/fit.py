@@ -21,7 +21,7 @@ class Options:
     """chinchilla, overtraining, repeated, kaplan_n, kaplan_d, kaplan_c, kaplan_nd, power, learning_rate, batch; isoflop
     (approach 2: valleys of equal budgets) or frontier (approach 1: envelope), which fit the optimum alone."""
     method: Literal["huber", "l1", "squares", "log-squares"] = "huber"
-    """What is minimised: Huber or absolute value of ln(predicted/actual), or squares of the loss or of its logarithm."""
+    """What is minimised: Huber or absolute value of ln(predicted/actual), squares of the loss or of its logarithm."""
     delta: float = 1e-3
     """Where Huber's function turns from square to linear."""
     valley: Literal["akima", "quadratic", "quadratic-all"] = "akima"
@@ -102,7 +102,9 @@ def _fit(o: Options, points):
 
     common = dict(bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed)
     if o.law in ("isoflop", "frontier"):
-        require(o.hold_out is None, f"--hold-out: {o.law} fits the optimum and predicts no losses; use --law chinchilla")
+        require(
+            o.hold_out is None, f"--hold-out: {o.law} fits the optimum and predicts no losses; use --law chinchilla"
+        )
         return fit_frontier(points, o.law, valley=o.valley, **common)
     mask = None if o.hold_out is None else matching(points, o.hold_out)
     fixed = dict(_assignment(word) for word in o.fix)

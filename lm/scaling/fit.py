@@ -1,4 +1,4 @@
-"""Fit a scaling law to trained models: `fit(points, "chinchilla")` gives a `Law` that says how far it can be trusted."""
+"""Fit a scaling law to trained models: `fit(points, "chinchilla")` gives a `Law` that says how far to trust it."""
 
 from collections.abc import Mapping
 
@@ -96,7 +96,7 @@ def _refuse_collinear(form: Form, points: Points, condition: float, law: str) ->
         ratio = np.exp(d - n)
         if ratio.max() / ratio.min() < 1.1:
             why = (
-                f"every point has about {ratio.mean():.3g} tokens per parameter, so what N and D each contribute cannot "
+                f"every point has about {ratio.mean():.3g} tokens per parameter, so what N and D contribute cannot "
                 "be told apart"
             )
         elif abs(np.corrcoef(n, d)[0, 1]) > 0.99:
@@ -151,14 +151,16 @@ def _warnings(form: Form, problem: Problem, points: Points, values: dict, counts
         said.append(f"condition number {condition:.3g}: parameters trade against each other; trust predictions more")
     for name, grid in form.grid.items():
         if name not in problem.held and not min(grid) <= values[name] <= max(grid):
-            said.append(f"{name} = {values[name]:.3g} is outside {min(grid):.3g} to {max(grid):.3g}: an optimum at the edge")
+            said.append(
+                f"{name} = {values[name]:.3g} is outside {min(grid):.3g} to {max(grid):.3g}: an optimum at the edge"
+            )
     if values.get("E", 1.0) < 1e-3 * points.column(form.target).min():
         said.append("E is zero: these points show no irreducible loss, so extrapolation will be too hopeful")
     if {"params", "tokens"} <= set(form.inputs):
         ratio = points.tokens / points.params
         if ratio.max() / ratio.min() < 4:
             said.append(
-                f"tokens per parameter only go from {ratio.min():.3g} to {ratio.max():.3g}: the exponents rest on little"
+                f"tokens per parameter only go from {ratio.min():.3g} to {ratio.max():.3g}: exponents rest on little"
             )
     if points.run is not None and cluster == "point" and len(np.unique(points.run)) < len(points):
         said.append("points share a run: resample runs (--cluster run), or errors come out too small")

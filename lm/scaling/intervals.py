@@ -10,9 +10,10 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from lm.errors import require
+from lm.scaling.laws import double
 from lm.scaling.points import Points
-from lm.scaling.problem import Problem, jacobian, named, residuals_at
-from lm.scaling.solve import double, metric, polish
+from lm.scaling.problem import Problem, jacobian, residuals_at
+from lm.scaling.solve import metric, polish
 
 CLUSTERS = ("point", "run", "noise")
 OFFSETS = np.geomspace(0.3, 60, 14)
@@ -23,7 +24,7 @@ def bootstrap(problem: Problem, theta_P: np.ndarray, points: Points, count: int,
     """theta_RP of `count` refits, each from the fit's own place.
 
     cluster: "point" resamples the points; "run" whole runs, whose points share a trunk and so are not independent;
-    "noise" keeps every point and draws its loss anew about the fit, by the points' standard deviation from seed to seed.
+    "noise" keeps every point and draws its loss anew about the fit, by the points' sd from seed to seed.
     The stream is numpy's frozen legacy generator, the one that Besiroglu et al. (2024) drew from.
     """
     require(cluster in CLUSTERS, f"--cluster {cluster}: one of {', '.join(CLUSTERS)}")
@@ -31,7 +32,9 @@ def bootstrap(problem: Problem, theta_P: np.ndarray, points: Points, count: int,
     p, n = problem, len(points)
     w_Rn, y_Rn = p.w_n, p.y_n
     if cluster == "noise":
-        require(points.sd is not None, "--cluster noise needs the seed noise of each point: --sd-column or --seed-noise")
+        require(
+            points.sd is not None, "--cluster noise needs the seed noise of each point: --sd-column or --seed-noise"
+        )
         fitted_n = _fitted(p, theta_P)
         y_Rn = fitted_n * np.exp(points.sd / fitted_n * random.standard_normal((count, n)))
     else:
@@ -67,7 +70,7 @@ class Spread:
 
 
 def spread(problem: Problem, theta_P: np.ndarray) -> Spread:
-    """Huber 1981, chapter 7, with n - P degrees of freedom. The solver's objective is Huber's over delta: psi in [-1, 1].
+    """Huber 1981, chapter 7, with n - P degrees of freedom. The objective is Huber's over delta: psi in [-1, 1].
 
     E psi' is the share of residuals within delta, over delta. With delta far below the scatter few are, and as many as
     there are parameters are always near zero, so the share is taken from a window as wide as half the scatter.
@@ -128,7 +131,7 @@ def profiles(problem: Problem, theta_P: np.ndarray, level: float) -> dict[str, P
         M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, p.w_n, p.deltas[0]))
     everything = np.concatenate([theta_P[None], start])
     rows = np.concatenate([p.free_P[None], free_rows])
-    ended, cost = polish(p.misfit, everything, p.x, p.y_n, p.w_n, rows, M_PP, p.deltas[-1:])
+    _, cost = polish(p.misfit, everything, p.x, p.y_n, p.w_n, rows, M_PP, p.deltas[-1:])
     rise = 2 * (cost[1:] - cost[0]).reshape(len(free), -1) * s.slope / s.score2
     limit = stdtrit(max(len(p.y_n) - len(free), 1), (1 + level) / 2) ** 2
     found = {}
@@ -166,6 +169,3 @@ def normal_draws(problem: Problem, theta_P: np.ndarray, count: int, seed: int) -
     z = np.random.RandomState(seed).standard_normal((count, len(V)))
     theta_RP[:, problem.free_P] += z * np.sqrt(np.maximum(values, 0)) @ vectors.T
     return theta_RP
-
-
-__all__ = ["bootstrap", "condition_number", "covariance", "named", "normal_draws", "profiles", "spread"]

@@ -4,13 +4,11 @@ import dataclasses
 import math
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from lm.errors import require
-from lm.scaling.laws import form_of
+from lm.scaling.laws import evaluate, form_of
 from lm.scaling.points import Points
-from lm.scaling.solve import double
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +106,7 @@ class Law:
         form = form_of(self.name)
         missing = [name for name in form.inputs if name not in given]
         require(not missing, f"{self.name} predicts from {', '.join(form.inputs)}; {', '.join(missing)} missing")
-        with double():
-            x = {name: jnp.log(jnp.asarray(given[name], jnp.float64)) for name in form.inputs}
-            return np.asarray(form.predict({name: jnp.asarray(value) for name, value in p.items()}, x))
+        return evaluate(form, p, given)
 
     def _best_n(self, p: dict, flops: np.ndarray, k: float, g: float) -> np.ndarray:
         """ln N of the lowest loss with D = C / (k N^(1+g)), by golden section; a law's valley has one bottom."""
@@ -129,7 +125,7 @@ class Law:
 
 
 def cost_of(points: Points) -> tuple[float, float]:
-    """(k, g) of C = k N^(1+g) D: least squares on logarithms; g = 0 where C/(ND) is the same for all, as it is for 6ND."""
+    """(k, g) of C = k N^(1+g) D: least squares on logarithms; g = 0 where C/(ND) is the same for all, as for 6ND."""
     ratio = np.log(points.flops / (points.params * points.tokens))
     if np.ptp(ratio) < 1e-3:
         return float(np.exp(ratio.mean())), 0.0

@@ -1,17 +1,26 @@
-"""The laws: each a formula with its paper, as a function of parameters `p` and of the natural logarithms `x` of columns.
+"""The laws: each a formula with its paper, a function of parameters `p` and of the natural logarithms `x` of columns.
 
-n, d, c are ln N, ln D, ln C throughout. A law that is linear in some of its parameters once the others are given says so
-by `terms`: the fit then needs a grid of starts over those others only (see `lm.scaling.fit`).
+A law that is linear in some of its parameters once the others are given says so by `terms`: the fit then needs a grid
+of starts over those others only (see `lm.scaling.solve`).
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lm.errors import UserError, nearest
+
+
+@contextlib.contextmanager
+def double():
+    """Float64 on the host, here only: fits need it, and the rest of the project computes in float32."""
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        yield
+
 
 EXPONENTS = tuple(np.geomspace(0.015, 2.0, 40))
 """Starts for an exponent. Neighbours are 13% apart, several standard errors less than a basin is wide."""
@@ -59,7 +68,7 @@ def _named(*names):
     return lambda g, coefficients: dict(zip(names, coefficients, strict=True))
 
 
-# Kaplan et al. 2020, equations 1.1, 1.2 and 1.5: no irreducible loss. ----------------------------------------------------
+# Kaplan et al. 2020, equations 1.1, 1.2 and 1.5: no irreducible loss.
 
 
 def _single(column: str, scale: str, exponent: str, label: str, equation: str) -> Form:
@@ -80,9 +89,9 @@ KAPLAN_ND = Form(
     parameters=("N_c", "D_c", "alpha_N", "alpha_D"),
     inputs=("params", "tokens"),
     predict=lambda p, x: (
-        jnp.exp(p["alpha_N"] / p["alpha_D"] * (jnp.log(p["N_c"]) - x["params"])) + p["D_c"] * jnp.exp(-x["tokens"])
-    )
-    ** p["alpha_D"],
+        (jnp.exp(p["alpha_N"] / p["alpha_D"] * (jnp.log(p["N_c"]) - x["params"])) + p["D_c"] * jnp.exp(-x["tokens"]))
+        ** p["alpha_D"]
+    ),
     grid={"alpha_N": EXPONENTS, "alpha_D": EXPONENTS},
     terms=lambda g, x: [jnp.exp(-g["alpha_N"] / g["alpha_D"] * x["params"]), jnp.exp(-x["tokens"])],
     outer=lambda g: g["alpha_D"],
@@ -90,7 +99,7 @@ KAPLAN_ND = Form(
     logs=frozenset({"N_c", "D_c"}),
 )
 
-# Hoffmann et al. 2022, equation 2 and approach 3. ------------------------------------------------------------------------
+# Hoffmann et al. 2022, equation 2 and approach 3.
 
 
 def frontier_exponents(p: dict) -> dict:
@@ -117,7 +126,7 @@ CHINCHILLA = Form(
     derived=frontier_exponents,
 )  # fmt: skip
 
-# Gadre et al. 2024, equation 4: over-training at M tokens per parameter. C = 6 N D, so that (C/M)^eta = (6 N^2)^eta. --------
+# Gadre et al. 2024, equation 4: over-training at M tokens per parameter. C = 6 N D, so that (C/M)^eta = (6 N^2)^eta.
 
 
 def _overtraining_terms(g: dict, x: dict) -> list:
@@ -140,7 +149,7 @@ OVERTRAINING = Form(
     logs=frozenset({"E", "a", "b"}),
 )  # fmt: skip
 
-# Muennighoff et al. 2023, equations 5 to 7: tokens seen again, and parameters beyond what they can feed, count for less. -------
+# Muennighoff et al. 2023, equations 5 to 7: tokens seen again, and parameters beyond what they feed, count for less.
 
 
 def _effective(total, unique, half_life):
@@ -169,7 +178,7 @@ REPEATED = Form(
     needs_fixed=("E", "A", "B", "alpha", "beta"),
 )
 
-# Power laws, with and without a floor. ----------------------------------------------------------------------------------
+# Power laws, with and without a floor.
 
 POWER = Form(
     name="power",
@@ -224,12 +233,8 @@ def logs_of(form: Form, columns: dict) -> dict[str, np.ndarray]:
     return {name: np.log(np.asarray(columns[name], np.float64)) for name in form.inputs}
 
 
-def evaluate(form: Form, p: dict, columns: dict):
-    """A law's prediction from parameters by name and columns by name, in plain float64 on the host's numbers."""
-    from lm.scaling.solve import double
-
+def evaluate(form: Form, p: dict, columns: dict) -> np.ndarray:
+    """A law's prediction from parameters and columns by name, which broadcast together; in float64."""
     with double():
-        return np.asarray(form.predict({k: jnp.asarray(v) for k, v in p.items()}, logs_of(form, columns)))
-
-
-__all__ = ["LAWS", "Form", "evaluate", "form_of", "frontier_exponents", "logs_of", "partial"]
+        x = {name: jnp.asarray(value) for name, value in logs_of(form, columns).items()}
+        return np.asarray(form.predict({name: jnp.asarray(value) for name, value in p.items()}, x))

@@ -142,9 +142,9 @@ def read_points(
     """Points from a CSV file with a header.
 
     *_column: the columns' names where they are not the known ones. tokens_from="6nd": D = C/(6N) even where tokens
-    are given. conventions: of "total", "nonembedding" (params) and "exact", "6nd" (FLOPs; 6nd is 6 N D of the chosen N).
+    are given. conventions: of "total", "nonembedding" (params) and "exact", "6nd" (FLOPs; 6 N D of the chosen N).
     drop_largest_losses: rows to set aside. seed_noise: one standard deviation for all. needs_loss=False: a table of
-    settings, whose loss may be missing (it reads 1 then). Raises UserError on a missing column or a value that cannot be.
+    settings, whose loss may be missing (it reads 1 then). Raises UserError on what is missing or cannot be.
     """
     table = _read_table(Path(path))
     chosen = {CONVENTIONS[word]: word for word in _known_conventions(conventions)}
@@ -243,7 +243,9 @@ def _column(table: dict, name: str, path) -> np.ndarray:
 
 def _missing(quantity: str, table: dict, path) -> str:
     known = [name for of in KNOWN[quantity].values() for name in of]
-    return f"{path}: no column for {quantity} ({', '.join(known)}); there are {', '.join(table)}; say --{quantity}-column"
+    return (
+        f"{path}: no column for {quantity} ({', '.join(known)}); there are {', '.join(table)}; say --{quantity}-column"
+    )
 
 
 def _optional(table: dict, given: str | None, known: str, path) -> np.ndarray | None:

@@ -22,13 +22,11 @@ _CONDITION = re.compile(r"\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(\S+)\s*\Z")
 
 
 def matching(points: Points, expression: str) -> np.ndarray:
-    """The mask of `column > number [and column < number ...]`. A column is params, tokens, flops, loss, or any other."""
+    """The mask of `column > number [and column < number ...]`; params, tokens, flops, loss and all other columns."""
     mask = np.ones(len(points), bool)
     for part in re.split(r"\band\b", expression):
         found = _CONDITION.match(part)
-        require(
-            found is not None, f'{expression!r}: write a column, a comparison and a number, such as "flops > 1e18"'
-        )
+        require(found is not None, f'{expression!r}: write a column, a comparison and a number, such as "flops > 1e18"')
         column, comparison, number = found.groups()
         values = points.column(column)
         try:
@@ -94,7 +92,9 @@ def score_prediction(path: str | Path, points: Points) -> list[dict[str, Any]]:
         seal = body.pop("sha256")
     except (ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not a prediction that `lm fit --write-prediction` wrote") from error
-    require(seal == _seal(body), f"{path}: its SHA-256 is not that of its contents; it was changed after it was written")
+    require(
+        seal == _seal(body), f"{path}: its SHA-256 is not that of its contents; it was changed after it was written"
+    )
     form, rows = form_of(body["law"]), []
     actual_n = points.column(form.target)
     for row in body["predictions"]:

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.errors import require
-from lm.scaling.laws import Form, logs_of
+from lm.scaling.laws import Form, double, logs_of
 from lm.scaling.points import Points
-from lm.scaling.solve import Misfit, double, metric, polish, residuals, starts, unpack
+from lm.scaling.solve import Misfit, cost, metric, pack, polish, residuals, starts, unpack
 
 METHODS = ("huber", "l1", "squares", "log-squares")
 """huber: of ln(prediction/L); l1: the same with delta to nothing; squares: of prediction - L; log-squares: of logs."""
@@ -87,8 +87,6 @@ def solve(problem: Problem) -> tuple[np.ndarray, float, dict[str, int]]:
 
 def objective_at(problem: Problem, p: Mapping[str, float]) -> float:
     """The objective at given parameters: to set a published fit beside one's own."""
-    from lm.scaling.solve import cost, pack
-
     with double():
         theta_P = pack(problem.form, {name: jnp.float64(p[name]) for name in problem.form.parameters})
         value = cost(problem.misfit, theta_P, problem.x, problem.y_n, problem.w_n, problem.delta)

@@ -47,9 +47,12 @@ def describe_scores(rows: list[dict[str, Any]]) -> str:
         place = f"{_number(row.get('params')):>11}{_number(row.get('tokens')):>11}{row['predicted']:>11.5g}   "
         seen = f"{row['actual']:>9.5g}{row['error']:>+9.2%}" if "actual" in row else f"{'not yet':>9}"
         inside = "" if row.get("inside", True) else "  outside"
-        lines.append(place + f"{f'[{row["low"]:.5g}, {row["high"]:.5g}]':<20}" + seen + inside)
+        interval = f"[{row['low']:.5g}, {row['high']:.5g}]"
+        lines.append(place + f"{interval:<20}" + seen + inside)
     scored = [row for row in rows if "actual" in row]
     if scored:
         mean = sum(abs(row["error"]) for row in scored) / len(scored)
-        lines.append(f"mean error {mean:.2%}; {sum(r['inside'] for r in scored)} of {len(scored)} inside their interval")
+        lines.append(
+            f"mean error {mean:.2%}; {sum(r['inside'] for r in scored)} of {len(scored)} inside their interval"
+        )
     return "\n".join(lines) + "\n"

@@ -4,7 +4,6 @@ Search coordinates theta_P: parameters in the law's order, those in `form.logs` 
 side (starts, or bootstraps), P parameters, n points, G grid nodes, K linear coefficients.
 """
 
-import contextlib
 import functools
 import itertools
 import os
@@ -16,19 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import minimum_filter
 
-from lm.scaling.laws import Form
+from lm.scaling.laws import Form, double
 
 STARTS = 24
 """Grid nodes that are polished."""
 BATCH = 64
 """Problems whose steps are taken together: few enough for their arrays to stay in the cache."""
-
-
-@contextlib.contextmanager
-def double():
-    """Float64 on the host, here only: fits need it, and the rest of the project computes in float32."""
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        yield
 
 
 class Misfit(NamedTuple):
@@ -44,9 +36,7 @@ class Misfit(NamedTuple):
 
 def unpack(form: Form, theta_P) -> dict:
     """Parameters by name from search coordinates."""
-    return {
-        name: jnp.exp(theta_P[i]) if name in form.logs else theta_P[i] for i, name in enumerate(form.parameters)
-    }
+    return {name: jnp.exp(theta_P[i]) if name in form.logs else theta_P[i] for i, name in enumerate(form.parameters)}
 
 
 def pack(form: Form, p: dict):

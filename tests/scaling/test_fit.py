@@ -1,11 +1,11 @@
 """Fits recover what tables were made from, agree with scipy, cover the truth, and refuse what cannot be known."""
 
+import jax
 import numpy as np
 import pytest
 from scipy.optimize import least_squares, linprog, minimize
 from synthetic import HOFFMANN, chinchilla_loss, grid, synthetic
 
-import jax
 from lm.errors import UserError
 from lm.scaling import Unidentifiable, fit, make_points
 from lm.scaling.laws import evaluate, form_of

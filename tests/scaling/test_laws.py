@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from lm.errors import UserError
-from lm.scaling.laws import LAWS, evaluate, form_of
-from lm.scaling.solve import double
+from lm.scaling.laws import LAWS, double, evaluate, form_of
 
 N, D, U = np.array([1e6, 3e7, 1e9]), np.array([4e7, 2e8, 5e10]), np.array([4e7, 1e8, 1e9])
 COLUMNS = {"params": N, "tokens": D, "flops": 6 * N * D, "unique_tokens": U}

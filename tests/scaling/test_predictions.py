@@ -19,7 +19,8 @@ def test_conditions_select_rows():
 
 
 @pytest.mark.parametrize(
-    "expression", ["flops", "flops > ", "flops > big", "__import__('os').getcwd() > 1", "flops > 1e18 or loss < 2", "> 3"]
+    "expression",
+    ["flops", "flops > ", "flops > big", "__import__('os').getcwd() > 1", "flops > 1e18 or loss < 2", "> 3"],
 )
 def test_anything_but_conditions_is_refused(expression):
     with pytest.raises(UserError):
@@ -34,7 +35,9 @@ def test_a_misspelt_column_is_refused_with_the_nearest():
 @pytest.fixture
 def sealed(tmp_path):
     law = fit(synthetic(0.002), bootstraps=100)
-    path = write_prediction(law, tmp_path / "p.json", [{"params": 3e9, "tokens": 6e10}, {"params": 1e9, "tokens": 1e12}])
+    path = write_prediction(
+        law, tmp_path / "p.json", [{"params": 3e9, "tokens": 6e10}, {"params": 1e9, "tokens": 1e12}]
+    )
     return law, path
 
 
