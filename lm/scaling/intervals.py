@@ -79,12 +79,12 @@ def spread(problem: Problem, theta_P: np.ndarray) -> Spread:
     n, P = len(r_n), int(problem.free_P.sum())
     if np.isinf(delta):
         variance = np.sum(r_n**2) / max(n - P, 1)
-        return Spread(float(np.sqrt(variance)), float(variance), 1.0)
+        return Spread(float(np.sqrt(variance)), max(float(variance), 1e-30), 1.0)
     size = np.sort(np.abs(r_n))[P:] if n > 3 * P else np.abs(r_n)
     sd = max(float(np.median(size)) / ndtri(0.75), 1e-15)
     window = max(delta, 0.5 * sd)
     score2 = np.sum(np.minimum(np.abs(r_n) / delta, 1) ** 2) / max(n - P, 1)
-    return Spread(sd, float(score2), max(float(np.mean(size <= window)), 1 / n) / window)
+    return Spread(sd, max(float(score2), 1e-30), max(float(np.mean(size <= window)), 1 / n) / window)
 
 
 def covariance(problem: Problem, theta_P: np.ndarray, s: Spread) -> np.ndarray:
@@ -131,7 +131,7 @@ def profiles(problem: Problem, theta_P: np.ndarray, level: float) -> dict[str, P
         M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, p.w_n, p.deltas[0]))
     everything = np.concatenate([theta_P[None], start])
     rows = np.concatenate([p.free_P[None], free_rows])
-    _, cost = polish(p.misfit, everything, p.x, p.y_n, p.w_n, rows, M_PP, p.deltas[-1:])
+    _, cost = polish(p.misfit, everything, p.x, p.y_n, p.w_n, rows, M_PP, p.deltas)
     rise = 2 * (cost[1:] - cost[0]).reshape(len(free), -1) * s.slope / s.score2
     limit = stdtrit(max(len(p.y_n) - len(free), 1), (1 + level) / 2) ** 2
     found = {}
