@@ -63,7 +63,8 @@ def fit(
     scatter = intervals.spread(problem, theta_P).sd
     result = Law(
         name=law, formula=form.formula, source=form.source, method=method, level=level, parameters=parameters,
-        derived=_derived(form, values, draws, level), objective=objective, points=len(points),
+        derived=_derived(form, values, draws, level, len(points) / (len(points) - free)),
+        objective=objective, points=len(points),
         dropped=0 if points.dropped is None else len(points.dropped), conventions=points.conventions,
         identifiable={name: _verdict(name, form, parameters[name], held) for name in form.parameters},
         warnings=_warnings(form, problem, points, values, counts, cluster, condition), condition=condition,
@@ -115,14 +116,15 @@ def _estimate(name: str, value: float, drawn: np.ndarray, ends: dict) -> Estimat
     return Estimate(value, float(np.std(drawn)), ends[name].low, ends[name].high)
 
 
-def _derived(form: Form, values: dict, draws: dict, level: float) -> dict[str, Estimate]:
-    """With intervals by the resamples' percentiles."""
-    tails = [50 * (1 - level), 50 * (1 + level)]
-    drawn = form.derived(draws)
-    return {
-        name: Estimate(float(value), float(np.std(drawn[name])), *map(float, np.percentile(drawn[name], tails)))
-        for name, value in form.derived(values).items()
-    }
+def _derived(form: Form, values: dict, draws: dict, level: float, freedom: float) -> dict[str, Estimate]:
+    """Intervals by the resamples' percentiles, widened by sqrt(n / (n - P)): resamples are a little too narrow."""
+    found = {}
+    for name, value in form.derived(values).items():
+        drawn = form.derived(draws)[name]
+        ends = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
+        low, high = value + np.sqrt(freedom) * (ends - value)
+        found[name] = Estimate(float(value), float(np.std(drawn)), float(low), float(high))
+    return found
 
 
 def _verdict(name: str, form: Form, e: Estimate, held: dict) -> str:

@@ -70,27 +70,41 @@ class Spread:
 
 
 def spread(problem: Problem, theta_P: np.ndarray) -> Spread:
-    """Huber 1981, chapter 7, with n - P degrees of freedom. The objective is Huber's over delta: psi in [-1, 1].
+    """Huber 1981, chapter 7. The objective is Huber's over delta, so that psi lies in [-1, 1].
 
     E psi' is the share of residuals within delta, over delta. With delta far below the scatter few are, and as many as
-    there are parameters are always near zero, so the share is taken from a window as wide as half the scatter.
+    there are parameters are always near zero: so the share is taken from a window half as wide as the scatter, and
+    without that many of the smallest.
     """
     r_n, delta = residuals_at(problem, theta_P), problem.delta
     n, P = len(r_n), int(problem.free_P.sum())
     if np.isinf(delta):
-        variance = np.sum(r_n**2) / max(n - P, 1)
-        return Spread(float(np.sqrt(variance)), max(float(variance), 1e-30), 1.0)
-    size = np.sort(np.abs(r_n))[P:] if n > 3 * P else np.abs(r_n)
+        variance = max(float(np.sum(r_n**2)) / max(n - P, 1), 1e-30)
+        return Spread(np.sqrt(variance), variance, 1.0)
+    size = np.sort(np.abs(r_n))[P if n > 3 * P else 0 :]
     sd = max(float(np.median(size)) / ndtri(0.75), 1e-15)
     window = max(delta, 0.5 * sd)
-    score2 = np.sum(np.minimum(np.abs(r_n) / delta, 1) ** 2) / max(n - P, 1)
-    return Spread(sd, max(float(score2), 1e-30), max(float(np.mean(size <= window)), 1 / n) / window)
+    score2 = max(float(np.mean(np.minimum(np.abs(r_n) / delta, 1) ** 2)), 1e-30)
+    return Spread(sd, score2, max(float(np.mean(size <= window)), 1 / n) / window)
 
 
-def covariance(problem: Problem, theta_P: np.ndarray, s: Spread) -> np.ndarray:
-    """Asymptotic covariance of the free parameters: E psi^2 / (E psi')^2 (J' J)^-1."""
+def covariance(problem: Problem, theta_P: np.ndarray, s: Spread, *, robust: bool = True) -> np.ndarray:
+    """Asymptotic covariance of the free parameters: E psi^2 / (E psi')^2 (J' J)^-1.
+
+    robust: with each point's own psi^2 in the middle (White 1980), as noise is seldom the same everywhere; squares are
+    corrected for leverage, by which a point draws the fit to itself.
+    """
     J_nP = jacobian(problem, theta_P)
-    return s.score2 / s.slope**2 * np.linalg.pinv(J_nP.T @ J_nP)
+    bread_PP = np.linalg.pinv(J_nP.T @ J_nP)
+    if not robust:
+        return s.score2 / s.slope**2 * bread_PP
+    r_n = residuals_at(problem, theta_P)
+    if np.isinf(problem.delta):
+        leverage_n = np.einsum("np,pq,nq->n", J_nP, bread_PP, J_nP)
+        score2_n = np.maximum(r_n**2, 1e-30) / np.maximum(1 - leverage_n, 1e-3)
+    else:
+        score2_n = np.maximum(np.minimum(np.abs(r_n) / problem.delta, 1) ** 2, 1e-30)
+    return bread_PP @ (J_nP.T @ (score2_n[:, None] * J_nP)) @ bread_PP / s.slope**2
 
 
 def condition_number(problem: Problem, theta_P: np.ndarray) -> float:
@@ -113,11 +127,12 @@ class Profile:
 def profiles(problem: Problem, theta_P: np.ndarray, level: float) -> dict[str, Profile]:
     """Profile-likelihood intervals: where 2 (Q(value) - Q) E psi' / E psi^2 passes F's quantile with (1, n - P).
 
+    The rise is rescaled by plain over robust variance, so that noise that differs between points counts (Kent 1982).
     An end that is never passed is infinite (or 0, for a positive parameter's lower end): the points do not bound it.
     """
     p, s = problem, spread(problem, theta_P)
     free = np.flatnonzero(p.free_P)
-    V = covariance(p, theta_P, s)
+    V, plain = covariance(p, theta_P, s), covariance(p, theta_P, s, robust=False)
     offset_K = np.concatenate([-OFFSETS[::-1], OFFSETS])
     start, free_rows = [], []
     for j, index in enumerate(free):
@@ -133,6 +148,7 @@ def profiles(problem: Problem, theta_P: np.ndarray, level: float) -> dict[str, P
     rows = np.concatenate([p.free_P[None], free_rows])
     _, cost = polish(p.misfit, everything, p.x, p.y_n, p.w_n, rows, M_PP, p.deltas)
     rise = 2 * (cost[1:] - cost[0]).reshape(len(free), -1) * s.slope / s.score2
+    rise *= (np.diag(plain) / np.diag(V))[:, None]
     limit = stdtrit(max(len(p.y_n) - len(free), 1), (1 + level) / 2) ** 2
     found = {}
     for j, index in enumerate(free):
