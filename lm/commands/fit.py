@@ -19,7 +19,8 @@ class Options:
     """A CSV file, one row a trained model: parameters, tokens, training FLOPs and loss (nats per token)."""
     law: str = "chinchilla"
     """chinchilla, overtraining, repeated, kaplan_n, kaplan_d, kaplan_c, kaplan_nd, power, learning_rate, batch; isoflop
-    (approach 2: valleys of equal budgets) or frontier (approach 1: envelope), which fit the optimum alone."""
+    (approach 2: valleys of equal budgets) or frontier (approach 1: envelope), which fit the optimum alone.
+    Also approach1, approach2 and approach3 (chinchilla)."""
     method: Literal["huber", "l1", "squares", "log-squares"] = "huber"
     """What is minimised: Huber or absolute value of ln(predicted/actual), squares of the loss or of its logarithm."""
     delta: float = 1e-3
@@ -100,15 +101,14 @@ def _fit(o: Options, points):
     from lm.scaling.isoflop import fit_frontier
     from lm.scaling.predictions import matching
 
+    name = {"approach1": "frontier", "approach2": "isoflop", "approach3": "chinchilla"}.get(o.law, o.law)
     common = dict(bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed)
-    if o.law in ("isoflop", "frontier"):
-        require(
-            o.hold_out is None, f"--hold-out: {o.law} fits the optimum and predicts no losses; use --law chinchilla"
-        )
-        return fit_frontier(points, o.law, valley=o.valley, **common)
+    if name in ("isoflop", "frontier"):
+        require(o.hold_out is None, f"--hold-out: {name} fits the optimum and predicts no losses; use --law chinchilla")
+        return fit_frontier(points, name, valley=o.valley, **common)
     mask = None if o.hold_out is None else matching(points, o.hold_out)
     fixed = dict(_assignment(word) for word in o.fix)
-    return fit(points, o.law, method=o.method, delta=o.delta, hold_out=mask, fixed=fixed, **common)
+    return fit(points, name, method=o.method, delta=o.delta, hold_out=mask, fixed=fixed, **common)
 
 
 def _assignment(word: str) -> tuple[str, float]:

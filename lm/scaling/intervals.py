@@ -70,7 +70,7 @@ class Spread:
 
 
 def spread(problem: Problem, theta_P: np.ndarray) -> Spread:
-    """Huber 1981, chapter 7. The objective is Huber's over delta, so that psi lies in [-1, 1].
+    """Huber 1981, chapter 7, with n - P degrees of freedom. The objective is Huber's over delta, so that psi lies in [-1, 1].
 
     E psi' is the share of residuals within delta, over delta. With delta far below the scatter few are, and as many as
     there are parameters are always near zero: so the share is taken from a window half as wide as the scatter, and
@@ -84,7 +84,7 @@ def spread(problem: Problem, theta_P: np.ndarray) -> Spread:
     size = np.sort(np.abs(r_n))[P if n > 3 * P else 0 :]
     sd = max(float(np.median(size)) / ndtri(0.75), 1e-15)
     window = max(delta, 0.5 * sd)
-    score2 = max(float(np.mean(np.minimum(np.abs(r_n) / delta, 1) ** 2)), 1e-30)
+    score2 = max(float(np.sum(np.minimum(np.abs(r_n) / delta, 1) ** 2)) / max(n - P, 1), 1e-30)
     return Spread(sd, score2, max(float(np.mean(size <= window)), 1 / n) / window)
 
 
@@ -103,7 +103,8 @@ def covariance(problem: Problem, theta_P: np.ndarray, s: Spread, *, robust: bool
         leverage_n = np.einsum("np,pq,nq->n", J_nP, bread_PP, J_nP)
         score2_n = np.maximum(r_n**2, 1e-30) / np.maximum(1 - leverage_n, 1e-3)
     else:
-        score2_n = np.maximum(np.minimum(np.abs(r_n) / problem.delta, 1) ** 2, 1e-30)
+        freedom = len(r_n) / max(len(r_n) - J_nP.shape[1], 1)
+        score2_n = freedom * np.maximum(np.minimum(np.abs(r_n) / problem.delta, 1) ** 2, 1e-30)
     return bread_PP @ (J_nP.T @ (score2_n[:, None] * J_nP)) @ bread_PP / s.slope**2
 
 
