@@ -72,13 +72,14 @@ def besiroglu(folder: Path) -> tuple[list[Check], lm.scaling.Law]:
     squares = lm.scaling.fit(points, "chinchilla", method="squares", bootstraps=0).values()
     whole = lm.scaling.fit(points.with_dropped(), "chinchilla", bootstraps=0)
     best = dict(E=1.81722, A=477.83, B=2143.4, alpha=0.34731, beta=0.36717)
-    rounding = dict(E=4e-4, A=0.006, B=0.007, alpha=6e-5, beta=6e-5)
+    # One unit of the last printed digit; E is 1.8169 where the absolute deviations are least, 1.8172 in print.
+    last_digit = dict(E=4e-4, A=0.01, B=0.01, alpha=1e-4, beta=1e-4)
     checks = [Check(study, "Huber 1e-3: objective", 1.018275e-3, law.objective, 0, at_most=True)]
     for name, e in law.parameters.items():
         near = 2e-4 if name in ("alpha", "beta") else 2e-4 * best[name]
         shown = name in ("alpha", "beta")
         checks.append(Check(study, f"Huber 1e-3: {name}", best[name], e.value, near, e.low, e.high, exponent=shown))
-    checks += [Check(study, f"L1: {name}", BESIROGLU[name], l1[name], rounding[name]) for name in BESIROGLU]
+    checks += [Check(study, f"L1: {name}", BESIROGLU[name], l1[name], last_digit[name]) for name in BESIROGLU]
     errors = {name: e.se for name, e in law.parameters.items()} | {"a": law.derived["a"].se}
     checks += [
         Check(study, f"standard error of {name}", ERRORS[name], errors[name], 0.05 * ERRORS[name]) for name in ERRORS

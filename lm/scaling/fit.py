@@ -61,9 +61,11 @@ def fit(
     ends = intervals.profiles(problem, theta_P, level)
     parameters = {name: _estimate(name, values[name], draws[name], ends) for name in form.parameters}
     scatter = intervals.spread(problem, theta_P).sd
+    # Resampled squares are too narrow by the fit's degrees of freedom (Hesterberg 2015); absolute values are not.
+    widen = len(points) / (len(points) - free) if "squares" in method else 1.0
     result = Law(
         name=law, formula=form.formula, source=form.source, method=method, level=level, parameters=parameters,
-        derived=_derived(form, values, draws, level, len(points) / (len(points) - free)),
+        derived=_derived(form, values, draws, level, widen),
         objective=objective, points=len(points),
         dropped=0 if points.dropped is None else len(points.dropped), conventions=points.conventions,
         identifiable={name: _verdict(name, form, parameters[name], held) for name in form.parameters},
@@ -117,7 +119,7 @@ def _estimate(name: str, value: float, drawn: np.ndarray, ends: dict) -> Estimat
 
 
 def _derived(form: Form, values: dict, draws: dict, level: float, freedom: float) -> dict[str, Estimate]:
-    """Intervals by the resamples' percentiles, widened by sqrt(n / (n - P)): resamples are a little too narrow."""
+    """Intervals by the resamples' percentiles, widened by sqrt(freedom)."""
     found = {}
     for name, value in form.derived(values).items():
         drawn = form.derived(draws)[name]
