@@ -226,7 +226,7 @@ def _forest(axes, shown: list[Check]) -> None:
     axes.set_yticks(range(len(shown)), [f"{check.study}\n{check.what}" for check in shown], fontsize=8.5)
     axes.set_xlabel("exponent (90% profile or bootstrap interval; Porian's: 95%)")
     axes.grid(axis="x", alpha=0.25)
-    axes.legend(*[of[:2] for of in axes.get_legend_handles_labels()], loc="lower right", frameon=False)
+    axes.legend(*[of[:2] for of in axes.get_legend_handles_labels()], loc="upper right", frameon=False)
     axes.set_title("Published exponents and ours", loc="left")
 
 
@@ -257,6 +257,8 @@ def _ratio(axes, law: lm.scaling.Law) -> None:
     axes.plot(5.88e23, 1.4e12 / 70e9, "*", color="black", markersize=11, label="Chinchilla, 70B")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.set_yticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"])
+    axes.minorticks_off()
     axes.set_xlabel("training FLOP, 6ND")
     axes.set_ylabel("tokens per parameter")
     axes.legend(frameon=False, fontsize=9)
