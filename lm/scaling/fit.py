@@ -42,6 +42,7 @@ def fit(
         held_out, points = points.where(hold_out), points.where(~hold_out)
     held = _held(form, points, dict(fixed or {}))
     free = len(form.parameters) - len(held)
+    require(free > 0, f"every parameter of {law} is fixed ({', '.join(held)}): nothing is left to fit")
     require(
         len(points) > free,
         f"{len(points)} points cannot determine the {free} parameters of {law}: it takes at least {free + 1}, "
@@ -65,8 +66,7 @@ def fit(
     widen = len(points) / (len(points) - free) if "squares" in method else 1.0
     result = Law(
         name=law, formula=form.formula, source=form.source, method=method, level=level, parameters=parameters,
-        derived=_derived(form, values, draws, level, widen),
-        objective=objective, points=len(points),
+        derived=_derived(form, values, draws, level, widen), objective=objective, points=len(points),
         dropped=0 if points.dropped is None else len(points.dropped), conventions=points.conventions,
         identifiable={name: _verdict(name, form, parameters[name], held) for name in form.parameters},
         warnings=_warnings(form, problem, points, values, counts, cluster, condition), condition=condition,
@@ -87,7 +87,8 @@ def _held(form: Form, points: Points, fixed: dict[str, float]) -> dict[str, floa
         f"{form.name} builds on a chinchilla fit to data seen once: {once.sum()} rows have tokens <= unique_tokens, "
         f"too few; give {', '.join(missing)} with --fix",
     )
-    return fit(points.where(once), "chinchilla", bootstraps=0, fixed=fixed).values() | fixed
+    base = {name: value for name, value in fixed.items() if name in form.needs_fixed}
+    return fit(points.where(once), "chinchilla", bootstraps=0, fixed=base).values() | fixed
 
 
 def _refuse_collinear(form: Form, points: Points, condition: float, law: str) -> None:
