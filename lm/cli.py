@@ -17,13 +17,14 @@ USAGE = """lm: a laboratory for small language models
   lm bench   train CONFIG | decode RUN       speed, what limits it, and peers where installed
   lm data    list | prepare                  corpora and token files
   lm tokenizer train | show                  encodings
+  lm fit     POINTS.csv --law LAW            scaling laws with intervals
 
 CONFIG is a name in configs/ or a path to a .py file; RUN a directory or its name under runs/.
 `lm VERB --help` explains every option; every verb takes --json. Start with: lm train quickstart
 """
 VERBS = {
     "train": "train", "sample": "sample", "eval": "evaluate", "runs": "runs", "plot": "plot", "data": "data",
-    "tokenizer": "tokenizer", "bench": "bench", "plan": "plan",
+    "tokenizer": "tokenizer", "bench": "bench", "plan": "plan", "fit": "fit",
 }  # fmt: skip
 """Each verb's module in lm.commands, imported only when it is used: `lm --help` should not wait for JAX."""
 

@@ -94,7 +94,7 @@ def test_help_and_typing_mistakes_do_not_wait_for_jax(workplace):
     assert lines[2].startswith("lm: tran: no such verb; did you mean train?")
 
 
-@pytest.mark.parametrize("verb", ["train", "sample", "eval", "runs", "plot"])
+@pytest.mark.parametrize("verb", ["train", "sample", "eval", "runs", "plot", "fit"])
 def test_every_verb_explains_its_options(verb, capsys, workplace):
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])

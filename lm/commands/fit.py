@@ -1,0 +1,128 @@
+"""lm fit POINTS.csv: scaling laws with intervals."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lm.arguments import parse
+from lm.commands.common import Json, prepare_jax, print_json
+from lm.errors import UserError, require
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Fit a scaling law to a table of trained models, with intervals and a verdict on each parameter."""
+
+    points: Annotated[Path, tyro.conf.Positional]
+    """A CSV file, one row a trained model: parameters, tokens, training FLOPs and loss (nats per token)."""
+    law: str = "chinchilla"
+    """chinchilla, overtraining, repeated, kaplan_n, kaplan_d, kaplan_c, kaplan_nd, power, learning_rate, batch; isoflop
+    (approach 2: valleys of equal budgets) or frontier (approach 1: envelope), which fit the optimum alone.
+    Also approach1, approach2 and approach3 (chinchilla)."""
+    method: Literal["huber", "l1", "squares", "log-squares"] = "huber"
+    """What is minimised: Huber or absolute value of ln(predicted/actual), squares of the loss or of its logarithm."""
+    delta: float = 1e-3
+    """Where Huber's function turns from square to linear."""
+    valley: Literal["akima", "quadratic", "quadratic-all"] = "akima"
+    """With --law isoflop, how the bottom of a valley is found; the others are reported beside it."""
+    fix: tuple[str, ...] = ()
+    """Parameters to hold, such as E=1.69."""
+    bootstraps: int = 1000
+    """Refits for standard errors; 0 takes asymptotic ones."""
+    cluster: Literal["point", "run", "noise"] = "point"
+    """What is resampled: points, whole runs, or each loss by its seed noise."""
+    level: float = 0.9
+    """Coverage of the intervals."""
+    seed: int = 42
+    params_column: str | None = None
+    """Columns by name where they are not found by themselves."""
+    tokens_column: str | None = None
+    flops_column: str | None = None
+    loss_column: str | None = None
+    sd_column: str | None = None
+    """Standard deviation of the loss from seed to seed: points are weighted by it."""
+    run_column: str | None = None
+    """The trunk a point was branched from, for --cluster run."""
+    seed_noise: float | None = None
+    """The same standard deviation for every point, in nats."""
+    convention: tuple[Literal["total", "nonembedding", "exact", "6nd"], ...] = ()
+    """How parameters (total, nonembedding) and FLOPs (exact, 6nd) are counted, where the table has several."""
+    tokens_from: Literal["6nd"] | None = None
+    """Derive tokens from FLOPs: D = C / (6 N)."""
+    drop_largest_losses: int = 0
+    """Set aside this many points of the largest loss; what that changed is reported."""
+    where: str | None = None
+    """Use only these rows: a column, a comparison and a number, joined by `and`: "tokens > 1e9 and params < 1e10"."""
+    hold_out: str | None = None
+    """Predict these rows instead of fitting them: "flops > 1e18"."""
+    write_prediction: Path | None = None
+    """Write predictions at --at (or of the held-out rows), sealed with SHA-256, before the runs are made."""
+    at: tuple[str, ...] = ()
+    """Where to predict: N,D pairs, such as 1e6,2e7."""
+    score: Path | None = None
+    """Score a prediction written earlier against these points, instead of fitting."""
+    json: Json = False
+
+
+def run(arguments: list[str]) -> None:
+    o = parse(Options, arguments, "lm fit")
+    prepare_jax()
+    from lm.scaling.points import read_points
+    from lm.scaling.predictions import matching, score_prediction, write_prediction
+    from lm.scaling.report import describe, describe_scores
+
+    points = read_points(
+        o.points, params_column=o.params_column, tokens_column=o.tokens_column, flops_column=o.flops_column,
+        loss_column=o.loss_column, sd_column=o.sd_column, run_column=o.run_column, tokens_from=o.tokens_from,
+        conventions=o.convention, drop_largest_losses=o.drop_largest_losses, seed_noise=o.seed_noise,
+        needs_loss=o.law not in ("learning_rate", "batch"),
+    )  # fmt: skip
+    if o.where is not None:
+        points = points.where(matching(points, o.where))
+    if o.score is not None:
+        rows = score_prediction(o.score, points)
+        print_json({"scores": rows}) if o.json else print(describe_scores(rows), end="")
+        return
+    law = _fit(o, points)
+    if o.write_prediction is not None:
+        places = [_place(pair) for pair in o.at] or [{k: row[k] for k in ("params", "tokens")} for row in law.held_out]
+        require(bool(places), "--write-prediction: of which models? --at N,D ... or --hold-out")
+        write_prediction(law, o.write_prediction, places)
+    if o.json:
+        print_json(law.to_json())
+    else:
+        print(describe(law), end="")
+
+
+def _fit(o: Options, points):
+    from lm.scaling.fit import fit
+    from lm.scaling.isoflop import fit_frontier
+    from lm.scaling.predictions import matching
+
+    name = {"approach1": "frontier", "approach2": "isoflop", "approach3": "chinchilla"}.get(o.law, o.law)
+    common = dict(bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed)
+    if name in ("isoflop", "frontier"):
+        require(o.hold_out is None, f"--hold-out: {name} fits the optimum and predicts no losses; use --law chinchilla")
+        return fit_frontier(points, name, valley=o.valley, **common)
+    mask = None if o.hold_out is None else matching(points, o.hold_out)
+    fixed = dict(_assignment(word) for word in o.fix)
+    return fit(points, name, method=o.method, delta=o.delta, hold_out=mask, fixed=fixed, **common)
+
+
+def _assignment(word: str) -> tuple[str, float]:
+    name, _, value = word.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise UserError(f"--fix {word}: write NAME=NUMBER, such as E=1.69") from None
+
+
+def _place(pair: str) -> dict[str, float]:
+    try:
+        params, tokens = (float(number) for number in pair.split(","))
+    except ValueError:
+        raise UserError(f"--at {pair}: write N,D, such as 1e6,2e7") from None
+    require(params > 0 and tokens > 0, f"--at {pair}: both must be positive")
+    return {"params": params, "tokens": tokens}

@@ -1,0 +1,188 @@
+"""How far a fit can be trusted: resampling, profile likelihood, and whether the points determine the parameters at all.
+
+R resamples, P parameters (search coordinates, see solve.py), n points.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+from lm.errors import require
+from lm.scaling.laws import double
+from lm.scaling.points import Points
+from lm.scaling.problem import Problem, jacobian, residuals_at
+from lm.scaling.solve import metric, polish
+
+CLUSTERS = ("point", "run", "noise")
+OFFSETS = np.geomspace(0.3, 60, 14)
+"""Where a profile is taken, in asymptotic standard errors from the fit, on either side."""
+
+
+def bootstrap(problem: Problem, theta_P: np.ndarray, points: Points, count: int, cluster: str, seed: int) -> np.ndarray:
+    """theta_RP of `count` refits, each from the fit's own place.
+
+    cluster: "point" resamples the points; "run" whole runs, whose points share a trunk and so are not independent;
+    "noise" keeps every point and draws its loss anew about the fit, by the points' sd from seed to seed.
+    The stream is numpy's frozen legacy generator, the one that Besiroglu et al. (2024) drew from.
+    """
+    require(cluster in CLUSTERS, f"--cluster {cluster}: one of {', '.join(CLUSTERS)}")
+    random = np.random.RandomState(seed)
+    p, n = problem, len(points)
+    w_Rn, y_Rn = p.w_n, p.y_n
+    if cluster == "noise":
+        require(
+            points.sd is not None, "--cluster noise needs the seed noise of each point: --sd-column or --seed-noise"
+        )
+        fitted_n = _fitted(p, theta_P)
+        y_Rn = fitted_n * np.exp(points.sd / fitted_n * random.standard_normal((count, n)))
+    else:
+        if cluster == "run":
+            require(points.run is not None, "--cluster run needs to know each point's run: --run-column")
+            names, run_n = np.unique(points.run, return_inverse=True)
+        else:
+            names, run_n = np.arange(n), np.arange(n)
+        require(len(names) > 1, f"--cluster {cluster}: all points are of one run")
+        drawn = random.randint(0, len(names), (count, len(names)))
+        w_Rn = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])[:, run_n]
+    with double():
+        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, p.w_n, p.deltas[0]))
+    start_RP = np.broadcast_to(theta_P, (count, len(theta_P)))
+    return polish(p.misfit, start_RP, p.x, y_Rn, w_Rn, p.free_P, M_PP, p.deltas)[0]
+
+
+def _fitted(problem: Problem, theta_P: np.ndarray) -> np.ndarray:
+    r_n = residuals_at(problem, theta_P) / problem.x["precision"]
+    return problem.y_n * np.exp(r_n) if problem.misfit.log else problem.y_n + r_n
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """The scatter of residuals, as an M-estimator sees it: scores psi = h'(r).
+
+    sd: a robust standard deviation of the residuals; score2 = E psi^2; slope = E psi'.
+    """
+
+    sd: float
+    score2: float
+    slope: float
+
+
+def spread(problem: Problem, theta_P: np.ndarray) -> Spread:
+    """Huber 1981, chapter 7, with n - P degrees of freedom. The objective is over delta: psi lies in [-1, 1].
+
+    E psi' is the share of residuals within delta, over delta. With delta far below the scatter few are, and as many as
+    there are parameters are always near zero: so the share is taken from a window half as wide as the scatter, and
+    without that many of the smallest.
+    """
+    r_n, delta = residuals_at(problem, theta_P), problem.delta
+    n, P = len(r_n), int(problem.free_P.sum())
+    if np.isinf(delta):
+        variance = max(float(np.sum(r_n**2)) / max(n - P, 1), 1e-30)
+        return Spread(np.sqrt(variance), variance, 1.0)
+    size = np.sort(np.abs(r_n))[P if n > 3 * P else 0 :]
+    sd = max(float(np.median(size)) / ndtri(0.75), 1e-15)
+    window = max(delta, 0.5 * sd)
+    score2 = max(float(np.sum(np.minimum(np.abs(r_n) / delta, 1) ** 2)) / max(n - P, 1), 1e-30)
+    return Spread(sd, score2, max(float(np.mean(size <= window)), 1 / n) / window)
+
+
+def covariance(problem: Problem, theta_P: np.ndarray, s: Spread, *, robust: bool = True) -> np.ndarray:
+    """Asymptotic covariance of the free parameters: E psi^2 / (E psi')^2 (J' J)^-1.
+
+    robust: with each point's own psi^2 in the middle (White 1980), as noise is seldom the same everywhere; squares are
+    corrected for leverage, by which a point draws the fit to itself.
+    """
+    J_nP = jacobian(problem, theta_P)
+    bread_PP = np.linalg.pinv(J_nP.T @ J_nP)
+    if not robust:
+        return s.score2 / s.slope**2 * bread_PP
+    r_n = residuals_at(problem, theta_P)
+    if np.isinf(problem.delta):
+        leverage_n = np.einsum("np,pq,nq->n", J_nP, bread_PP, J_nP)
+        score2_n = np.maximum(r_n**2, 1e-30) / np.maximum(1 - leverage_n, 1e-3)
+    else:
+        freedom = len(r_n) / max(len(r_n) - J_nP.shape[1], 1)
+        score2_n = freedom * np.maximum(np.minimum(np.abs(r_n) / problem.delta, 1) ** 2, 1e-30)
+    return bread_PP @ (J_nP.T @ (score2_n[:, None] * J_nP)) @ bread_PP / s.slope**2
+
+
+def condition_number(problem: Problem, theta_P: np.ndarray) -> float:
+    """Of the Jacobian with its columns made equally long: how nearly one parameter can stand in for the others."""
+    J_nP = jacobian(problem, theta_P)
+    length_P = np.linalg.norm(J_nP, axis=0)
+    return float(np.linalg.cond(J_nP / np.where(length_P > 0, length_P, 1))) if length_P.all() else np.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """One parameter's profile: the objective's rise, in units of its chi-squared, with the others refitted."""
+
+    values: np.ndarray
+    rise: np.ndarray
+    low: float
+    high: float
+
+
+def profiles(problem: Problem, theta_P: np.ndarray, level: float) -> dict[str, Profile]:
+    """Profile-likelihood intervals: where 2 (Q(value) - Q) E psi' / E psi^2 passes F's quantile with (1, n - P).
+
+    The rise is rescaled by plain over robust variance, so that noise that differs between points counts (Kent 1982).
+    An end that is never passed is infinite (or 0, for a positive parameter's lower end): the points do not bound it.
+    """
+    p, s = problem, spread(problem, theta_P)
+    free = np.flatnonzero(p.free_P)
+    V, plain = covariance(p, theta_P, s), covariance(p, theta_P, s, robust=False)
+    offset_K = np.concatenate([-OFFSETS[::-1], OFFSETS])
+    start, free_rows = [], []
+    for j, index in enumerate(free):
+        se = np.sqrt(V[j, j])
+        for offset in offset_K:
+            theta = theta_P.copy()
+            theta[free] += offset * se * V[:, j] / V[j, j]  # along the valley
+            start.append(theta)
+            free_rows.append(p.free_P & (np.arange(len(theta_P)) != index))
+    with double():
+        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, p.w_n, p.deltas[0]))
+    everything = np.concatenate([theta_P[None], start])
+    rows = np.concatenate([p.free_P[None], free_rows])
+    _, cost = polish(p.misfit, everything, p.x, p.y_n, p.w_n, rows, M_PP, p.deltas)
+    rise = 2 * (cost[1:] - cost[0]).reshape(len(free), -1) * s.slope / s.score2
+    rise *= (np.diag(plain) / np.diag(V))[:, None]
+    limit = stdtrit(max(len(p.y_n) - len(free), 1), (1 + level) / 2) ** 2
+    found = {}
+    for j, index in enumerate(free):
+        name = p.form.parameters[index]
+        value_K = np.asarray(start).reshape(len(free), len(offset_K), -1)[j, :, index]
+        natural = np.exp if name in p.form.logs else np.asarray
+        middle = len(OFFSETS)
+        low = _crossing(theta_P[index], value_K[:middle][::-1], rise[j, :middle][::-1], limit)
+        high = _crossing(theta_P[index], value_K[middle:], rise[j, middle:], limit)
+        low, high = (-np.inf if low is None else low), (np.inf if high is None else high)
+        found[name] = Profile(natural(value_K), rise[j], float(natural(low)), float(natural(high)))
+    return found
+
+
+def _crossing(centre: float, value_K: np.ndarray, rise_K: np.ndarray, limit: float) -> float | None:
+    """Where the rise first passes the limit going outwards; its square root is nearly straight in between."""
+    root = np.sqrt(np.maximum(np.concatenate([[0], np.nan_to_num(rise_K, nan=np.inf)]), 0))
+    values = np.concatenate([[centre], value_K])
+    above = np.flatnonzero(root > np.sqrt(limit))
+    if not len(above):
+        return None
+    k = above[0]
+    if not np.isfinite(root[k]):
+        return float(values[k])
+    share = (np.sqrt(limit) - root[k - 1]) / (root[k] - root[k - 1])
+    return float(values[k - 1] + share * (values[k] - values[k - 1]))
+
+
+def normal_draws(problem: Problem, theta_P: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """theta_RP from the asymptotic normal: what stands in for resamples where none were asked for."""
+    V = covariance(problem, theta_P, spread(problem, theta_P))
+    theta_RP = np.tile(theta_P, (count, 1))
+    values, vectors = np.linalg.eigh(V)
+    z = np.random.RandomState(seed).standard_normal((count, len(V)))
+    theta_RP[:, problem.free_P] += z * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    return theta_RP

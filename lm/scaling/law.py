@@ -1,0 +1,138 @@
+"""A fitted law: what it says, how far to trust it, and what it predicts."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from lm.errors import require
+from lm.scaling.laws import evaluate, form_of
+from lm.scaling.points import Points
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A value, its standard error, and the ends of its interval; an end the points do not bound is infinite (or 0)."""
+
+    value: float
+    se: float | None
+    low: float | None
+    high: float | None
+
+    def to_json(self) -> dict[str, float | None]:
+        finite = lambda value: None if value is None or not math.isfinite(value) else float(value)  # noqa: E731
+        return {name: finite(getattr(self, name)) for name in ("value", "se", "low", "high")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """L(N, D) fitted to points. Loss in nats per token, params and tokens as `conventions` says.
+
+    derived: quantities computed from the parameters, such as the exponents a, b of the compute-optimal frontier.
+    draws: parameters of the resamples (or of the asymptotic normal, without any) that bands are made of.
+    scatter: standard deviation of a run's loss about the law. dropping: what the dropped points would change.
+    """
+
+    name: str
+    formula: str
+    source: str
+    method: str
+    level: float
+    parameters: dict[str, Estimate]
+    derived: dict[str, Estimate]
+    objective: float
+    points: int
+    dropped: int
+    conventions: dict[str, str]
+    identifiable: dict[str, str]
+    warnings: list[str]
+    condition: float
+    starts: dict[str, int]
+    scatter: float
+    dropping: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    held_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    data: Points | None = dataclasses.field(default=None, repr=False)
+    draws: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+    alternatives: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def values(self) -> dict[str, float]:
+        return {name: estimate.value for name, estimate in self.parameters.items()}
+
+    def predict(self, params=None, tokens=None, **columns) -> np.ndarray:
+        """Loss at N, D (and whatever else the law reads, by name); arrays go together."""
+        return self._evaluate(self.values(), params, tokens, columns)
+
+    def predict_interval(self, params=None, tokens=None, *, level=None, scatter: bool = True, **columns):
+        """(low, high) of a new run's loss there; scatter=False: of the law itself, without a run's own noise."""
+        shape = np.broadcast_shapes(*(np.shape(v) for v in (params, tokens, *columns.values()) if v is not None))
+        draws = {name: drawn.reshape(-1, *(1,) * len(shape)) for name, drawn in self.draws.items()}
+        loss_Rn = self._evaluate(draws, params, tokens, columns)
+        if scatter:
+            noise = self.scatter * np.random.RandomState(1).standard_normal((len(loss_Rn), *(1,) * len(shape)))
+            loss_Rn = loss_Rn + noise if self.method == "squares" else loss_Rn * np.exp(noise)
+        return _band(loss_Rn, self.level if level is None else level)
+
+    def optimum(self, flops) -> dict[str, np.ndarray]:
+        """Of the lowest loss at each budget: params, tokens and loss, with `*_low` and `*_high` of the first two.
+
+        C = k N^(1+g) D as in the points; k = 6, g = 0 where they count 6ND.
+        """
+        flops = np.atleast_1d(np.asarray(flops, np.float64))
+        k, g = cost_of(self.data)
+        n_n = self._best_n(self.values(), flops, k, g)
+        n_Rn = self._best_n({name: drawn[:, None] for name, drawn in self.draws.items()}, flops, k, g)
+        tokens = lambda n: np.exp(np.log(flops / k) - (1 + g) * n)  # noqa: E731
+        low, high = _band(n_Rn, self.level)
+        return {
+            "params": np.exp(n_n), "tokens": tokens(n_n), "loss": self.predict(np.exp(n_n), tokens(n_n)),
+            "params_low": np.exp(low), "params_high": np.exp(high),
+            "tokens_low": tokens(high), "tokens_high": tokens(low),
+        }  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        estimates = lambda of: {name: estimate.to_json() for name, estimate in of.items()}  # noqa: E731
+        keep = ("objective", "points", "dropped", "conventions", "identifiable", "warnings", "method", "level")
+        more = ("formula", "source", "condition", "starts", "scatter", "dropping", "held_out", "alternatives")
+        return (
+            {"law": self.name, "parameters": estimates(self.parameters)}
+            | {name: getattr(self, name) for name in keep}
+            | {"derived": estimates(self.derived)}
+            | {name: getattr(self, name) for name in more}
+        )
+
+    def _evaluate(self, p: dict, params, tokens, columns: dict) -> np.ndarray:
+        given = {name: value for name, value in (("params", params), ("tokens", tokens)) if value is not None} | columns
+        form = form_of(self.name)
+        missing = [name for name in form.inputs if name not in given]
+        require(not missing, f"{self.name} predicts from {', '.join(form.inputs)}; {', '.join(missing)} missing")
+        return evaluate(form, p, given)
+
+    def _best_n(self, p: dict, flops: np.ndarray, k: float, g: float) -> np.ndarray:
+        """ln N of the lowest loss with D = C / (k N^(1+g)), by golden section; a law's valley has one bottom."""
+        require(
+            set(form_of(self.name).inputs) == {"params", "tokens"}, f"{self.name} does not say how to share a budget"
+        )
+        budget = np.log(flops / k)
+        loss = lambda n: self._evaluate(p, np.exp(n), np.exp(budget - (1 + g) * n), {})  # noqa: E731
+        low = np.zeros(np.broadcast_shapes(budget.shape, *(np.shape(value) for value in p.values())))
+        high, golden = low + budget / (1 + g), (math.sqrt(5) - 1) / 2
+        for _ in range(60):
+            left, right = high - golden * (high - low), low + golden * (high - low)
+            lower = loss(left) < loss(right)
+            low, high = np.where(lower, low, left), np.where(lower, right, high)
+        return (low + high) / 2
+
+
+def cost_of(points: Points) -> tuple[float, float]:
+    """(k, g) of C = k N^(1+g) D: least squares on logarithms; g = 0 where C/(ND) is the same for all, as for 6ND."""
+    ratio = np.log(points.flops / (points.params * points.tokens))
+    if np.ptp(ratio) < 1e-3:
+        return float(np.exp(ratio.mean())), 0.0
+    g, log_k = np.polyfit(np.log(points.params), ratio, 1)
+    return float(np.exp(log_k)), float(g)
+
+
+def _band(values_Rn: np.ndarray, level: float):
+    tail = 100 * (1 - level) / 2
+    return np.percentile(values_Rn, tail, axis=0), np.percentile(values_Rn, 100 - tail, axis=0)

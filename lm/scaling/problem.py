@@ -1,0 +1,112 @@
+"""A law to be fitted to points, and its solution in the lowest basin."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.errors import require
+from lm.scaling.laws import Form, double, logs_of
+from lm.scaling.points import Points
+from lm.scaling.solve import Misfit, cost, metric, pack, polish, residuals, starts, unpack
+
+METHODS = ("huber", "l1", "squares", "log-squares")
+"""huber: of ln(prediction/L); l1: the same with delta to nothing; squares: of prediction - L; log-squares: of logs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What the solver needs, on the host. x: logarithms of the inputs; y_n: the target; held: fixed values.
+
+    delta: Huber's, infinite for squares; deltas: the stages on the way to it.
+    """
+
+    misfit: Misfit
+    method: str
+    x: dict[str, np.ndarray]
+    y_n: np.ndarray
+    w_n: np.ndarray
+    """Ones; a resample has counts."""
+    held: dict[str, float]
+    delta: float
+    deltas: tuple[float, ...]
+
+    @property
+    def form(self) -> Form:
+        return self.misfit.form
+
+    @property
+    def free_P(self) -> np.ndarray:
+        return np.array([name not in self.held for name in self.form.parameters])
+
+    @property
+    def unit(self) -> float:
+        """What the solver's objective is multiplied with to be the published one: it divides Huber's by delta."""
+        return {"huber": self.delta, "l1": 1.0}.get(self.method, 2.0)  # squares: sum of r^2, not of r^2/2
+
+
+def make_problem(
+    points: Points, form: Form, method: str = "huber", delta: float = 1e-3, held: Mapping[str, float] | None = None
+) -> Problem:
+    """Residuals of points that carry their seed noise are divided by it: a weight 1/sd^2 in a sum of squares."""
+    held = dict(held or {})
+    require(method in METHODS, f"--method {method}: one of {', '.join(METHODS)}")
+    require(delta > 0, f"--delta {delta:g}: must be positive")
+    for name, value in held.items():
+        require(name in form.parameters, f"{name}: not a parameter of {form.name} ({', '.join(form.parameters)})")
+        require(value > 0 or name not in form.logs, f"{name} = {value:g}: must be positive")
+    y_n = points.column(form.target).astype(float)
+    log = method != "squares"
+    precision_n = np.ones(len(points))
+    if points.sd is not None and form.target == "loss":
+        sd_n = points.sd / y_n if log else points.sd
+        precision_n = np.exp(np.mean(np.log(sd_n))) / sd_n  # relative to their mean, so that delta keeps its meaning
+    final = {"huber": delta, "l1": 1e-9}.get(method, np.inf)
+    deltas = tuple(np.geomspace(1e-3, final, 10)) if method == "l1" else (final,)
+    x = logs_of(form, {name: points.column(name) for name in form.inputs}) | {"precision": precision_n}
+    return Problem(Misfit(form, log), method, x, y_n, np.ones(len(points)), held, final, deltas)
+
+
+def solve(problem: Problem) -> tuple[np.ndarray, float, dict[str, int]]:
+    """The lowest basin's bottom: theta_P, the objective, and how many starts were tried, polished and ended there."""
+    p, first = problem, problem.deltas[0]
+    with double():
+        theta_RP, tried = starts(p.misfit, p.x, p.y_n, p.w_n, p.held, first)
+        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_RP[0]), p.x, p.y_n, p.w_n, first))
+    ended_RP, cost_R = polish(p.misfit, theta_RP, p.x, p.y_n, p.w_n, p.free_P, M_PP, p.deltas)
+    cost_R = np.where(np.isfinite(cost_R), cost_R, np.inf)
+    best = int(np.argmin(cost_R))
+    require(np.isfinite(cost_R[best]), f"{p.form.name}: no start leads anywhere finite; are the columns right?")
+    agreed = np.abs(cost_R - cost_R[best]) <= 1e-6 * cost_R[best] + 1e-14
+    moved = np.any(np.abs(ended_RP[best] - theta_RP[best]) > 1e-9)
+    counts = {"tried": tried, "polished": len(cost_R), "agreed": int(agreed.sum()), "moved": int(moved)}
+    return ended_RP[best], float(cost_R[best]) * p.unit, counts
+
+
+def objective_at(problem: Problem, p: Mapping[str, float]) -> float:
+    """The objective at given parameters: to set a published fit beside one's own."""
+    with double():
+        theta_P = pack(problem.form, {name: jnp.float64(p[name]) for name in problem.form.parameters})
+        value = cost(problem.misfit, theta_P, problem.x, problem.y_n, problem.w_n, problem.delta)
+        return float(value) * problem.unit
+
+
+def residuals_at(problem: Problem, theta_P) -> np.ndarray:
+    with double():
+        return np.asarray(residuals(problem.misfit, jnp.asarray(theta_P), problem.x, problem.y_n))
+
+
+def jacobian(problem: Problem, theta_P) -> np.ndarray:
+    """d residual / d theta of the free parameters: [n, free]."""
+    with double():
+        of = lambda theta: residuals(problem.misfit, theta, problem.x, problem.y_n)  # noqa: E731
+        J_nP = np.asarray(jax.jit(jax.jacfwd(of))(jnp.asarray(theta_P)))
+    return J_nP[:, problem.free_P]
+
+
+def named(form: Form, theta_RP: np.ndarray) -> dict[str, np.ndarray]:
+    """Parameters by name from search coordinates, one or many rows."""
+    with double():
+        return {name: np.asarray(value) for name, value in unpack(form, jnp.asarray(theta_RP).T).items()}

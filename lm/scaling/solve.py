@@ -1,0 +1,226 @@
+"""Minimise a law's misfit: starts that find the basin, and damped Newton steps that end at its bottom.
+
+Search coordinates theta_P: parameters in the law's order, those in `form.logs` as logarithms. Axes: R problems side by
+side (starts, or bootstraps), P parameters, n points, G grid nodes, K linear coefficients.
+"""
+
+import functools
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.ndimage import minimum_filter
+
+from lm.scaling.laws import Form, double
+
+STARTS = 24
+"""Grid nodes that are polished."""
+BATCH = 64
+"""Problems whose steps are taken together: few enough for their arrays to stay in the cache."""
+
+
+class Misfit(NamedTuple):
+    """What is minimised: sum_i w_i h(v_i r_i), h Huber's function divided by delta; infinite delta is least squares.
+
+    log: r = ln(prediction/y), otherwise the difference. v: `x["precision"]`, 1 over the noise of each point relative to
+    its mean. w: how often a resample has the point.
+    """
+
+    form: Form
+    log: bool
+
+
+def unpack(form: Form, theta_P) -> dict:
+    """Parameters by name from search coordinates."""
+    return {name: jnp.exp(theta_P[i]) if name in form.logs else theta_P[i] for i, name in enumerate(form.parameters)}
+
+
+def pack(form: Form, p: dict):
+    """Search coordinates from parameters by name."""
+    return jnp.stack([jnp.log(p[name]) if name in form.logs else p[name] for name in form.parameters], axis=-1)
+
+
+def residuals(misfit: Misfit, theta_P, x: dict, y_n):
+    prediction_n = misfit.form.predict(unpack(misfit.form, theta_P), x)
+    return x["precision"] * (jnp.log(prediction_n) - jnp.log(y_n) if misfit.log else prediction_n - y_n)
+
+
+def huber(r, delta):
+    """Huber's function over delta: r^2 / (2 delta) within delta, |r| - delta/2 outside; r^2/2 for infinite delta."""
+    size = jnp.abs(r)
+    return jnp.where(size <= delta, r * r / (2 * _unit(delta)), size - _unit(delta) / 2)
+
+
+def _unit(delta):
+    return jnp.where(jnp.isinf(delta), 1.0, delta)
+
+
+def cost(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
+    """The objective, over delta. Summed, not averaged: a mean is small enough for tolerances to stop at the start."""
+    return jnp.sum(w_n * huber(residuals(misfit, theta_P, x, y_n), delta))
+
+
+def metric(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
+    """J' W J with the weights of iterated least squares: how far a step goes, in the units of the objective."""
+    J_nP = jax.jit(jax.jacfwd(lambda t: residuals(misfit, t, x, y_n)))(theta_P)
+    r_n = jnp.abs(residuals(misfit, theta_P, x, y_n))
+    v_n = w_n / jnp.where(jnp.isinf(delta), 1.0, jnp.maximum(r_n, delta))
+    M_PP = J_nP.T @ (v_n[:, None] * J_nP)
+    return M_PP + 1e-12 * jnp.trace(M_PP) * jnp.eye(M_PP.shape[0])
+
+
+class _Descent(NamedTuple):
+    theta: jax.Array
+    value: jax.Array
+    gradient: jax.Array
+    hessian: jax.Array
+    damping: jax.Array
+    step: jax.Array
+    done: jax.Array
+
+
+def _descend(misfit: Misfit, theta_P, x, y_n, w_n, free_P, M_PP, delta, steps: int):
+    """Levenberg-damped Newton on the exact Hessian: a step is kept only if it lowers the objective."""
+    both = free_P[:, None] & free_P[None, :]
+    P = theta_P.shape[0]
+
+    def one(s: _Descent):
+        move = -_solve(jnp.where(both, s.hessian + s.damping * M_PP, jnp.eye(P)), s.gradient)
+        theta = s.theta + move
+        value, gradient, hessian = expand(misfit, theta, x, y_n, w_n, delta)
+        better = (value < s.value) & jnp.all(jnp.isfinite(hessian))
+        no_more = jnp.isfinite(s.value) & (jnp.abs(jnp.dot(move, s.gradient)) <= 1e-13 * s.value)
+        damping = jnp.where(better, jnp.maximum(s.damping / 5, 1e-9), s.damping * 4)
+        done = (no_more & (better | (s.damping <= 1))) | (damping > 1e9)
+        keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
+        return _Descent(
+            keep(theta, s.theta), keep(value, s.value), keep(jnp.where(free_P, gradient, 0), s.gradient),
+            keep(hessian, s.hessian), damping, s.step + 1, done,
+        )  # fmt: skip
+
+    # The first step goes nowhere, from worse than anything: so the expansion is compiled only once.
+    nowhere = jnp.zeros(P), jnp.eye(P), jnp.float64(0.05), jnp.int32(0), jnp.bool_(False)
+    start = _Descent(theta_P, jnp.float64(jnp.inf), *nowhere)
+    end = jax.lax.while_loop(lambda s: ~s.done & (s.step < steps), one, start)
+    return end.theta, end.value, end.step
+
+
+def expand(misfit: Misfit, theta_P, x, y_n, w_n, delta):
+    """The objective over delta with its gradient and exact Hessian."""
+    of = lambda theta: residuals(misfit, theta, x, y_n)  # noqa: E731
+    r_n, J_nP = of(theta_P), jax.jacfwd(of)(theta_P)
+    inside_n = jnp.abs(r_n) <= delta
+    slope_n = w_n * jnp.where(inside_n, r_n / _unit(delta), jnp.sign(r_n))
+    bend_n = w_n * inside_n / _unit(delta)
+    curvature_PP = jax.jacfwd(jax.grad(lambda theta: jnp.sum(slope_n * of(theta))))(theta_P)
+    return (jnp.sum(w_n * huber(r_n, delta)), J_nP.T @ slope_n, J_nP.T @ (bend_n[:, None] * J_nP) + curvature_PP)
+
+
+def _solve(A_PP, b_P):
+    """A^-1 b by elimination: for a handful of unknowns, far faster over a batch than a library call for each."""
+
+    def eliminate(i, M):
+        row = M[i] / M[i, i]
+        return (M - M[:, i, None] * row).at[i].set(row)
+
+    return jax.lax.fori_loop(0, b_P.shape[0], eliminate, jnp.concatenate([A_PP, b_P[:, None]], 1))[:, -1]
+
+
+@functools.partial(jax.jit, static_argnames=("misfit", "steps"))
+def _descend_many(misfit: Misfit, theta_RP, x, y_Rn, w_Rn, free_RP, M_PP, delta, steps: int):
+    one = functools.partial(_descend, misfit, steps=steps)
+    return jax.vmap(one, in_axes=(0, None, 0, 0, 0, None, None))(theta_RP, x, y_Rn, w_Rn, free_RP, M_PP, delta)
+
+
+def polish(misfit: Misfit, theta_RP, x, y, w, free, M_PP, deltas, steps: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    """R problems to the bottom of their basins: theta_RP and cost_R.
+
+    y, w: [n] or one row a problem. free: which parameters may move, [P] or [R, P]. deltas: Huber's delta of each stage,
+    the last the one that is meant. Whatever R is, one compiled program makes steps for BATCH problems, on each core.
+    """
+    R = len(theta_RP)
+    rows = [np.broadcast_to(np.asarray(a), (R, np.shape(a)[-1])) for a in (theta_RP, y, w, free)]
+
+    def batch(first: int):
+        take = np.minimum(np.arange(first, first + BATCH), R - 1)
+        theta, y_Rn, w_Rn, free_RP = (row[take] for row in rows)
+        with double():  # a context of this thread
+            for delta in deltas:
+                theta, value, _ = _descend_many(misfit, theta, x, y_Rn, w_Rn, free_RP, M_PP, delta, steps)
+            return np.asarray(theta), np.asarray(value)
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+        done = list(threads.map(batch, range(0, R, BATCH)))
+    return tuple(np.concatenate(parts)[:R] for parts in zip(*done, strict=True))
+
+
+@functools.partial(jax.jit, static_argnames=("misfit",))
+def _grid_fits(misfit: Misfit, grid: dict, x, y_n, w_n, held: dict, delta, rounds: int):
+    """For each grid node the best non-negative coefficients: search coordinates theta_GP and their cost_G.
+
+    Given the grid's parameters the law is linear, so this is a least-squares problem whose answer is found exactly, by
+    trying each set of coefficients that may be positive; reweighting it `rounds` times turns squares into Huber.
+    """
+    form = misfit.form
+
+    def node(g):
+        g = g | {name: value for name, value in held.items() if name in g}
+        columns = form.terms(g, x)
+        p = dict(g)
+        if columns:
+            outer = form.outer(g)
+            phi_nK = jnp.stack(columns, 1) / (y_n ** (1 / outer))[:, None]
+            size_K = jnp.sqrt(jnp.sum(phi_nK**2, 0))
+            k_K = _reweighted(phi_nK / size_K, x, y_n, w_n, misfit, outer, delta, rounds) / size_K
+            p |= form.assemble(g, [k_K[i] for i in range(len(columns))])
+        p |= held
+        return pack(form, {name: p[name] for name in form.parameters})
+
+    theta_GP = jax.vmap(node)(grid)
+    return theta_GP, jax.vmap(lambda theta: cost(misfit, theta, x, y_n, w_n, delta))(theta_GP)
+
+
+def _reweighted(phi_nK, x, y_n, w_n, misfit: Misfit, outer, delta, rounds: int):
+    size_n = x["precision"] if misfit.log else x["precision"] * y_n
+    relative = w_n * size_n**2
+
+    def again(_, k_K):
+        r_n = outer * size_n * jnp.abs(phi_nK @ k_K - 1)
+        return _non_negative(phi_nK, relative / jnp.where(jnp.isinf(delta), 1.0, jnp.maximum(r_n, delta)))
+
+    k_K = jax.lax.fori_loop(0, rounds, again, jnp.zeros(phi_nK.shape[1]))
+    return jnp.maximum(k_K, 1e-9)  # a logarithm must exist
+
+
+def _non_negative(phi_nK, v_n):
+    """min_k>=0 sum v (phi k - 1)^2, exactly: the best feasible one of the 2^K - 1 unconstrained sub-problems."""
+    K = phi_nK.shape[1]
+    masks_MK = jnp.array([m for m in itertools.product((0.0, 1.0), repeat=K) if any(m)])
+    G_KK, h_K = phi_nK.T @ (v_n[:, None] * phi_nK), phi_nK.T @ v_n
+
+    def sub(mask_K):
+        A = G_KK * mask_K[:, None] * mask_K + jnp.diag(1 - mask_K) + 1e-14 * jnp.trace(G_KK) * jnp.eye(K)
+        k_K = _solve(A, h_K * mask_K)
+        misfit = k_K @ G_KK @ k_K - 2 * k_K @ h_K
+        return k_K, jnp.where(jnp.all(k_K >= 0), misfit, jnp.inf)
+
+    k_MK, misfit_M = jax.vmap(sub)(masks_MK)
+    return k_MK[jnp.argmin(misfit_M)]
+
+
+def starts(misfit: Misfit, x, y_n, w_n, held: dict, delta) -> tuple[np.ndarray, int]:
+    """Starts theta_RP from every basin the grid shows, best first, and how many nodes it had."""
+    axes = {name: (held[name],) if name in held else values for name, values in misfit.form.grid.items()}
+    shape = [len(values) for values in axes.values()]
+    grid = dict(zip(axes, map(np.ravel, np.meshgrid(*axes.values(), indexing="ij")), strict=True))
+    grid = {name: jnp.asarray(values, jnp.float64) for name, values in grid.items()}
+    rounds = 1 if np.isinf(delta) else 9
+    theta_GP, cost_G = map(np.asarray, _grid_fits(misfit, grid, x, y_n, w_n, held, delta, rounds))
+    cost_G = np.where(np.isfinite(cost_G), cost_G, np.inf)
+    valleys_G = (cost_G.reshape(shape) == minimum_filter(cost_G.reshape(shape), size=3, mode="nearest")).ravel()
+    order = np.lexsort((cost_G, ~valleys_G))[:STARTS]
+    return np.resize(theta_GP[order], (STARTS, theta_GP.shape[1])), len(cost_G)

@@ -1,0 +1,85 @@
+"""`lm fit` as people use it."""
+
+import json
+
+import pytest
+from synthetic import HOFFMANN, chinchilla_loss, synthetic
+
+from lm.cli import main
+from lm.scaling import make_points
+
+KEYS = {
+    "law", "parameters", "objective", "points", "dropped", "conventions", "identifiable", "warnings", "derived",
+}  # fmt: skip
+
+
+@pytest.fixture
+def lm(capsys, workplace):
+    def run(*arguments):
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def table(workplace):
+    return synthetic(0.002).write(workplace / "points.csv")
+
+
+def test_json_has_the_promised_keys(lm, table):
+    status, out, err = lm("fit", table, "--bootstraps", 50, "--json")
+    assert status == 0, err
+    answer = json.loads(out)
+    assert answer.keys() >= KEYS and answer["points"] == 45 and answer["law"] == "chinchilla"
+    for name, value in HOFFMANN.items():
+        estimate = answer["parameters"][name]
+        assert set(estimate) == {"value", "se", "low", "high"}
+        assert abs(estimate["value"] - value) < 4 * estimate["se"]
+
+
+def test_words_name_the_law_its_intervals_and_conventions(lm, table):
+    status, out, _ = lm("fit", table, "--bootstraps", 0, "--drop-largest-losses", 2)
+    assert status == 0
+    for text in ("L = E + A / N^alpha", "Hoffmann", "90% interval", "alpha", "params:", "with the 2 dropped points"):
+        assert text in out
+
+
+def test_predict_first_then_score(lm, table, workplace):
+    status, out, err = lm("fit", table, "--bootstraps", 50, "--write-prediction", "p.json", "--at", "1e9,2e10")
+    assert status == 0, err
+    make_points([1e9], [2e10], [chinchilla_loss(1e9, 2e10)]).write(workplace / "run.csv")
+    status, out, err = lm("fit", "run.csv", "--score", "p.json", "--json")
+    assert status == 0, err
+    [row] = json.loads(out)["scores"]
+    assert row["inside"] and abs(row["error"]) < 0.01
+
+
+def test_isoflop_and_hold_out(lm, table):
+    status, out, err = lm("fit", table, "--law", "isoflop", "--bootstraps", 50)
+    assert status == 0, err
+    assert "a by other valleys" in out
+    status, out, err = lm("fit", table, "--hold-out", "flops > 5e19", "--bootstraps", 50)
+    assert status == 0, err
+    assert "inside their interval" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--law", "chinchila"), "did you mean chinchilla"),
+        (("--loss-column", "lost"), "no column 'lost'"),
+        (("--hold-out", "flops > 1e99"), "leaves out 0 of 45"),
+        (("--law", "isoflop", "--hold-out", "flops > 1e19"), "predicts no losses"),
+        (("--fix", "E"), "NAME=NUMBER"),
+        (("--write-prediction", "p.json"), "of which models"),
+        (("--write-prediction", "p.json", "--at", "1e9"), "write N,D"),
+        (("--score", "none.json"), "no file none.json"),
+        (("--where", "flops < 2e17 and params < 1e7"), "points cannot determine"),
+    ],
+)
+def test_mistakes_are_one_line(lm, table, workplace, arguments, message):
+    status, out, err = lm("fit", table, "--bootstraps", 0, *arguments)
+    assert status == 2 and message in err and err.count("\n") == 1 and out == ""
+    assert not (workplace / "p.json").exists()

@@ -1,0 +1,80 @@
+"""Approaches 1 and 2 on valleys whose bottom is known."""
+
+import numpy as np
+import pytest
+from synthetic import HOFFMANN, chinchilla_loss, grid, synthetic
+
+from lm.errors import UserError
+from lm.scaling import fit_frontier, make_points
+from lm.scaling.isoflop import VALLEYS, bottom, budgets, valleys
+
+TRUE_A = HOFFMANN["beta"] / (HOFFMANN["alpha"] + HOFFMANN["beta"])
+
+
+@pytest.mark.parametrize("valley", VALLEYS)
+def test_noise_free_valleys_give_the_exponent(valley):
+    law = fit_frontier(synthetic(sizes=15), valley=valley, bootstraps=0)
+    assert law.values()["a"] == pytest.approx(TRUE_A, abs=1e-3)
+    assert law.values()["a"] + law.values()["b"] == pytest.approx(1, abs=1e-9)
+    best = law.optimum(1e20)
+    assert 6 * best["params"] * best["tokens"] == pytest.approx(1e20, rel=1e-6)
+    with pytest.raises(UserError, match="not the loss"):
+        law.predict(1e6, 1e7)
+
+
+def test_a_parabola_through_everything_is_biased_where_the_valley_is_skewed():
+    """alpha != beta: the full-range parabola's N0 is off by more than the window's (Porian's pitfall)."""
+    points = synthetic(sizes=15)
+    total = HOFFMANN["alpha"] + HOFFMANN["beta"]
+    g = (HOFFMANN["alpha"] * HOFFMANN["A"] / (HOFFMANN["beta"] * HOFFMANN["B"])) ** (1 / total)
+    off = {}
+    for valley in VALLEYS:
+        optimum = valleys(points, valley)[2]
+        off[valley] = abs(optimum.params - np.log(g * (np.exp(optimum.flops) / 6) ** TRUE_A))
+    assert off["quadratic"] < off["quadratic-all"]
+    assert off["akima"] < off["quadratic-all"]
+
+
+def test_the_bottom_of_a_parabola_is_found_exactly_and_an_end_is_not_a_bottom():
+    n = np.linspace(10, 14, 9)
+    loss = 3 + (n - 12.3) ** 2
+    for valley in ("quadratic", "quadratic-all"):
+        assert bottom(n, loss, valley) == pytest.approx(12.3, abs=1e-9)
+    assert bottom(n, loss, "akima") == pytest.approx(12.3, abs=0.05)
+    for valley in VALLEYS:
+        assert bottom(n, n, valley) is None
+
+
+def test_budgets_are_found_in_any_order_and_when_they_differ_a_little():
+    params, tokens = grid(sizes=5)
+    order = np.random.default_rng(0).permutation(len(params))
+    wobble = 1 + 0.01 * np.random.default_rng(1).standard_normal(len(params))
+    points = make_points(params[order], tokens[order], np.ones(len(order)), 6 * (params * tokens)[order] * wobble)
+    groups = budgets(points)
+    assert [len(group) for group in groups] == [5] * 5
+    assert all((np.diff(points.params[group]) > 0).all() for group in groups)
+
+
+def test_approach_1_finds_the_envelope():
+    params, tokens = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e6, 1e10, 41), np.geomspace(1e7, 1e12, 60)))
+    points = make_points(params, tokens, chinchilla_loss(params, tokens))
+    law = fit_frontier(points, "frontier", bootstraps=0)
+    assert law.values()["a"] == pytest.approx(TRUE_A, abs=0.02)
+
+
+def test_intervals_by_seed_noise_cover_and_all_windows_are_reported():
+    clean = synthetic(sizes=11)
+    noise = 0.003 * np.random.default_rng(5).standard_normal(len(clean))
+    points = make_points(clean.params, clean.tokens, clean.loss * np.exp(noise), sd=0.003 * clean.loss)
+    law = fit_frontier(points, valley="quadratic", bootstraps=200, cluster="noise", level=0.99)
+    assert law.parameters["a"].low < TRUE_A < law.parameters["a"].high
+    assert set(VALLEYS) < set(law.alternatives)
+
+
+def test_budgets_without_a_bottom_are_told():
+    params, tokens = grid()
+    one_sided = 1 + params / params.max()
+    with pytest.raises(UserError, match="only 0 of 5 budgets"):
+        fit_frontier(make_points(params, tokens, one_sided), bootstraps=0)
+    with pytest.raises(UserError, match="at least 3 sizes"):
+        fit_frontier(make_points(params, tokens, one_sided), "frontier", bootstraps=0)

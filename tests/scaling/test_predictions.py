@@ -1,0 +1,74 @@
+"""Conditions are read, not run; predictions are sealed before and scored after."""
+
+import json
+
+import numpy as np
+import pytest
+from synthetic import chinchilla_loss, synthetic
+
+from lm.errors import UserError
+from lm.scaling import fit, make_points, score_prediction, write_prediction
+from lm.scaling.predictions import matching
+
+
+def test_conditions_select_rows():
+    points = synthetic()
+    assert matching(points, "flops > 1e19").tolist() == (points.flops > 1e19).tolist()
+    both = matching(points, "params >= 1e8 and tokens<1e10")
+    assert both.tolist() == ((points.params >= 1e8) & (points.tokens < 1e10)).tolist()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["flops", "flops > ", "flops > big", "__import__('os').getcwd() > 1", "flops > 1e18 or loss < 2", "> 3"],
+)
+def test_anything_but_conditions_is_refused(expression):
+    with pytest.raises(UserError):
+        matching(synthetic(), expression)
+
+
+def test_a_misspelt_column_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean tokens"):
+        matching(synthetic(), "token > 3")
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    law = fit(synthetic(0.002), bootstraps=100)
+    path = write_prediction(
+        law, tmp_path / "p.json", [{"params": 3e9, "tokens": 6e10}, {"params": 1e9, "tokens": 1e12}]
+    )
+    return law, path
+
+
+def test_a_sealed_prediction_is_scored_when_the_run_exists(sealed):
+    law, path = sealed
+    loss = chinchilla_loss(3e9, 6e10)
+    rows = score_prediction(path, make_points([3.001e9], [6.01e10], [loss]))
+    assert rows[0]["actual"] == loss and rows[0]["inside"]
+    assert rows[0]["error"] == pytest.approx(float(law.predict(3e9, 6e10)) / loss - 1)
+    assert "actual" not in rows[1]
+    assert json.loads(path.read_text())["points_sha256"] == law.data.sha256()
+
+
+def test_a_changed_prediction_is_refused_and_none_is_overwritten(sealed):
+    law, path = sealed
+    with pytest.raises(UserError, match="not written twice"):
+        write_prediction(law, path, [{"params": 1e9, "tokens": 1e10}])
+    body = json.loads(path.read_text())
+    body["predictions"][0]["predicted"] += 1e-6
+    path.write_text(json.dumps(body))
+    with pytest.raises(UserError, match="SHA-256"):
+        score_prediction(path, synthetic())
+
+
+def test_a_prediction_of_nothing_there_is_refused(sealed):
+    with pytest.raises(UserError, match="nothing that these points have"):
+        score_prediction(sealed[1], synthetic())
+
+
+def test_intervals_widen_with_distance_and_with_scatter():
+    law = fit(synthetic(0.005, seed=1), bootstraps=200)
+    widths = [np.ptp(law.predict_interval(n, 20 * n, scatter=False)) for n in (1e9, 1e11, 1e13)]
+    assert widths[0] < widths[1] < widths[2]
+    assert np.ptp(law.predict_interval(1e9, 2e10)) > 2 * widths[0]
