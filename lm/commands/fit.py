@@ -97,7 +97,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _fit(o: Options, points):
-    from lm.scaling.fit import fit
+    from lm.scaling.fitting import fit
     from lm.scaling.isoflop import fit_frontier
     from lm.scaling.predictions import matching
 

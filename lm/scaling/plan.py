@@ -339,7 +339,7 @@ def fitted(path) -> dict:
 
     noise: the residuals' standard deviation in ln L. Raises UserError where the points do not determine a law.
     """
-    from lm.scaling.fit import fit
+    from lm.scaling.fitting import fit
     from lm.scaling.points import read_points
 
     points = read_points(path)

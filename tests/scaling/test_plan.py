@@ -259,7 +259,6 @@ def test_a_pilot_gives_its_noise():
 
 def test_a_plan_starts_from_a_pilot(tmp_path):
     """Points of a known law give it back, with the noise they were made with, and the plan says where it is from."""
-    pytest.importorskip("lm.scaling.fit")
     path, rng = tmp_path / "points.csv", np.random.default_rng(3)
     loss = LAW.loss(N, D) * np.exp(0.001 * rng.normal(size=len(N)))
     rows = [f"{n},{d},{6 * n * d},{value}" for n, d, value in zip(N, D, loss, strict=True)]
