@@ -112,7 +112,7 @@ def _refuse_collinear(form: Form, points: Points, condition: float, law: str) ->
     if condition < COLLINEAR and not collinear:
         return
     raise Unidentifiable(
-        f"these points do not determine {law}: condition number {condition:.3g}, refused from {COLLINEAR:.0e} (good "
+        f"these points do not determine {law}: condition number {condition:.3g} (good "
         f"designs have some hundreds): {why}; vary N and D independently (`lm plan`), fix a parameter, or fit "
         "L(C) alone with --law power"
     )
