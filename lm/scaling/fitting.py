@@ -14,6 +14,8 @@ from lm.scaling.problem import Problem, make_problem, named, solve
 
 COLLINEAR = 2e4
 """Condition number from which parameters are refused: good designs have some hundreds, constant D/N 1e5 and more."""
+PARALLEL = 0.9999
+"""Correlation of ln N and ln D from which they count as one."""
 DRAWS = 1000
 """Draws from the asymptotic normal where no bootstraps were asked for."""
 
@@ -92,21 +94,25 @@ def _held(form: Form, points: Points, fixed: dict[str, float]) -> dict[str, floa
 
 
 def _refuse_collinear(form: Form, points: Points, condition: float, law: str) -> None:
-    if condition < COLLINEAR:
-        return
-    why = "the points do not vary enough in " + " and ".join(form.inputs)
+    why, collinear = "the points do not vary enough in " + " and ".join(form.inputs), False
     if {"params", "tokens"} <= set(form.inputs):
         n, d = np.log(points.params), np.log(points.tokens)
-        ratio = np.exp(d - n)
+        ratio, shared = np.exp(d - n), min(abs(float(np.corrcoef(n, d)[0, 1])), 1 - 1e-12)
+        # Of the design alone: where the optimum itself is degenerate, the Jacobian's number can look harmless.
+        design = np.sqrt((1 + shared) / (1 - shared))
+        collinear = shared > PARALLEL or ratio.max() / ratio.min() < 1.1
+        condition = max(condition, design)
+        if shared > PARALLEL:
+            why = f"ln N and ln D are correlated at {shared:.6f}, so N and D cannot be told apart"
         if ratio.max() / ratio.min() < 1.1:
             why = (
                 f"every point has about {ratio.mean():.3g} tokens per parameter, so what N and D contribute cannot "
                 "be told apart"
             )
-        elif abs(np.corrcoef(n, d)[0, 1]) > 0.99:
-            why = f"ln N and ln D are correlated at {np.corrcoef(n, d)[0, 1]:.4f}, so N and D cannot be told apart"
+    if condition < COLLINEAR and not collinear:
+        return
     raise Unidentifiable(
-        f"these points do not determine {law}: condition number {condition:.3g}, refused from {COLLINEAR:.0e} (good "
+        f"these points do not determine {law}: condition number {condition:.3g} (good "
         f"designs have some hundreds): {why}; vary N and D independently (`lm plan`), fix a parameter, or fit "
         "L(C) alone with --law power"
     )

@@ -101,7 +101,7 @@ def covariance(problem: Problem, theta_P: np.ndarray, s: Spread, *, robust: bool
     r_n = residuals_at(problem, theta_P)
     if np.isinf(problem.delta):
         leverage_n = np.einsum("np,pq,nq->n", J_nP, bread_PP, J_nP)
-        score2_n = np.maximum(r_n**2, 1e-30) / np.maximum(1 - leverage_n, 1e-3)
+        score2_n = np.maximum(r_n**2, 1e-30) / np.maximum(1 - leverage_n, 1e-3) ** 2
     else:
         freedom = len(r_n) / max(len(r_n) - J_nP.shape[1], 1)
         score2_n = freedom * np.maximum(np.minimum(np.abs(r_n) / problem.delta, 1) ** 2, 1e-30)

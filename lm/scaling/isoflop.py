@@ -44,8 +44,10 @@ class Frontier(Law):
         p, tails = self.values(), [50 * (1 - self.level), 50 * (1 + self.level)]
         found = {}
         for name, scale, power in (("params", "N0", "a"), ("tokens", "D0", "b")):
-            drawn_RF = np.log(self.draws[scale])[:, None] + self.draws[power][:, None] * c
             found[name] = np.exp(np.log(p[scale]) + p[power] * c)
+            if not len(self.draws[power]):
+                continue
+            drawn_RF = np.log(self.draws[scale])[:, None] + self.draws[power][:, None] * c
             found[f"{name}_low"], found[f"{name}_high"] = np.exp(np.percentile(drawn_RF, tails, axis=0))
         return found
 

@@ -10,7 +10,7 @@ TRIALS = 200
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["huber", "squares"])
+@pytest.mark.parametrize("method", ["huber", "log-squares"])
 def test_ninety_percent_intervals_cover_85_to_95_percent(method):
     truth = HOFFMANN | {"a": HOFFMANN["beta"] / (HOFFMANN["alpha"] + HOFFMANN["beta"])}
     hits = dict.fromkeys(truth, 0)
