@@ -161,7 +161,7 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.set_yticks(*zip(*ticks, strict=True))
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
-        axes.set_xlim(0, 1.45 * furthest)
+        axes.set_xlim(0, 1.7 * furthest)  # room for the labels
         axes.set_xlabel("speed of lm over the peer's (median, quartiles)")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -39,7 +39,7 @@ def experiments(shape: str, runs: int) -> list[lm.Experiment]:
     """AdamW; a seed and a learning rate each."""
     sizes, batch = SHAPES[shape]
     one = lm.Experiment(
-        model=lm.ModelConfig.gpt2("124M", vocab=256, **sizes),
+        model=lm.ModelConfig.gpt2("124M", vocab=256, unroll=sizes["layers"], **sizes),
         train=lm.TrainConfig(batch=batch),
         optimizer=lm.OptimizerConfig(name="adamw"),
     )
@@ -110,7 +110,8 @@ def main() -> None:
         pack = Contestant(f"lm, {resolve('auto')}", Program(*experiments(FIRST, PEER_RUNS)).run)
         alone = repeated(f"lm, {APART}", Program(*experiments(FIRST, 1)).run, PEER_RUNS)
         theirs = [torch_runs(compiled=False), torch_runs(compiled=True)]
-        peers = measure([pack, alone, *theirs], PEER_RUNS, FIRST, *turns)
+        # Turns of several steps of all runs, since each is a dispatch.
+        peers = measure([pack, alone, *theirs], PEER_RUNS, FIRST, options.rounds, 6 * options.seconds)
     else:
         print("PyTorch is not installed: pip install 'lm[bench]'")
     measured: dict[str, dict[int, list[Timing]]] = {}
@@ -134,7 +135,8 @@ def draw(measured: dict[str, dict[int, list[Timing]]], peers: list[Timing], path
             draw_ways(panel, by_runs)
             panel.set_title(shape.replace(", T", ",\nT"), fontsize=11)
             panel.sharey(lines[0])
-        lines[0].set_ylim(bottom=0)
+        highest = max(t.ratio.high for by_runs in measured.values() for timings in by_runs.values() for t in timings)
+        lines[0].set_ylim(0, 1.08 * highest)
         lines[0].set_ylabel("speed over one after another\n(median, quartiles)")
         lines[0].legend(frameon=False)
         if peers:
