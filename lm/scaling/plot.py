@@ -11,11 +11,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.ticker import LogLocator, NullLocator
 
 from lm.errors import UserError, require
 from lm.figures import STYLE, save
 from lm.scaling.fitting import fit
-from lm.scaling.isoflop import VALLEYS, budgets, fit_frontier, valleys
+from lm.scaling.isoflop import VALLEYS, Optimum, budgets, fit_frontier, valley_of
 from lm.scaling.law import Law, cost_of
 from lm.scaling.laws import form_of
 from lm.scaling.points import KNOWN, Points
@@ -24,19 +25,22 @@ COLOURS = ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 0.88, 256)))
 """Without the yellow that white paper swallows."""
 QUANTITIES = {"flops": "training FLOPs C", "params": "parameters N", "tokens": "tokens D"}
 LOSS = "loss, nats per token"
+SAME_BUDGET = 0.2
+"""Range of ln C within which budgets count as equal."""
 PUBLISHED = {"Hoffmann et al.": 0.50, "Kaplan et al.": 0.73}
 """Exponents a of N* = G C^a that the switch of conventions explains (Pearce & Song 2024)."""
 
 
 def label(points: Points, quantity: str) -> str:
     """A quantity's name with the convention it was counted by."""
-    said = points.conventions.get(quantity, "").split(" (column")[0]
-    return QUANTITIES[quantity] + (f" ({said})" if said and said != "as given" else "")
+    said = _said(points, quantity)
+    return QUANTITIES[quantity] + ("" if said == "as given" else f" ({said})")
 
 
 def isoflop(points: Points, law: Law | None) -> plt.Figure:
     """Loss against N at each budget, with the law along it (or straight lines) and the bottoms of the valleys."""
     groups = _budgets(points)
+    require(len(groups) >= 2, f"no equal budgets: {len(groups)} with three or more sizes at about the same FLOPs")
     norm, cost = _norm(points.flops), cost_of(points)
     figure, axes = plt.subplots(layout="constrained")
     for group in groups:
@@ -48,8 +52,7 @@ def isoflop(points: Points, law: Law | None) -> plt.Figure:
             axes.plot(fine, law.predict(fine, c / (cost[0] * fine ** (1 + cost[1]))), color=colour, linewidth=1.4)
         else:
             axes.plot(n, points.loss[group], color=colour, linewidth=1.2)
-    valley = law.method if law is not None and law.method in VALLEYS else "akima"
-    found = valleys(points, valley)
+    found, valley = _valleys(points, law)
     if found:
         n, loss = (np.array([getattr(o, name) for o in found]) for name in ("params", "loss"))
         axes.plot(np.exp(n), loss, "*", color="black", markersize=11, zorder=3, label=f"lowest ({valley})")
@@ -75,7 +78,7 @@ def frontier(points: Points, law: Law | None) -> plt.Figure:
         axes.plot(flops, best[name], color="C0", label=f"{law.name}: exponent {e.value:.3f}" if e else law.name)
         _bottoms(axes, points, law, lambda o, name=name: getattr(o, name))
         _beyond(axes, points)
-        _finish(axes, label(points, "flops"), f"compute-optimal {label(points, name)}", logs="xy")
+        _finish(axes, label(points, "flops"), f"compute-optimal\n{label(points, name)}", logs="xy")
         axes.legend(loc="upper left")
     return figure
 
@@ -89,7 +92,7 @@ def losses(points: Points, law: Law | None) -> plt.Figure:
     require(form is not None and form.target == "loss", f"{law.name} does not predict losses; fit --law chinchilla")
     rest = 100 * (points.loss / law.predict(**{name: points.column(name) for name in form.inputs}) - 1)
     figure, panels = plt.subplots(
-        2, 3, figsize=(13, 6.4), layout="constrained", sharex="col", sharey="row", height_ratios=(2, 1)
+        2, 3, figsize=(13, 7.2), layout="constrained", sharex="col", sharey="row", height_ratios=(2, 1)
     )
     for (above, below), name in zip(panels.T, QUANTITIES, strict=True):
         by = {"flops": "params", "params": "tokens", "tokens": "params"}[name]
@@ -105,7 +108,7 @@ def losses(points: Points, law: Law | None) -> plt.Figure:
         _finish(below, label(points, name), "residual, %" if name == "flops" else "", logs="x")
         if above.get_legend_handles_labels()[1]:
             above.legend(loc="upper right", fontsize=11)
-        _colourbar(figure, above, norm, label(points, by))
+        _colourbar(figure, above, norm, f"colour: {label(points, by)}", side="top")
     _window(panels[0, 0], points.loss)
     return figure
 
@@ -120,13 +123,14 @@ def isoloss(points: Points, law: Law | None) -> plt.Figure:
     # Evenly spaced in the logarithm of what can still be gained, as the contours then are on the page.
     gained = np.geomspace(max(high - law.values().get("E", 0.0), 1e-3), max(low - law.values().get("E", 0.0), 1e-3), 12)
     lines = axes.contour(n, d, loss_DN, levels=np.sort(gained + law.values().get("E", 0.0)), cmap=COLOURS.reversed())
-    axes.clabel(lines, fmt="%.2f", fontsize=10)
+    for text in axes.clabel(lines, fmt="%.2f", fontsize=11, inline=False, colors="black"):
+        text.set_bbox(dict(facecolor="white", edgecolor="none", pad=0.5, alpha=0.85))
     axes.plot(points.params, points.tokens, "o", color="0.35", markersize=3.5, alpha=0.7, label="trained models")
     best = law.optimum(_reach(points.flops, beyond=100))
     axes.plot(best["params"], best["tokens"], color="C3", linewidth=2, label="compute-optimal")
     _finish(axes, label(points, "params"), label(points, "tokens"), logs="xy")
     axes.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]), title=f"{law.name}: {LOSS}")
-    axes.legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none")
+    axes.legend(loc="lower right", frameon=True, framealpha=0.95, edgecolor="none")
     return figure
 
 
@@ -142,6 +146,9 @@ def ratio(points: Points, law: Law | None) -> plt.Figure:
     axes.axhline(20, color="0.4", linestyle=":", label="20 tokens per parameter")
     _beyond(axes, points)
     _finish(axes, label(points, "flops"), f"tokens per parameter D/N\n(N: {_said(points, 'params')})", logs="xy")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.legend()
     return figure
 
@@ -158,7 +165,9 @@ def exponents(points: Points, law: Law | None, *, bootstraps: int = 100) -> plt.
         try:
             fitted = METHODS[method](counted[how], level, bootstraps)
         except UserError:  # these points do not determine it: said in its row
-            axes.text(0.02, row, "not determined", color="0.5", fontsize=10, va="center", transform=_row(axes))
+            axes.text(
+                0.02, row, "not determined", color="0.5", fontsize=10, va="center", transform=axes.get_yaxis_transform()
+            )
             continue
         e, drawn = (fitted.derived if "a" in fitted.derived else fitted.parameters)["a"], drawn + 1
         if e.low is not None:
@@ -295,21 +304,31 @@ def _curves(points: Points, law: Law, name: str, by: str):
 
 
 def _budgets(points: Points) -> list[np.ndarray]:
-    """Budgets with at least three sizes; at least two of them."""
-    groups = [group for group in budgets(points) if len(np.unique(points.params[group])) >= 3]
-    require(len(groups) >= 2, f"no equal budgets: {len(groups)} with three or more sizes within 10% of the same FLOPs")
-    return groups
+    """Equal budgets with at least three sizes. Budgets that lie close together chain into one that is none."""
+    spread = lambda group: np.ptp(np.log(points.flops[group]))  # noqa: E731
+    return [
+        group for group in budgets(points) if len(np.unique(points.params[group])) >= 3 and spread(group) <= SAME_BUDGET
+    ]
+
+
+def _valleys(points: Points, law: Law | None) -> tuple[list[Optimum], str]:
+    """The bottoms of the equal budgets' valleys, and how they were found: as the law says, or by Akima."""
+    valley = law.method if law is not None and law.method in VALLEYS else "akima"
+    found = [valley_of(points, group, valley) for group in _budgets(points)]
+    return [optimum for optimum in found if optimum is not None], valley
 
 
 def _bottoms(axes, points: Points, law: Law, value: Callable) -> None:
-    valley = law.method if law.method in VALLEYS else "akima"
-    found = valleys(points, valley)
+    found, valley = _valleys(points, law)
     if found:
         at, bottoms = np.exp([o.flops for o in found]), np.exp([value(o) for o in found])
         axes.plot(at, bottoms, "*", color="black", markersize=9, label=f"valleys ({valley})")
 
 
 def _said(points: Points, quantity: str) -> str:
+    """How a quantity was counted. FLOPs that are 6ND are called so, whatever the column was."""
+    if quantity == "flops" and np.allclose(points.flops, 6 * points.params * points.tokens, rtol=1e-3):
+        return "6ND"
     return points.conventions.get(quantity, "as given").split(" (column")[0]
 
 
@@ -325,17 +344,13 @@ def _beyond(axes, points: Points) -> None:
     axes.axvspan(points.flops.max(), axes.get_xlim()[1], color="0.5", alpha=0.08, linewidth=0, label="extrapolated")
 
 
-def _row(axes):
-    return axes.get_yaxis_transform()
-
-
 def _norm(values: np.ndarray) -> LogNorm:
     low, high = float(values.min()), float(values.max())
     return LogNorm(low, high if high > low else 1.01 * low)
 
 
-def _colourbar(figure, axes, norm: LogNorm, said: str) -> None:
-    figure.colorbar(plt.cm.ScalarMappable(norm, COLOURS), ax=axes, label=said)
+def _colourbar(figure, axes, norm: LogNorm, said: str, side: str = "right") -> None:
+    figure.colorbar(plt.cm.ScalarMappable(norm, COLOURS), ax=axes, label=said, location=side)
 
 
 def _window(axes, loss: np.ndarray) -> None:
