@@ -156,7 +156,7 @@ def test_the_command_writes_both_formats_and_says_what_it_left_out(points, workp
         (("--figures", "isoflops"), "did you mean isoflop"),
         (("--loss-column", "lost"), "no column 'lost'"),
         (("--where", "flops > 1e99"), "no row of"),
-        (("--where", "flops < 2e17", "--figures", "frontier"), "chinchilla was not fitted"),
+        (("--where", "flops < 2e17 and params < 1e7", "--figures", "frontier"), "chinchilla was not fitted"),
     ],
 )
 def test_mistakes_are_one_line(points, workplace, capsys, arguments, message):
