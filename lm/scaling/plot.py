@@ -25,6 +25,8 @@ COLOURS = ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 0.88, 256)))
 """Without the yellow that white paper swallows."""
 QUANTITIES = {"flops": "training FLOPs C", "params": "parameters N", "tokens": "tokens D"}
 LOSS = "loss, nats per token"
+ABOVE = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+"""A legend that hides no curve."""
 SAME_BUDGET = 0.2
 """Range of ln C within which budgets count as equal."""
 PUBLISHED = {"Hoffmann et al.": 0.50, "Kaplan et al.": 0.73}
@@ -61,7 +63,7 @@ def isoflop(points: Points, law: Law | None) -> plt.Figure:
     _colourbar(figure, axes, norm, label(points, "flops"))
     if _shares(law):
         axes.plot([], [], color="0.4", label=f"{law.name} fit")
-    axes.legend(loc="upper right")
+    axes.legend(**ABOVE)
     return figure
 
 
@@ -79,7 +81,8 @@ def frontier(points: Points, law: Law | None) -> plt.Figure:
         _bottoms(axes, points, law, lambda o, name=name: getattr(o, name))
         _beyond(axes, points)
         _finish(axes, label(points, "flops"), f"compute-optimal\n{label(points, name)}", logs="xy")
-        axes.legend(loc="upper left")
+        _near(axes, best[name])
+        axes.legend()
     return figure
 
 
@@ -129,8 +132,8 @@ def isoloss(points: Points, law: Law | None) -> plt.Figure:
     best = law.optimum(_reach(points.flops, beyond=100))
     axes.plot(best["params"], best["tokens"], color="C3", linewidth=2, label="compute-optimal")
     _finish(axes, label(points, "params"), label(points, "tokens"), logs="xy")
-    axes.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]), title=f"{law.name}: {LOSS}")
-    axes.legend(loc="lower right", frameon=True, framealpha=0.95, edgecolor="none")
+    axes.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
+    axes.legend(title=f"contours: {LOSS}, by {law.name}", **ABOVE)
     return figure
 
 
@@ -146,7 +149,8 @@ def ratio(points: Points, law: Law | None) -> plt.Figure:
     axes.axhline(20, color="0.4", linestyle=":", label="20 tokens per parameter")
     _beyond(axes, points)
     _finish(axes, label(points, "flops"), f"tokens per parameter D/N\n(N: {_said(points, 'params')})", logs="xy")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    _near(axes, best["tokens"] / best["params"])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
     axes.legend()
@@ -358,6 +362,12 @@ def _window(axes, loss: np.ndarray) -> None:
     low, high = loss.min(), np.percentile(loss, 98)
     if low < high:
         axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
+
+
+def _near(axes, curve: np.ndarray, factor: float = 30.0) -> None:
+    """No further from the curve than a factor: a band that the points do not bound would hide the rest."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, curve.min() / factor), min(high, curve.max() * factor))
 
 
 def _finish(axes, x: str, y: str, logs: str = "") -> None:
