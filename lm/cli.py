@@ -13,7 +13,7 @@ USAGE = """lm: a laboratory for small language models
   lm eval    RUN [--text FILE]               loss, perplexity, bits per byte
   lm runs                                    a table of the runs
   lm plan    CONFIG --minutes 15 | --flops 1e13   the design of a scaling sweep, with predicted standard errors
-  lm plot    RUN... [--out FILE]             loss curves
+  lm plot    RUN... | POINTS.csv [--out ...] loss curves; scaling figures of a table
   lm bench   train CONFIG | decode RUN       speed, what limits it, and peers where installed
   lm data    list | prepare                  corpora and token files
   lm tokenizer train | show                  encodings

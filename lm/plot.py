@@ -3,23 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lm.errors import UserError, require
+from lm.errors import UserError
+from lm.figures import STYLE, check_format, save
 from lm.run import Run
 
-UNDATED = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-"""Formats, and what keeps the time out of each: the same figure is the same file."""
 LABELS = {"step": "optimizer step", "tokens": "tokens trained on", "seconds": "seconds of training"}
-STYLE = {
-    "figure.figsize": (7.2, 4.4), "figure.dpi": 160, "font.size": 12, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
-    "svg.hashsalt": "lm",
-}  # fmt: skip
 
 
 def loss_curves(runs: Sequence[Run], out: Path, *, x: str = "step", bits_per_byte: bool = False) -> Path:
@@ -27,7 +18,7 @@ def loss_curves(runs: Sequence[Run], out: Path, *, x: str = "step", bits_per_byt
 
     Nats per token; bits_per_byte shows validation alone, in the unit that compares tokenizers.
     """
-    require(out.suffix in UNDATED, f"--out {out}: write a {', '.join(UNDATED)}")
+    check_format(out)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(layout="constrained")
         drawn = np.concatenate([_draw(axes, run, x, bits_per_byte, colour=f"C{i}") for i, run in enumerate(runs)])
@@ -40,13 +31,7 @@ def loss_curves(runs: Sequence[Run], out: Path, *, x: str = "step", bits_per_byt
         low, high = drawn.min(), np.percentile(drawn, 98)
         if low < high:
             axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(out, metadata=UNDATED[out.suffix])
-        except OSError as error:
-            raise UserError(f"cannot write {out}: {error.strerror}") from error
-        finally:
-            plt.close(figure)
+        save(figure, out)
     return out
 
 

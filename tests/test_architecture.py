@@ -17,10 +17,11 @@ MAY_KNOW = {
     "model": {"config", "errors"},
     "data": {"config", "errors", "tokenizer"},
     "checkpoints": {"errors"},
+    "figures": {"errors"},
     "hardware": set(),
     "run": {"checkpoints", "config", "errors", "model", "settings", "tokenizer"},
     "sample": {"config", "errors", "model"},
-    "scaling": {"config", "errors", "model", "settings"},
+    "scaling": {"config", "errors", "figures", "model", "settings"},
     "bench": {
         "config",
         "errors",

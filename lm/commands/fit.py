@@ -8,7 +8,11 @@ import tyro
 
 from lm.arguments import parse
 from lm.commands.common import Json, prepare_jax, print_json
+from lm.commands.table import Table
 from lm.errors import UserError, require
+
+APPROACHES = {"approach1": "frontier", "approach2": "isoflop", "approach3": "chinchilla"}
+"""Names that Hoffmann et al. 2022 made known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,25 +40,7 @@ class Options:
     level: float = 0.9
     """Coverage of the intervals."""
     seed: int = 42
-    params_column: str | None = None
-    """Columns by name where they are not found by themselves."""
-    tokens_column: str | None = None
-    flops_column: str | None = None
-    loss_column: str | None = None
-    sd_column: str | None = None
-    """Standard deviation of the loss from seed to seed: points are weighted by it."""
-    run_column: str | None = None
-    """The trunk a point was branched from, for --cluster run."""
-    seed_noise: float | None = None
-    """The same standard deviation for every point, in nats."""
-    convention: tuple[Literal["total", "nonembedding", "exact", "6nd"], ...] = ()
-    """How parameters (total, nonembedding) and FLOPs (exact, 6nd) are counted, where the table has several."""
-    tokens_from: Literal["6nd"] | None = None
-    """Derive tokens from FLOPs: D = C / (6 N)."""
-    drop_largest_losses: int = 0
-    """Set aside this many points of the largest loss; what that changed is reported."""
-    where: str | None = None
-    """Use only these rows: a column, a comparison and a number, joined by `and`: "tokens > 1e9 and params < 1e10"."""
+    table: Table = dataclasses.field(default_factory=Table)
     hold_out: str | None = None
     """Predict these rows instead of fitting them: "flops > 1e18"."""
     write_prediction: Path | None = None
@@ -69,18 +55,10 @@ class Options:
 def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm fit")
     prepare_jax()
-    from lm.scaling.points import read_points
-    from lm.scaling.predictions import matching, score_prediction, write_prediction
+    from lm.scaling.predictions import score_prediction, write_prediction
     from lm.scaling.report import describe, describe_scores
 
-    points = read_points(
-        o.points, params_column=o.params_column, tokens_column=o.tokens_column, flops_column=o.flops_column,
-        loss_column=o.loss_column, sd_column=o.sd_column, run_column=o.run_column, tokens_from=o.tokens_from,
-        conventions=o.convention, drop_largest_losses=o.drop_largest_losses, seed_noise=o.seed_noise,
-        needs_loss=o.law not in ("learning_rate", "batch"),
-    )  # fmt: skip
-    if o.where is not None:
-        points = points.where(matching(points, o.where))
+    points = o.table.read(o.points, needs_loss=o.law not in ("learning_rate", "batch"))
     if o.score is not None:
         rows = score_prediction(o.score, points)
         print_json({"scores": rows}) if o.json else print(describe_scores(rows), end="")
@@ -101,7 +79,7 @@ def _fit(o: Options, points):
     from lm.scaling.isoflop import fit_frontier
     from lm.scaling.predictions import matching
 
-    name = {"approach1": "frontier", "approach2": "isoflop", "approach3": "chinchilla"}.get(o.law, o.law)
+    name = APPROACHES.get(o.law, o.law)
     common = dict(bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed)
     if name in ("isoflop", "frontier"):
         require(o.hold_out is None, f"--hold-out: {name} fits the optimum and predicts no losses; use --law chinchilla")

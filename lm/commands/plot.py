@@ -1,4 +1,4 @@
-"""lm plot RUN...: loss curves."""
+"""lm plot RUN...: loss curves; lm plot POINTS.csv: scaling figures."""
 
 import dataclasses
 from pathlib import Path
@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 import tyro
 
 from lm.arguments import parse
-from lm.commands.common import Json, print_json
-from lm.errors import require
+from lm.commands.common import Json, prepare_jax, print_json
+from lm.commands.fit import APPROACHES
+from lm.commands.table import Table
+from lm.errors import UserError, nearest, require
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Loss curves of one or several runs."""
+    """Loss curves of one or several runs. `lm plot POINTS.csv --help`: scaling figures of a table of runs."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Directories, or names under runs/."""
@@ -26,8 +28,43 @@ class Options:
     json: Json = False
 
 
+@dataclasses.dataclass(frozen=True)
+class ScalingOptions:
+    """Scaling figures of a table of trained models, each as PNG and SVG; what the table cannot carry is said."""
+
+    points: Annotated[Path, tyro.conf.Positional]
+    """A CSV file, one row a trained model: parameters, tokens, training FLOPs and loss (nats per token)."""
+    out: Path = Path("scaling")
+    """Folder to write to."""
+    law: str = "chinchilla"
+    """What is fitted and drawn, as in `lm fit`: chinchilla, overtraining, kaplan_nd, power, isoflop, frontier ..."""
+    method: Literal["huber", "l1", "squares", "log-squares"] = "huber"
+    """What is minimised, as in `lm fit`."""
+    figures: tuple[str, ...] = ()
+    """Only these: isoflop, frontier, losses, isoloss, ratio, exponents, learning_rates."""
+    bootstraps: int = 200
+    """Refits for bands; 0 takes asymptotic ones."""
+    level: float = 0.9
+    """Coverage of the bands."""
+    seed: int = 42
+    table: Table = dataclasses.field(default_factory=Table)
+    json: Json = False
+
+
 def run(arguments: list[str]) -> None:
-    o = parse(Options, arguments, "lm plot")
+    if _names_a_table(arguments):
+        _scaling(parse(ScalingOptions, arguments, "lm plot"))
+    else:
+        _runs(parse(Options, arguments, "lm plot"))
+
+
+def _names_a_table(arguments: list[str]) -> bool:
+    """Whether a .csv is to be drawn (not written to)."""
+    before = ["", *arguments]
+    return any(a.lower().endswith(".csv") and b != "--out" for b, a in zip(before, arguments, strict=False))
+
+
+def _runs(o: Options) -> None:
     require(bool(o.runs), "which runs? `lm runs` lists them")
     from lm.plot import loss_curves
     from lm.run import Run
@@ -38,3 +75,45 @@ def run(arguments: list[str]) -> None:
         print_json({"figure": str(o.out), "runs": [run.name for run in runs]})
     else:
         print(o.out)
+
+
+def _scaling(o: ScalingOptions) -> None:
+    prepare_jax()
+    from lm.scaling.plot import FIGURES, draw
+
+    for name in o.figures:
+        require(name in FIGURES, f"--figures {name}: no such figure{nearest(name, FIGURES)} ({', '.join(FIGURES)})")
+    points = o.table.read(o.points)
+    law, why = _law(o, points)
+    written, skipped = draw(points, law, o.out, only=o.figures)
+    skipped = {name: why if law is None and reason == "there is no fitted law" else reason
+               for name, reason in skipped.items()}  # fmt: skip
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+    require(bool(written), f"{o.points} carries none of the figures: {reasons}")
+    if o.json:
+        print_json({"law": o.law, "figures": [str(path) for path in written], "skipped": skipped})
+        return
+    for path in written:
+        print(path)
+    for name, reason in skipped.items():
+        print(f"no {name}: {reason}")
+
+
+def _law(o: ScalingOptions, points):
+    """The fitted law, or None and why the points do not allow it: figures that need none are drawn all the same."""
+    from lm.scaling.fitting import fit
+    from lm.scaling.isoflop import fit_frontier
+    from lm.scaling.laws import form_of
+
+    require(0 < o.level < 1, f"--level {o.level:g}: between 0 and 1, such as 0.9")
+    name = APPROACHES.get(o.law, o.law)
+    common = dict(bootstraps=o.bootstraps, level=o.level, seed=o.seed)
+    if name not in ("isoflop", "frontier"):
+        form = form_of(name)
+        require(form.target == "loss", f"--law {o.law} predicts {form.target}, which no scaling figure shows")
+    try:
+        if name in ("isoflop", "frontier"):
+            return fit_frontier(points, name, **common), ""
+        return fit(points, name, method=o.method, **common), ""
+    except UserError as reason:
+        return None, f"{o.law} was not fitted: {reason}"

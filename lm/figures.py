@@ -1,0 +1,34 @@
+"""How every figure looks, and how it is written: the same figure is the same file."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from lm.errors import UserError, require
+
+UNDATED = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+"""Formats, and what keeps the time out of each."""
+STYLE = {
+    "figure.figsize": (7.2, 4.4), "figure.dpi": 160, "font.size": 12, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
+    "svg.hashsalt": "lm",
+}  # fmt: skip
+
+
+def check_format(out: Path) -> None:
+    require(out.suffix in UNDATED, f"--out {out}: write a {', '.join(UNDATED)}")
+
+
+def save(figure: plt.Figure, *paths: Path) -> None:
+    """Write a figure to each path, in the format of its suffix, and close it. UserError where it cannot be written."""
+    try:
+        for out in paths:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(out, metadata=UNDATED[out.suffix])
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        plt.close(figure)

@@ -1,0 +1,378 @@
+"""Figures of a table of trained models and of the law fitted to it.
+
+Each figure is a function (points, law) -> Figure that raises UserError, with the reason, where the table or the law
+cannot carry it; law is None where none could be fitted. Labels name the convention that points were counted by.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.ticker import LogLocator, NullLocator
+
+from lm.errors import UserError, require
+from lm.figures import STYLE, save
+from lm.scaling.fitting import fit
+from lm.scaling.isoflop import VALLEYS, Optimum, budgets, fit_frontier, valley_of
+from lm.scaling.law import Law, cost_of
+from lm.scaling.laws import form_of
+from lm.scaling.points import KNOWN, Points
+
+COLOURS = ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 0.88, 256)))
+"""Without the yellow that white paper swallows."""
+QUANTITIES = {"flops": "training FLOPs C", "params": "parameters N", "tokens": "tokens D"}
+LOSS = "loss, nats per token"
+ABOVE = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+"""A legend that hides no curve."""
+SAME_BUDGET = 0.2
+"""Range of ln C within which budgets count as equal."""
+PUBLISHED = {"Hoffmann et al.": 0.50, "Kaplan et al.": 0.73}
+"""Exponents a of N* = G C^a that the switch of conventions explains (Pearce & Song 2024)."""
+
+
+def label(points: Points, quantity: str) -> str:
+    """A quantity's name with the convention it was counted by."""
+    said = _said(points, quantity)
+    return QUANTITIES[quantity] + ("" if said == "as given" else f" ({said})")
+
+
+def isoflop(points: Points, law: Law | None) -> plt.Figure:
+    """Loss against N at each budget, with the law along it (or straight lines) and the bottoms of the valleys."""
+    groups = _budgets(points)
+    require(len(groups) >= 2, f"no equal budgets: {len(groups)} with three or more sizes at about the same FLOPs")
+    norm, cost = _norm(points.flops), cost_of(points)
+    figure, axes = plt.subplots(layout="constrained")
+    for group in groups:
+        c = float(np.exp(np.log(points.flops[group]).mean()))
+        colour, n = COLOURS(norm(c)), points.params[group]
+        axes.plot(n, points.loss[group], "o", color=colour, markersize=4.5)
+        if _shares(law):
+            fine = np.geomspace(n.min() / 1.2, n.max() * 1.2, 80)
+            axes.plot(fine, law.predict(fine, c / (cost[0] * fine ** (1 + cost[1]))), color=colour, linewidth=1.4)
+        else:
+            axes.plot(n, points.loss[group], color=colour, linewidth=1.2)
+    found, valley = _valleys(points, law)
+    if found:
+        n, loss = (np.array([getattr(o, name) for o in found]) for name in ("params", "loss"))
+        axes.plot(np.exp(n), loss, "*", color="black", markersize=11, zorder=3, label=f"lowest ({valley})")
+    _finish(axes, label(points, "params"), LOSS, logs="x")
+    _window(axes, points.loss[np.concatenate(groups)])
+    _colourbar(figure, axes, norm, label(points, "flops"))
+    if _shares(law):
+        axes.plot([], [], color="0.4", label=f"{law.name} fit")
+    axes.legend(**ABOVE)
+    return figure
+
+
+def frontier(points: Points, law: Law | None) -> plt.Figure:
+    """N* and D* against C, with the law's band and the bottoms of the valleys."""
+    flops = _reach(points.flops, beyond=10)
+    best = _fitted(law).optimum(flops)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    powers = law.derived if "a" in law.derived else law.parameters
+    for axes, name, power in zip(panels, ("params", "tokens"), "ab", strict=True):
+        if f"{name}_low" in best:
+            _fill(axes, flops, best[f"{name}_low"], best[f"{name}_high"], law)
+        e = powers.get(power)
+        axes.plot(flops, best[name], color="C0", label=f"{law.name}: exponent {e.value:.3f}" if e else law.name)
+        _bottoms(axes, points, law, lambda o, name=name: getattr(o, name))
+        _beyond(axes, points)
+        _finish(axes, label(points, "flops"), f"compute-optimal\n{label(points, name)}", logs="xy")
+        _near(axes, best[name])
+        axes.legend()
+    return figure
+
+
+def losses(points: Points, law: Law | None) -> plt.Figure:
+    """Loss against C, N and D with the law, and below each what the law leaves over.
+
+    Curves: at the compute-optimal share against C, and against N or D at five values of the other.
+    """
+    form = form_of(_fitted(law).name) if law is None or law.name not in ("isoflop", "frontier") else None
+    require(form is not None and form.target == "loss", f"{law.name} does not predict losses; fit --law chinchilla")
+    rest = 100 * (points.loss / law.predict(**{name: points.column(name) for name in form.inputs}) - 1)
+    figure, panels = plt.subplots(
+        2, 3, figsize=(13, 7.2), layout="constrained", sharex="col", sharey="row", height_ratios=(2, 1)
+    )
+    for (above, below), name in zip(panels.T, QUANTITIES, strict=True):
+        by = {"flops": "params", "params": "tokens", "tokens": "params"}[name]
+        norm = _norm(points.column(by))
+        colour = COLOURS(norm(points.column(by)))
+        above.scatter(points.column(name), points.loss, c=colour, s=16)
+        for line, value, said in _curves(points, law, name, by):
+            x = _reach(points.column(name))
+            above.plot(x, line(x), color="black" if value is None else COLOURS(norm(value)), linewidth=1.3, label=said)
+        below.scatter(points.column(name), rest, c=colour, s=12)
+        below.axhline(0, color="black", linewidth=0.8)
+        _finish(above, "", LOSS if name == "flops" else "", logs="x")
+        _finish(below, label(points, name), "residual, %" if name == "flops" else "", logs="x")
+        if above.get_legend_handles_labels()[1]:
+            above.legend(loc="upper right", fontsize=11)
+        _colourbar(figure, above, norm, f"colour: {label(points, by)}", side="top")
+    _window(panels[0, 0], points.loss)
+    return figure
+
+
+def isoloss(points: Points, law: Law | None) -> plt.Figure:
+    """Contours of the law's loss over N and D, the points it was fitted to, and the compute-optimal frontier."""
+    require(_shares(_fitted(law)), f"{law.name} is no law of N and D alone; fit --law chinchilla")
+    n, d = _reach(points.params, beyond=3), _reach(points.tokens, beyond=3)
+    loss_DN = law.predict(n[None, :], d[:, None])
+    figure, axes = plt.subplots(figsize=(7.6, 5.2), layout="constrained")
+    low, high = loss_DN.min(), min(loss_DN.max(), 1.2 * points.loss.max())
+    # Evenly spaced in the logarithm of what can still be gained, as the contours then are on the page.
+    gained = np.geomspace(max(high - law.values().get("E", 0.0), 1e-3), max(low - law.values().get("E", 0.0), 1e-3), 12)
+    lines = axes.contour(n, d, loss_DN, levels=np.sort(gained + law.values().get("E", 0.0)), cmap=COLOURS.reversed())
+    for text in axes.clabel(lines, fmt="%.2f", fontsize=11, inline=False, colors="black"):
+        text.set_bbox(dict(facecolor="white", edgecolor="none", pad=0.5, alpha=0.85))
+    axes.plot(points.params, points.tokens, "o", color="0.35", markersize=3.5, alpha=0.7, label="trained models")
+    best = law.optimum(_reach(points.flops, beyond=100))
+    axes.plot(best["params"], best["tokens"], color="C3", linewidth=2, label="compute-optimal")
+    _finish(axes, label(points, "params"), label(points, "tokens"), logs="xy")
+    axes.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
+    axes.legend(title=f"contours: {LOSS}, by {law.name}", **ABOVE)
+    return figure
+
+
+def ratio(points: Points, law: Law | None) -> plt.Figure:
+    """Compute-optimal tokens per parameter against C, with its band."""
+    flops = _reach(points.flops, beyond=10)
+    best = _fitted(law).optimum(flops)
+    figure, axes = plt.subplots(layout="constrained")
+    if "params_low" in best:
+        _fill(axes, flops, best["tokens_low"] / best["params_high"], best["tokens_high"] / best["params_low"], law)
+    axes.plot(flops, best["tokens"] / best["params"], color="C0", label=law.name)
+    _bottoms(axes, points, law, lambda o: o.tokens - o.params)
+    axes.axhline(20, color="0.4", linestyle=":", label="20 tokens per parameter")
+    _beyond(axes, points)
+    _finish(axes, label(points, "flops"), f"tokens per parameter D/N\n(N: {_said(points, 'params')})", logs="xy")
+    _near(axes, best["tokens"] / best["params"])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.legend()
+    return figure
+
+
+def exponents(points: Points, law: Law | None, *, bootstraps: int = 100) -> plt.Figure:
+    """The exponent a of N* = G C^a by every method, under every way to count that the table has."""
+    counted = recounts(points)
+    level = 0.9 if law is None else law.level
+    rows = [(method, how) for method in METHODS for how in counted]
+    figure, axes = plt.subplots(figsize=(8.6, 1.6 + 0.36 * len(rows)), layout="constrained")
+    drawn = 0
+    for row, (method, how) in enumerate(rows):
+        colour = f"C{list(counted).index(how)}"
+        try:
+            fitted = METHODS[method](counted[how], level, bootstraps)
+        except UserError:  # these points do not determine it: said in its row
+            axes.text(
+                0.02, row, "not determined", color="0.5", fontsize=10, va="center", transform=axes.get_yaxis_transform()
+            )
+            continue
+        e, drawn = (fitted.derived if "a" in fitted.derived else fitted.parameters)["a"], drawn + 1
+        if e.low is not None:
+            axes.plot([e.low, e.high], [row, row], color=colour, linewidth=2.5, alpha=0.5)
+        axes.plot(e.value, row, "o", color=colour, markersize=6)
+    if not drawn:
+        plt.close(figure)
+        raise UserError("no method finds an exponent in this table: vary N and D at several budgets")
+    for name, a in PUBLISHED.items():
+        axes.axvline(a, color="0.4", linestyle=":", linewidth=1.2)
+        axes.text(a, -0.75, name, ha="center", fontsize=10, color="0.3")
+    names = [f"{method}\n{how}" if len(counted) > 1 else method for method, how in rows]
+    axes.set_yticks(range(len(rows)), [name.replace("\n", ", ") for name in names], fontsize=10.5)
+    axes.set_ylim(len(rows) - 0.4, -1.1)
+    one = "" if len(counted) > 1 else f"\ncounting {next(iter(counted))}"
+    _finish(axes, f"exponent a of compute-optimal N* ∝ C^a, {level:.0%} interval{one}", "")
+    return figure
+
+
+def learning_rates(points: Points, law: Law | None) -> plt.Figure:
+    """Loss against learning rate, a line a width (and a number of tokens, where there are several)."""
+    require("learning_rate" in points.columns, "no learning_rate column")
+    rate = points.column("learning_rate")
+    by = "width" if "width" in points.columns else "params"
+    tokens = np.round(np.log(points.tokens), 2)
+    keys = list(zip(points.column(by), tokens, strict=True))
+    groups = {key: [i for i, k in enumerate(keys) if k == key] for key in sorted(set(keys))}
+    groups = {key: rows for key, rows in groups.items() if len(np.unique(rate[rows])) > 1}
+    require(bool(groups), f"no {by} was trained at two learning rates on the same number of tokens")
+    several = {size for size, _ in groups if sum(other == size for other, _ in groups) > 1}
+    figure, axes = plt.subplots(layout="constrained")
+    for i, ((size, log_tokens), rows) in enumerate(groups.items()):
+        rates = np.unique(rate[rows])
+        mean = np.array([points.loss[[j for j in rows if rate[j] == r]].mean() for r in rates])
+        said = f"{by} {size:g}" + (f", {np.exp(log_tokens):.2g} tokens" if size in several else "")
+        colour = COLOURS(i / max(len(groups) - 1, 1))
+        axes.plot(rates, mean, "o-", color=colour, markersize=4.5, label=said)
+        axes.plot(rates[mean.argmin()], mean.min(), "*", color=colour, markersize=13, markeredgecolor="black")
+    _finish(axes, "peak learning rate", f"{LOSS}\n(mean over seeds)", logs="x")
+    _window(axes, points.loss[np.concatenate(list(groups.values()))])
+    axes.legend(title="★ lowest", fontsize=10)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Points, Law | None], plt.Figure]] = {
+    "isoflop": isoflop, "frontier": frontier, "losses": losses, "isoloss": isoloss, "ratio": ratio,
+    "exponents": exponents, "learning_rates": learning_rates,
+}  # fmt: skip
+
+
+def draw(
+    points: Points,
+    law: Law | None,
+    folder: Path,
+    *,
+    only: Sequence[str] = (),
+    formats: Sequence[str] = (".png", ".svg"),
+) -> tuple[list[Path], dict[str, str]]:  # fmt: skip
+    """Write every figure that the table can carry; what was written, and why each other was skipped."""
+    written, skipped = [], {}
+    for name in only or FIGURES:
+        with plt.rc_context(STYLE):
+            try:
+                figure = FIGURES[name](points, law)
+            except UserError as reason:
+                skipped[name] = str(reason)
+                continue
+            paths = [Path(folder) / f"{name}{suffix}" for suffix in formats]
+            save(figure, *paths)
+            written += paths
+    return written, skipped
+
+
+def recounts(points: Points) -> dict[str, Points]:
+    """The same models counted in every way that the table has columns for: total or not, exact FLOPs or 6ND."""
+    n, c = (
+        {said: points.columns[name] for said, names in KNOWN[of].items() for name in names if name in points.columns}
+        for of in ("params", "flops")
+    )
+    found = {}
+    for params_said, params in (n or {_said(points, "params"): points.params}).items():
+        six = 6 * params * points.tokens
+        counts = c or {_said(points, "flops"): points.flops}
+        if not any(np.allclose(flops, six, rtol=1e-3) for flops in counts.values()):
+            counts = counts | {"6ND": six}
+        for flops_said, flops in counts.items():
+            how = points.conventions | {"params": params_said, "flops": flops_said}
+            values = dict(params=np.asarray(params), flops=np.asarray(flops), conventions=how)
+            found[f"N {params_said}, C {flops_said}"] = dataclasses.replace(points, **values)
+    return found
+
+
+def _chinchilla(method: str):
+    return lambda points, level, bootstraps: fit(points, "chinchilla", method=method, level=level, bootstraps=0)
+
+
+def _frontier(law: str, valley: str = "akima"):
+    return lambda points, level, bootstraps: fit_frontier(
+        points, law, valley=valley, level=level, bootstraps=bootstraps
+    )
+
+
+METHODS = {
+    "law, Huber": _chinchilla("huber"), "law, absolute": _chinchilla("l1"), "law, squares": _chinchilla("squares"),
+    "isoFLOP, Akima": _frontier("isoflop"), "isoFLOP, parabola": _frontier("isoflop", "quadratic"),
+    "envelope": _frontier("frontier"),
+}  # fmt: skip
+"""Hoffmann et al.'s approaches 3 (the parametric law), 2 and 1."""
+
+
+def _fitted(law: Law | None) -> Law:
+    require(law is not None, "there is no fitted law")
+    return law
+
+
+def _shares(law: Law | None) -> bool:
+    """Whether a law predicts the loss from N and D alone."""
+    if law is None or law.name in ("isoflop", "frontier"):
+        return False
+    form = form_of(law.name)
+    return set(form.inputs) == {"params", "tokens"} and form.target == "loss"
+
+
+def _curves(points: Points, law: Law, name: str, by: str):
+    """(function of x, value of `by` or None, legend) of each curve of the loss against `name`."""
+    if form_of(law.name).inputs == (name,):
+        return [(lambda x: law.predict(**{name: x}), None, f"{law.name} fit")]
+    if not _shares(law):
+        return []
+    if name == "flops":
+        return [(lambda x: law.optimum(x)["loss"], None, "compute-optimal")]
+    values = np.geomspace(points.column(by).min(), points.column(by).max(), 5)
+    return [(lambda x, v=v: law.predict(**{name: x, by: np.full_like(x, v)}), v, None) for v in values]
+
+
+def _budgets(points: Points) -> list[np.ndarray]:
+    """Equal budgets with at least three sizes. Budgets that lie close together chain into one that is none."""
+    spread = lambda group: np.ptp(np.log(points.flops[group]))  # noqa: E731
+    return [
+        group for group in budgets(points) if len(np.unique(points.params[group])) >= 3 and spread(group) <= SAME_BUDGET
+    ]
+
+
+def _valleys(points: Points, law: Law | None) -> tuple[list[Optimum], str]:
+    """The bottoms of the equal budgets' valleys, and how they were found: as the law says, or by Akima."""
+    valley = law.method if law is not None and law.method in VALLEYS else "akima"
+    found = [valley_of(points, group, valley) for group in _budgets(points)]
+    return [optimum for optimum in found if optimum is not None], valley
+
+
+def _bottoms(axes, points: Points, law: Law, value: Callable) -> None:
+    found, valley = _valleys(points, law)
+    if found:
+        at, bottoms = np.exp([o.flops for o in found]), np.exp([value(o) for o in found])
+        axes.plot(at, bottoms, "*", color="black", markersize=9, label=f"valleys ({valley})")
+
+
+def _said(points: Points, quantity: str) -> str:
+    """How a quantity was counted. FLOPs that are 6ND are called so, whatever the column was."""
+    if quantity == "flops" and np.allclose(points.flops, 6 * points.params * points.tokens, rtol=1e-3):
+        return "6ND"
+    return points.conventions.get(quantity, "as given").split(" (column")[0]
+
+
+def _reach(values: np.ndarray, beyond: float = 1.0) -> np.ndarray:
+    return np.geomspace(values.min() / min(beyond, 1.5), values.max() * beyond, 100)
+
+
+def _fill(axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, law: Law) -> None:
+    axes.fill_between(x, low, high, color="C0", alpha=0.2, linewidth=0, label=f"{law.level:.0%} band")
+
+
+def _beyond(axes, points: Points) -> None:
+    axes.axvspan(points.flops.max(), axes.get_xlim()[1], color="0.5", alpha=0.08, linewidth=0, label="extrapolated")
+
+
+def _norm(values: np.ndarray) -> LogNorm:
+    low, high = float(values.min()), float(values.max())
+    return LogNorm(low, high if high > low else 1.01 * low)
+
+
+def _colourbar(figure, axes, norm: LogNorm, said: str, side: str = "right") -> None:
+    figure.colorbar(plt.cm.ScalarMappable(norm, COLOURS), ax=axes, label=said, location=side)
+
+
+def _window(axes, loss: np.ndarray) -> None:
+    """Of the losses but for the few that diverged."""
+    low, high = loss.min(), np.percentile(loss, 98)
+    if low < high:
+        axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
+
+
+def _near(axes, curve: np.ndarray, factor: float = 30.0) -> None:
+    """No further from the curve than a factor: a band that the points do not bound would hide the rest."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, curve.min() / factor), min(high, curve.max() * factor))
+
+
+def _finish(axes, x: str, y: str, logs: str = "") -> None:
+    axes.set(xlabel=x, ylabel=y)
+    if "x" in logs:
+        axes.set_xscale("log")
+    if "y" in logs:
+        axes.set_yscale("log")
