@@ -60,7 +60,8 @@ def train_pack(
     directory, same records, same numbers; on a CPU to the bit, but for how="vmap" (see lm.training.pack). The seconds
     of a run are its share of the pack's, so the runs' sum is the pack's. Those that lag behind are first brought level.
     A run that diverges stops, leaving what it would have left alone; the others go on to the end, then Diverged names
-    it. until: the step to save at and return, instead of the last. Otherwise as `train`: Ctrl-C and SIGTERM save every run and return early.
+    it. until: the step to save at and return, instead of the last. Otherwise as `train`: Ctrl-C and SIGTERM save every
+    run and return early.
     """
     settings.require_packable(experiments)
     resolve(how)
