@@ -59,18 +59,23 @@ class Board:
         for name in names:
             self.entries[name].status = "training"
 
-    def mark(self, name: str, status: str, step: int | None = None, loss: float = math.nan, why: str = "") -> None:
+    def mark(self, name: str, status: str, step: int, loss: float = math.nan) -> None:
         """A run has come to a status: waiting, done, diverged or failed."""
         entry = self.entries[name]
-        ended = status != entry.status and status != "waiting"
-        entry.status, entry.loss = status, loss
-        entry.step = entry.step if step is None else step
-        if ended:
-            ends = sum(entry.status in ("done", "diverged", "failed") for entry in self.entries.values())
-            told = f"loss {loss:.4f} nats/token" if status == "done" else why
-            eta = self.eta()
-            when = "" if eta is None or ends == len(self.entries) else f"  ETA {_clock(eta)}"
-            self.say(f"{ends}/{len(self.entries)}  {name}  {status}  {told}{when}")
+        entry.status, entry.step, entry.loss = status, step, loss
+
+    def ended(self) -> int:
+        return sum(entry.status not in ("waiting", "training") for entry in self.entries.values())
+
+    def tell_end(self, name: str, told: str) -> None:
+        """A line for a run that has ended."""
+        ended, eta = self.ended(), self.eta()
+        when = "" if eta is None or ended == len(self.entries) else f"  ETA {clock(eta)}"
+        self.tell(f"{ended}/{len(self.entries)}  {name}  {self.entries[name].status}  {told}{when}")
+
+    def tell(self, text: str) -> None:
+        """A line of text that stays."""
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def eta(self) -> float | None:
         """Seconds, at the speed so far."""
@@ -78,12 +83,11 @@ class Board:
         return (self.left - (self.made - self.made_before)) * seconds / self.made if self.made else None
 
     def table(self) -> Table:
-        ended = sum(entry.status not in ("waiting", "training") for entry in self.entries.values())
         eta = self.eta()
-        caption = f"{ended} of {len(self.entries)} runs  {self.preparing}"
+        caption = f"{self.ended()} of {len(self.entries)} runs  {self.preparing}"
         table = Table(
             box=None, pad_edge=False, header_style="bold", caption_justify="left",
-            caption=caption if eta is None else f"{caption}ETA {_clock(eta)}",
+            caption=caption if eta is None else f"{caption}ETA {clock(eta)}",
         )  # fmt: skip
         for title in ("run", "status", "step", "loss"):
             table.add_column(title, justify="left" if title in ("run", "status") else "right")
@@ -97,12 +101,12 @@ class Board:
     def _shown(self, rows: int) -> list[str]:
         """In the order of the sweep: those in training before all, then the last ended and the next."""
         names = list(self.entries)
-        by = {status: [name for name in names if self.entries[name].status == status] for status in ("training",)}
-        rest = rows - len(by["training"][:rows])
+        training = [name for name in names if self.entries[name].status == "training"][:rows]
         waiting = [name for name in names if self.entries[name].status == "waiting"]
         ended = [name for name in names if self.entries[name].status not in ("waiting", "training")]
-        last = ended[-max(rest - min(len(waiting), rest // 2), 0) :] if rest > 0 else []
-        chosen = {*by["training"][:rows], *last, *waiting[: rest - len(last)]}
+        rest = rows - len(training)
+        last = ended[::-1][: rest - min(len(waiting), rest // 2)]
+        chosen = {*training, *last, *waiting[: rest - len(last)]}
         return [name for name in names if name in chosen]
 
     # --- what a training tells: see lm.training.display ---
@@ -128,14 +132,13 @@ class Board:
         self.preparing = ""
 
     def evaluated(self, record: dict[str, Any], total: int) -> None:
-        """Shown when it ends."""
+        """Not shown; what counts is the loss at the end."""
 
     def say(self, text: str) -> None:
-        """A line of text that stays."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        """Not shown: of dozens of runs it is too much. The sweep itself tells what became of each."""
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

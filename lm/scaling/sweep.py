@@ -8,8 +8,8 @@ from scratch, bit for bit on a CPU, at the cost of its decay. Trunks of one shap
 import csv
 import dataclasses
 import io
-import itertools
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from lm import settings
 from lm.config import Experiment, Steps
 from lm.data.batches import Batches
 from lm.data.tokens import Prepared, prepare
-from lm.errors import Diverged, UserError, require
+from lm.errors import Diverged, UserError
 from lm.model.transformer import parameter_count
 from lm.run import Run, exists, refuse_differences
 from lm.scaling.board import Board
@@ -104,7 +104,7 @@ def packs(found: Sequence[Trunk], most: int = MOST_PACKED) -> list[list[Trunk]]:
     alike: dict[str, list[Trunk]] = {}
     for trunk in found:
         alike.setdefault(json.dumps([_program(job) for job in trunk]), []).append(trunk)
-    return [list(part) for group in alike.values() for part in itertools.batched(group, most)]
+    return [group[i : i + most] for group in alike.values() for i in range(0, len(group), most)]
 
 
 def _program(job: Job) -> list:
@@ -152,16 +152,13 @@ def sweep(
     going = Sweep(jobs, Path(folder), board, retry)
     stopped = False
     with board.watching({job.name: job.steps.total for job in jobs}):
-        for name, why in going.failed.items():
-            board.mark(name, "diverged", why=why)
-        for job in jobs:
-            going.note(job)
+        going.begin()
         try:
             for pack in packs(going.trunks, most):
                 going.train(pack)
         except Stopped:
             stopped = True
-            board.say("stopped and saved; the same command goes on from there")
+            board.tell("stopped and saved; the same command goes on from there")
     return going.result(stopped)
 
 
@@ -177,11 +174,23 @@ class Sweep:
                 refuse_differences(self.run(job), job.experiment, job.hashes, job.steps.total)
         folder.mkdir(parents=True, exist_ok=True)
         self.failures = folder / "failed.json"
-        known = json.loads(self.failures.read_text()) if self.failures.is_file() and not retry else {}
+        if retry:
+            self.failures.unlink(missing_ok=True)
+        known = json.loads(self.failures.read_text()) if self.failures.is_file() else {}
         self.failed: dict[str, str] = {job.name: known[job.name] for job in jobs if job.name in known}
         """Diverged, now or earlier: it would again."""
         self.unable: dict[str, str] = {}
         """Failed otherwise, such as for want of memory: the next time may be better."""
+
+    def begin(self) -> None:
+        """Show what is there already."""
+        for job in self.jobs:
+            if job.name in self.failed:
+                self.board.mark(job.name, "diverged", self.reached(job))
+            else:
+                self.note(job)
+        if done := self.board.ended():
+            self.board.tell(f"{done} of {len(self.jobs)} runs have ended already")
 
     def train(self, pack: Sequence[Trunk]) -> None:
         """Trunks side by side; at each place where runs branch off, those first."""
@@ -222,9 +231,12 @@ class Sweep:
             why = " ".join(str(error).split())[:500]
             for job in wanted:
                 self.unable[job.name] = why
-                self.board.mark(job.name, "failed", why=why)
+                self._mark_ended(job, "failed", why)
         for job in wanted:
-            self.note(job)
+            if record := self.finished(job):
+                self._mark_ended(job, "done", f"loss {record['val_loss']:.4f} nats/token", record["val_loss"])
+            else:
+                self.note(job)
         self.write_points()
         lost = self.failed | self.unable
         if any(self.reached(job) < (until or job.steps.total) for job in wanted if job.name not in lost):
@@ -233,7 +245,11 @@ class Sweep:
     def _lost(self, job: Job, why: str) -> None:
         self.failed[job.name] = why
         replace_file(self.failures, json.dumps(self.failed, indent=1) + "\n")
-        self.board.mark(job.name, "diverged", why=why)
+        self._mark_ended(job, "diverged", why)
+
+    def _mark_ended(self, job: Job, status: str, told: str, loss: float = math.nan) -> None:
+        self.board.mark(job.name, status, self.reached(job), loss)
+        self.board.tell_end(job.name, told)
 
     def run(self, job: Job) -> Run:
         return Run(self.folder / job.name)
