@@ -7,7 +7,8 @@ import lm
 
 HOUSE = Path(lm.__file__).parent
 
-# Each room (or one file of it) may import itself and these; whatever is not listed may import anything below the command.
+# Each room, or one file of it, may import its room and these; whatever is not listed may import anything below the
+# command.
 MAY_KNOW = {
     "errors": set(),
     "typed": {"errors"},

@@ -21,7 +21,7 @@ class Options:
     design: Path | None = None
     """Train the rows of this file, from lm plan --out."""
     grid: tuple[str, ...] = ()
-    """Every combination of settings' values: model.width=32,64 train.seed=0,1. Of a design or list, each of its runs."""
+    """Every combination of these settings' values: model.width=32,64 train.seed=0,1. Multiplies a design or a list."""
     out: Path | None = None
     """The sweep's directory; runs/NAME unless given."""
     pack: int = 8
@@ -137,21 +137,20 @@ def table(listed: list[dict]) -> str:
     from lm.scaling.board import clock
 
     width = max(len(row["name"]) for row in listed)
-    lines = [
-        f"{'run':<{width}}  {'parameters':>12}{'tokens':>14}{'steps':>9}{'branch':>9}{'FLOPs':>10}{'adds':>10}{'time':>9}"
-    ]
+    heads = f"{'parameters':>12}{'tokens':>14}{'steps':>9}{'branch':>9}{'FLOPs':>10}{'adds':>10}{'time':>9}"
+    lines = [f"{'run':<{width}}  {heads}"]
     for row in listed:
         branch = "" if row["branch_step"] is None else f"{row['branch_step']:,}"
         lines.append(
             f"{row['name']:<{width}}  {row['params_total']:>12,}{row['tokens']:>14,}{row['steps']:>9,}{branch:>9}"
             f"{row['flops']:>10.2e}{row['flops_added']:>10.2e}{clock(row['seconds']):>9}"
         )
-    all_ = totals(listed)
-    saved = all_["flops_without_trunks"] / all_["flops"]
+    whole = totals(listed)
+    saved = whole["flops_without_trunks"] / whole["flops"]
     trunks = len({row["trunk"] for row in listed})
     lines += [
-        f"{len(listed)} runs from {trunks} trunks: {all_['flops']:.3e} FLOPs, {saved:.2f} times cheaper than each alone",
-        f"about {clock(all_['seconds'])} one after another at the rate measured now; packs take less",
+        f"{len(listed)} runs from {trunks} trunks: {whole['flops']:.3e} FLOPs, {saved:.2f} times cheaper than alone",
+        f"about {clock(whole['seconds'])} one after another at the rate measured now; packs take less",
     ]
     return "\n".join(lines) + "\n"
 
