@@ -1,6 +1,7 @@
 """lm sweep CONFIG: train a list, a grid or a design of experiments to one table of points."""
 
 import dataclasses
+import operator
 from pathlib import Path
 
 from lm import settings
@@ -92,16 +93,13 @@ def _rates(jobs, display):
     from lm.scaling.plan import Rates
     from lm.training.dry_run import dry_run
 
-    ends = {job.params_total: job for job in (max(jobs, key=_size), min(jobs, key=_size))}
+    size = operator.attrgetter("params_total")
+    ends = {job.params_total: job for job in (max(jobs, key=size), min(jobs, key=size))}
     found = {
         N: dry_run(job.experiment).tokens_per_second * job.flops_per_step / job.experiment.batch_tokens
         for N, job in sorted(ends.items())
     }
     return Rates(tuple(map(float, found)), tuple(found.values()))
-
-
-def _size(job) -> int:
-    return job.params_total
 
 
 def listing(trunks, rates) -> list[dict]:

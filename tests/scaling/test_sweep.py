@@ -177,7 +177,7 @@ def test_a_run_that_fails_otherwise_is_tried_again(corpus, tmp_path, monkeypatch
 def test_another_experiment_under_the_same_name_is_refused(swept, corpus):
     _, result = swept
     other = jobs(corpus, *LENGTHS, "train.seed=0,1", optimizer__weight_decay=0.3)
-    with pytest.raises(UserError, match="optimizer.weight_decay 0.1, now 0.3"):
+    with pytest.raises(UserError, match=r"optimizer\.weight_decay 0\.1, now 0\.3"):
         sweep(other, result.folder)
 
 
@@ -237,7 +237,7 @@ def config(workplace, corpus):
         "experiment = lm.Experiment(\n"
         "    model=lm.ModelConfig(layers=2, width=16, heads=2, context=16, feedforward=32, dtype='float32'),\n"
         "    schedule=lm.ScheduleConfig(name='wsd', warmup=5, decay='30%'),\n"
-        "    train=lm.TrainConfig(steps=60, batch=4, eval_tokens=512, log_every=7, eval_every=20, checkpoint_every=15),\n"
+        "    train=lm.TrainConfig(steps=60, batch=4, eval_tokens=512, log_every=7, eval_every=20),\n"
         f"    data=lm.DataConfig(corpus={str(corpus)!r}, tokenizer='chars'))\n"
     )
     (workplace / "several.py").write_text(
@@ -293,5 +293,5 @@ def test_bad_input_is_one_line(config, capsys, arguments, said):
 
 
 def test_a_list_is_not_one_experiment(config):
-    with pytest.raises(UserError, match="builds a list of experiments; train them all with: lm sweep several.py"):
+    with pytest.raises(UserError, match=r"builds a list .* lm sweep several\.py"):
         load_experiment("several.py")
