@@ -44,6 +44,15 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
     raise damaged
 
 
+def copy(folder: Path, step: int, to: Path) -> None:
+    """Put a checkpoint among another run's, whole or not at all."""
+    to.mkdir(parents=True, exist_ok=True)
+    partial = to.parent / f".{step}.copy"
+    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted copy left
+    shutil.copytree(folder / str(step), partial)
+    partial.rename(to / str(step))
+
+
 def _damaged(folder: Path, step: int) -> UserError:
     others = [s for s in steps(folder) if s != step]
     way_out = f"delete it to go on from step {others[-1]}" if others else "delete the run and train again"

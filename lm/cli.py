@@ -13,6 +13,7 @@ USAGE = """lm: a laboratory for small language models
   lm eval    RUN [--text FILE]               loss, perplexity, bits per byte
   lm runs                                    a table of the runs
   lm plan    CONFIG --minutes 15 | --flops 1e13   the design of a scaling sweep, with predicted standard errors
+  lm sweep   CONFIG [--grid KEY=A,B ...]     many runs: branches of trunks, packs, one points.csv
   lm plot    RUN... | POINTS.csv [--out ...] loss curves; scaling figures of a table
   lm bench   train CONFIG | decode RUN       speed, what limits it, and peers where installed
   lm data    list | prepare                  corpora and token files
@@ -24,7 +25,7 @@ CONFIG is a name in configs/ or a path to a .py file; RUN a directory or its nam
 """
 VERBS = {
     "train": "train", "sample": "sample", "eval": "evaluate", "runs": "runs", "plot": "plot", "data": "data",
-    "tokenizer": "tokenizer", "bench": "bench", "plan": "plan", "fit": "fit",
+    "tokenizer": "tokenizer", "bench": "bench", "plan": "plan", "sweep": "sweep", "fit": "fit",
 }  # fmt: skip
 """Each verb's module in lm.commands, imported only when it is used: `lm --help` should not wait for JAX."""
 

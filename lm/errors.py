@@ -11,6 +11,11 @@ class UserError(ValueError):
 class Diverged(UserError):
     """Training stopped because the loss became infinite, NaN or exploded."""
 
+    def __init__(self, message: str, lost: dict[str, str] | None = None):
+        super().__init__(message)
+        self.lost = lost or {}
+        """Of each run that diverged, by name, what happened."""
+
 
 def require(condition: bool, message: str) -> None:
     """Raise UserError(message) unless condition holds."""

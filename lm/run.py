@@ -81,6 +81,13 @@ class Run:
         with _saying(self.path), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 
+    def begin_from(self, trunk: "Run", step: int) -> None:
+        """Take over another run's records and checkpoint at a step, to go on from there."""
+        with _saying(self.path):
+            kept = [record for record in trunk.metrics() if record["step"] <= step]
+            _write(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+            checkpoints.copy(trunk.checkpoint_folder, step, self.checkpoint_folder)
+
     def forget_after(self, step: int) -> None:
         """Drop what was logged after the checkpoint a run resumes from: those steps are about to be made again."""
         kept = [record for record in self.metrics() if record["step"] <= step]
@@ -126,7 +133,7 @@ def open_run(
         except OSError as error:
             raise UserError(f"{path} is being trained by another process; choose another --name") from error
         if (path / "experiment.json").exists():
-            _refuse_differences(Run(path), experiment, hashes, facts["steps"]["total"])
+            refuse_differences(Run(path), experiment, hashes, facts["steps"]["total"])
         with _saying(path):
             _describe(path, experiment, hashes, encoding, facts)
         yield Run(path)
@@ -147,7 +154,8 @@ def _describe(path: Path, experiment: Experiment, hashes: dict[str, str], encodi
     _write(path / "experiment.json", json.dumps(record, indent=2) + "\n")
 
 
-def _refuse_differences(run: Run, experiment: Experiment, hashes: dict[str, str], total: int) -> None:
+def refuse_differences(run: Run, experiment: Experiment, hashes: dict[str, str], total: int) -> None:
+    """Raise UserError, naming every difference, unless the run is this experiment's, at most `total` steps long."""
     before, now = settings.identity(run.experiment), settings.identity(experiment)
     differences = [f"{key} {before[key]}, now {now[key]}" for key in now if before.get(key) != now[key]]
     old = run.record["hashes"]

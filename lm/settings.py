@@ -110,6 +110,29 @@ def config_folders() -> list[Path]:
 
 def load_experiment(config: str) -> Experiment:
     """The `experiment` of configs/<config>.py, or of the file at the path `config`."""
+    path, variables = _run_config(config)
+    experiment = variables.get("experiment")
+    require(
+        experiment is not None or "experiments" not in variables,
+        f"{path} builds a list of experiments; train them all with: lm sweep {config}",
+    )
+    require(isinstance(experiment, Experiment), f"{path} defines no `experiment = lm.Experiment(...)`")
+    return experiment if experiment.name != Experiment.name else dataclasses.replace(experiment, name=path.stem)
+
+
+def load_experiments(config: str) -> list[Experiment] | None:
+    """The list `experiments` of a config, each with a name of its own; None where it has one `experiment` instead."""
+    path, variables = _run_config(config)
+    experiments = variables.get("experiments")
+    if experiments is None:
+        return None
+    right = isinstance(experiments, list | tuple) and all(isinstance(e, Experiment) for e in experiments)
+    require(right and bool(experiments), f"{path}: `experiments` must be a list of at least one lm.Experiment")
+    return list(experiments)
+
+
+def _run_config(config: str) -> tuple[Path, dict[str, Any]]:
+    """A config file's path and the variables it leaves."""
     path = Path(config)
     if path.suffix != ".py":
         named = {file.stem: file for folder in reversed(config_folders()) for file in sorted(folder.glob("*.py"))}
@@ -120,11 +143,8 @@ def load_experiment(config: str) -> Experiment:
         path = named[config]
     require(path.is_file(), f"no config file {path}")
     try:
-        variables = runpy.run_path(str(path))
+        return path, runpy.run_path(str(path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:
         raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
-    experiment = variables.get("experiment")
-    require(isinstance(experiment, Experiment), f"{path} defines no `experiment = lm.Experiment(...)`")
-    return experiment if experiment.name != Experiment.name else dataclasses.replace(experiment, name=path.stem)

@@ -7,7 +7,8 @@ import lm
 
 HOUSE = Path(lm.__file__).parent
 
-# Each room may import itself and these; whatever is not listed may import anything below the command.
+# Each room, or one file of it, may import its room and these; whatever is not listed may import anything below the
+# command.
 MAY_KNOW = {
     "errors": set(),
     "typed": {"errors"},
@@ -22,6 +23,7 @@ MAY_KNOW = {
     "run": {"checkpoints", "config", "errors", "model", "settings", "tokenizer"},
     "sample": {"config", "errors", "model"},
     "scaling": {"config", "errors", "figures", "model", "settings"},
+    "scaling/sweep.py": {"config", "data", "errors", "model", "run", "settings", "training"},
     "bench": {
         "config",
         "errors",
@@ -53,9 +55,10 @@ def imports(file: Path) -> set[str]:
 
 def test_imports_go_down_only():
     for file in sorted(HOUSE.rglob("*.py")):
+        path = str(file.relative_to(HOUSE))
         room = file.relative_to(HOUSE).parts[0].removesuffix(".py")
         if room in MAY_KNOW:
-            wrong = imports(file) - MAY_KNOW[room] - {room}
+            wrong = imports(file) - MAY_KNOW.get(path, MAY_KNOW[room]) - {room}
             assert not wrong, f"{file.relative_to(HOUSE)} imports {', '.join(sorted(wrong))}"
 
 

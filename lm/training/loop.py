@@ -52,6 +52,7 @@ def train_pack(
     folder: str | Path = RUNS,
     display: Display | None = None,
     how: str = "auto",
+    until: int | None = None,
 ) -> list[Run]:
     """Train experiments side by side, or resume them; returns their Runs in order.
 
@@ -59,7 +60,8 @@ def train_pack(
     directory, same records, same numbers; on a CPU to the bit, but for how="vmap" (see lm.training.pack). The seconds
     of a run are its share of the pack's, so the runs' sum is the pack's. Those that lag behind are first brought level.
     A run that diverges stops, leaving what it would have left alone; the others go on to the end, then Diverged names
-    it. Otherwise as `train`: Ctrl-C and SIGTERM save every run and return early.
+    it. until: the step to save at and return, instead of the last. Otherwise as `train`: Ctrl-C and SIGTERM save every
+    run and return early.
     """
     settings.require_packable(experiments)
     resolve(how)
@@ -67,23 +69,37 @@ def train_pack(
         data = prepare(experiments[0].data, report=display.stage)
         runs = _open(experiments, data, Path(folder), held)
         total = runs[0].record["steps"]["total"]
+        end = total if until is None else min(until, total)
         lost: dict[Run, Diverged] = {}
-        behind = runs
+        behind = [run for run in runs if until is None or _reached(run) < end]
         while behind:
             level = sorted({_reached(run) for run in behind})
-            group, until = [run for run in behind if _reached(run) == level[0]], (*level[1:], total)[0]
-            with contextlib.closing(Trainer(group, data, until, display, how)) as trainer:
-                while trainer.alive and trainer.step < until and not stop:
+            group, level_end = [run for run in behind if _reached(run) == level[0]], (*level[1:], end)[0]
+            with contextlib.closing(Trainer(group, data, level_end, display, how)) as trainer:
+                while trainer.alive and trainer.step < level_end and not stop:
                     trainer.advance()
-                if stop or until < total:
+                if stop or level_end < total:
                     trainer.save()
                 if stop and trainer.alive:
                     display.say(f"stopped at step {trainer.step} and saved; the same command goes on from there")
             lost |= trainer.lost
-            behind = [] if stop or until == total else [run for run in behind if run not in lost]
+            behind = [] if stop or level_end == end else [run for run in behind if run not in lost]
     if lost:
         raise _all_diverged(lost, len(runs))
     return runs
+
+
+def branch(trunk: Run, experiment: Experiment, step: int, *, folder: str | Path = RUNS) -> Run:
+    """Begin an experiment's run with another's state at a step, for which that has a checkpoint; `train` goes on.
+
+    It is the run that would be had from scratch where both are the same up to that step: settings, seed, and the
+    learning rate at every step before. A run that has begun is left as it is.
+    """
+    with contextlib.ExitStack() as held:
+        [run] = _open([experiment], prepare(experiment.data), Path(folder), held)
+        if not run.steps():
+            run.begin_from(trunk, step)
+    return run
 
 
 def _open(experiments: Sequence[Experiment], data: Prepared, folder: Path, held: contextlib.ExitStack) -> list[Run]:
@@ -107,10 +123,11 @@ def _reached(run: Run) -> int:
 
 
 def _all_diverged(lost: dict[Run, Diverged], runs: int) -> Diverged:
+    why = {run.name: str(error) for run, error in lost.items()}
     if runs == 1:
-        return next(iter(lost.values()))
+        return Diverged(*why.values(), why)
     each = "; ".join(f"{run.path}: {error}" for run, error in lost.items())
-    return Diverged(f"{len(lost)} of {runs} runs diverged, the others went on: {each}")
+    return Diverged(f"{len(lost)} of {runs} runs diverged, the others went on: {each}", why)
 
 
 def with_vocabulary(experiment: Experiment, data: Prepared) -> Experiment:

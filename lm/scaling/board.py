@@ -1,0 +1,144 @@
+"""What a person sees of a sweep: a live table of its runs, on a terminal; a line for each that ends, anywhere."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+ROWS = 24
+"""Most runs shown at once: those in training, then the next and the last ended."""
+
+
+@dataclasses.dataclass
+class Entry:
+    """One run as shown."""
+
+    total: int
+    status: str = "waiting"
+    step: int = 0
+    loss: float = math.nan
+
+
+class Board:
+    """Takes the place of a training's Display for all packs of a sweep. quiet=True shows nothing."""
+
+    def __init__(self, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.entries: dict[str, Entry] = {}
+        self.live: Live | None = None
+        self.current: Sequence[str] = ()
+        self.left = self.per_step = 0.0
+        self.first_step = self.made_before = 0
+        self.preparing = ""
+        self.began, self.made = time.perf_counter(), 0.0
+
+    # --- the sweep's ---
+    @contextlib.contextmanager
+    def watching(self, totals: Mapping[str, int]) -> Iterator[None]:
+        """Show runs, given by name with their steps, until the end of the block."""
+        self.entries = {name: Entry(total) for name, total in totals.items()}
+        self.began, self.made = time.perf_counter(), 0.0
+        if self.console.is_terminal and not self.console.quiet:
+            self.live = Live(console=self.console, get_renderable=self.table, refresh_per_second=4)
+        try:
+            with self.live or contextlib.nullcontext():
+                yield
+        finally:
+            self.live = None
+
+    def start(self, names: Sequence[str], left: float, per_step: float, step: int) -> None:
+        """These runs are trained next, from `step` on; left: FLOPs in all, per_step: of one step of these."""
+        self.current, self.left, self.per_step = names, left, per_step
+        self.first_step, self.made_before = step, self.made
+        for name in names:
+            self.entries[name].status = "training"
+
+    def mark(self, name: str, status: str, step: int, loss: float = math.nan) -> None:
+        """A run has come to a status: waiting, done, diverged or failed."""
+        entry = self.entries[name]
+        entry.status, entry.step, entry.loss = status, step, loss
+
+    def ended(self) -> int:
+        return sum(entry.status not in ("waiting", "training") for entry in self.entries.values())
+
+    def tell_end(self, name: str, told: str) -> None:
+        """A line for a run that has ended."""
+        ended, eta = self.ended(), self.eta()
+        when = "" if eta is None or ended == len(self.entries) else f"  ETA {clock(eta)}"
+        self.tell(f"{ended}/{len(self.entries)}  {name}  {self.entries[name].status}  {told}{when}")
+
+    def tell(self, text: str) -> None:
+        """A line of text that stays."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def eta(self) -> float | None:
+        """Seconds, at the speed so far."""
+        seconds = time.perf_counter() - self.began
+        return (self.left - (self.made - self.made_before)) * seconds / self.made if self.made else None
+
+    def table(self) -> Table:
+        eta = self.eta()
+        caption = f"{self.ended()} of {len(self.entries)} runs  {self.preparing}"
+        table = Table(
+            box=None, pad_edge=False, header_style="bold", caption_justify="left",
+            caption=caption if eta is None else f"{caption}ETA {clock(eta)}",
+        )  # fmt: skip
+        for title in ("run", "status", "step", "loss"):
+            table.add_column(title, justify="left" if title in ("run", "status") else "right")
+        rows = max(3, min(ROWS, self.console.height - 4))
+        for name in self._shown(rows):
+            entry = self.entries[name]
+            loss = "" if math.isnan(entry.loss) else f"{entry.loss:.4f}"
+            table.add_row(name, entry.status, f"{entry.step:,}/{entry.total:,}", loss)
+        return table
+
+    def _shown(self, rows: int) -> list[str]:
+        """In the order of the sweep: those in training before all, then the last ended and the next."""
+        names = list(self.entries)
+        training = [name for name in names if self.entries[name].status == "training"][:rows]
+        waiting = [name for name in names if self.entries[name].status == "waiting"]
+        ended = [name for name in names if self.entries[name].status not in ("waiting", "training")]
+        rest = rows - len(training)
+        last = ended[::-1][: rest - min(len(waiting), rest // 2)]
+        chosen = {*training, *last, *waiting[: rest - len(last)]}
+        return [name for name in names if name in chosen]
+
+    # --- what a training tells: see lm.training.display ---
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.preparing = ""
+
+    def stage(self, name: str, done: int, total: int | None) -> None:
+        share = f" {done / total:.0%}" if total else ""
+        self.preparing = f"{name}{share}  "
+
+    def training(self, step: int, total: int, report: dict[str, Any], tokens_per_second: float) -> None:
+        """Loss is the mean of a pack's."""
+        self.preparing = ""
+        self.made = self.made_before + self.per_step * (step - self.first_step)
+        for name in self.current:
+            if self.entries[name].status == "training":
+                self.entries[name].step, self.entries[name].loss = step, report["loss"]
+
+    def clear(self) -> None:
+        self.preparing = ""
+
+    def evaluated(self, record: dict[str, Any], total: int) -> None:
+        """Not shown; what counts is the loss at the end."""
+
+    def say(self, text: str) -> None:
+        """Not shown: of dozens of runs it is too much. The sweep itself tells what became of each."""
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

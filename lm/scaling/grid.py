@@ -1,0 +1,76 @@
+"""Lists of experiments to sweep over: every combination of some settings' values, or the rows of a design."""
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Sequence
+
+from lm import settings
+from lm.config import Experiment, parse_duration
+from lm.errors import UserError, nearest, require
+from lm.scaling.design import Design
+
+
+def grid(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experiment]:
+    """Each experiment with every combination of values: grid([e], ["model.width=32,64", "train.seed=0,1"]) makes four.
+
+    The name says what was chosen. Raises UserError for a setting there is not, a value it cannot have, or none.
+    """
+    axes = dict(map(_axis, words))
+    require(len(axes) == len(words), f"--grid {' '.join(words)}: a setting is given twice; put its values side by side")
+    leaves = [key.split(".")[-1] for key in axes]
+    made = []
+    for e in experiments:
+        for values in itertools.product(*axes.values()):
+            chosen = [
+                f"{leaf if leaves.count(leaf) == 1 else key}={re.sub(r'[^A-Za-z0-9_.+]+', '', value)}"
+                for key, leaf, value in zip(axes, leaves, values, strict=True)
+            ]
+            name = "-".join(([e.name] if len(experiments) > 1 else []) + chosen)
+            changes = {key: _value(value) for key, value in zip(axes, values, strict=True)}
+            made.append(settings.replace(e, changes | {"name": name}) if axes else e)
+    return made
+
+
+def _axis(word: str) -> tuple[str, list[str]]:
+    key, sign, values = word.partition("=")
+    key = key.replace("-", "_")
+    require(bool(sign), f"--grid {word}: give a setting and its values, such as train.seed=0,1")
+    known = [name for name in settings.settings() if name != "name"]
+    if key not in known:
+        raise UserError(f"--grid {word}: no such setting{nearest(key, known)}")
+    found = [value.strip() for value in values.split(",")]
+    require(all(found), f"--grid {word}: a value is missing; give them as {key}=A,B")
+    require(len(set(found)) == len(found), f"--grid {word}: a value is given twice; for repeats vary train.seed")
+    return key, found
+
+
+def _value(text: str):
+    """A number, true, false or None; otherwise the text itself."""
+    try:
+        return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
+    except json.JSONDecodeError:
+        return text
+
+
+def of_design(e: Experiment, design: Design) -> list[Experiment]:
+    """An experiment for every row. A warm-up in percent is that of the trunk's shortest row: a trunk has but one."""
+    amount, unit = parse_duration(e.schedule.warmup)
+    made = []
+    for row in design.rows:
+        shortest = min(other.steps for other in design.rows if other.trunk == row.trunk)
+        warmup = {"schedule.warmup": round(amount / 100 * shortest)} if unit == "%" else {}
+        made.append(settings.replace(e, row.changes() | warmup))
+    return made
+
+
+def require_distinct(experiments: Sequence[Experiment]) -> None:
+    """Refuse names that occur twice, and an experiment that occurs twice under different names."""
+    require(bool(experiments), "nothing to train: the list of experiments is empty")
+    names, seen = set(), {}
+    for e in experiments:
+        require(e.name not in names, f"two experiments are named {e.name}: each needs a name of its own")
+        names.add(e.name)
+        same = seen.setdefault(json.dumps(settings.to_dict(dataclasses.replace(e, name="same"))), e.name)
+        require(same == e.name, f"{same} and {e.name} are the same experiment; for repeats vary train.seed")

@@ -1,0 +1,297 @@
+"""Sweeps: a branch is the run from scratch, what is done stays done, and one run's misfortune is its own."""
+
+import csv
+import json
+
+import jax
+import pytest
+import tiny
+
+from lm import checkpoints
+from lm.cli import main
+from lm.errors import UserError
+from lm.run import Run
+from lm.scaling.grid import grid, of_design
+from lm.scaling.plan import Rules, plan
+from lm.scaling.points import read_points
+from lm.scaling.sweep import COLUMNS, added_steps, jobs_of, packs, sweep, trunks
+from lm.settings import load_experiment
+from lm.training import loop
+from lm.training.loop import train
+from lm.training.step import init_state
+
+WSD = dict(schedule__name="wsd", schedule__decay="30%")
+LENGTHS = ("train.steps=20,33,60",)
+
+
+def jobs(corpus, *words, **changes):
+    return jobs_of(grid([tiny.experiment(corpus, **WSD, **changes)], words))
+
+
+def state(run: Run, step: int):
+    """Every array of a checkpoint."""
+    abstract = jax.eval_shape(lambda: init_state(run.experiment))
+    training = {"optimizer": abstract.optimizer, "step": abstract.step, "sums": abstract.sums}
+    return jax.device_get(checkpoints.load(run.checkpoint_folder, step, params=abstract.params, training=training))
+
+
+def losses(run: Run):
+    return [{key: r[key] for key in r if key in ("step", "loss", "val_loss", "learning_rate")} for r in run.metrics()]
+
+
+@pytest.fixture(scope="module")
+def swept(corpus, tmp_path_factory):
+    """Three lengths of two seeds, in packs of two. For reading only."""
+    listed = jobs(corpus, *LENGTHS, "train.seed=0,1")
+    return listed, sweep(listed, tmp_path_factory.mktemp("swept") / "runs")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="bits are promised on a CPU")
+@pytest.mark.parametrize("name", ["steps=20-seed=1", "steps=33-seed=0", "steps=60-seed=1"])
+def test_a_branch_is_the_run_from_scratch(swept, tmp_path, name):
+    """Parameters, optimizer and sums to the bit, and the last loss; 14, 23 and 42 are the steps they branch at."""
+    listed, result = swept
+    job = next(job for job in listed if job.name == name)
+    scratch = train(job.experiment, folder=tmp_path)
+    branched = Run(result.folder / name)
+    assert tiny.same_bits(state(branched, job.steps.total), state(scratch, job.steps.total))
+    assert losses(branched)[-1] == losses(scratch)[-1]
+
+
+def test_branches_are_not_trained_twice(corpus, tmp_path, monkeypatch):
+    """Steps made in all: the trunk's 60 and the decays of 6 and 10, not 60 + 20 + 33."""
+    made = []
+    advance = loop.Trainer.advance
+
+    def counted(trainer):
+        before = trainer.step
+        advance(trainer)
+        made.append(trainer.step - before)
+
+    monkeypatch.setattr(loop.Trainer, "advance", counted)
+    listed = jobs(corpus, *LENGTHS)
+    sweep(listed, tmp_path / "runs")
+    assert sum(made) == 60 + 6 + 10
+    [trunk] = trunks(listed)
+    assert sum(steps for _, steps in added_steps(trunk)) == sum(made)
+
+
+def test_only_what_shares_its_steps_shares_a_trunk(corpus):
+    seeds = trunks(jobs(corpus, *LENGTHS, "train.seed=0,1"))
+    assert [[job.steps.total for job in trunk] for trunk in seeds] == [[20, 33, 60]] * 2
+    assert len(packs(seeds)) == 1 and len(packs(seeds, most=1)) == 2
+    cosine = jobs_of(grid([tiny.experiment(corpus)], LENGTHS))
+    assert [len(trunk) for trunk in trunks(cosine)] == [1, 1, 1]
+    percent = jobs(corpus, *LENGTHS, schedule__warmup="10%")  # 2, 3 and 6 steps: three different beginnings
+    assert [len(trunk) for trunk in trunks(percent)] == [1, 1, 1]
+    widths = trunks(jobs(corpus, "model.width=16,32"))
+    assert len(packs(widths)) == 2
+
+
+def test_points_are_read_without_flags(swept):
+    listed, result = swept
+    assert result.points == result.folder / "points.csv" and not result.failed and not result.stopped
+    with result.points.open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS and [row["name"] for row in rows] == [job.name for job in listed]
+    assert {row["run"] for row in rows} == {"steps=60-seed=0", "steps=60-seed=1"}
+    points = read_points(result.points)
+    assert points.tokens.tolist() == [20 * 64, 20 * 64, 33 * 64, 33 * 64, 60 * 64, 60 * 64]
+    runs = [Run(result.folder / job.name) for job in listed]
+    assert points.loss.tolist() == [run.metrics()[-1]["val_loss"] for run in runs]
+    assert points.params.tolist() == [run.record["params_total"] for run in runs]
+    exact = [run.record["flops_per_token"] * run.metrics()[-1]["tokens"] for run in runs]
+    assert points.flops == pytest.approx(exact, rel=1e-12)
+    assert points.replicate_sd() > 0
+
+
+def test_a_finished_sweep_trains_nothing(swept, monkeypatch):
+    """The same command once more; then one with a run that was not there, which alone is trained."""
+    listed, result = swept
+
+    def refuse(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("lm.scaling.sweep.train_pack", refuse)
+    before = result.points.read_bytes()
+    assert sweep(listed, result.folder).finished == [job.name for job in listed]
+    assert result.points.read_bytes() == before
+
+
+def test_a_stopped_sweep_goes_on(corpus, tmp_path, monkeypatch):
+    """Stopped at the first branch, its runs end as those of a sweep that was not."""
+    from lm.scaling import sweep as module
+
+    listed = jobs(corpus, *LENGTHS)
+    calls = []
+
+    def once(experiments, **given):
+        calls.append(given["until"])
+        return loop.train_pack(experiments, **given | ({"until": 17} if len(calls) == 2 else {}))  # as SIGTERM would
+
+    monkeypatch.setattr(module, "train_pack", once)
+    first = sweep(listed, tmp_path / "runs")
+    assert first.stopped and first.finished == [] and first.points is None and calls == [14, None]
+    second = sweep(listed, tmp_path / "runs")
+    assert not second.stopped and second.finished == [job.name for job in listed]
+    assert calls == [14, None, None, 23, None, None]
+
+
+def test_a_run_that_diverges_stops_no_other(corpus, tmp_path, monkeypatch):
+    """It and its branches are recorded, and not tried again unless asked to."""
+    words = ("train.steps=20,33", "optimizer.learning_rate=0.003,10000.0")
+    listed = jobs(corpus, *words, optimizer__clip=None)
+    result = sweep(listed, tmp_path / "runs")
+    wild = [job.name for job in listed if job.experiment.optimizer.learning_rate > 1]
+    assert result.finished == [job.name for job in listed if job.name not in wild]
+    assert list(sorted(result.failed)) == sorted(wild)
+    assert json.loads((result.folder / "failed.json").read_text()) == result.failed
+    assert any("diverged at step" in why for why in result.failed.values())
+    assert len(read_points(result.points)) == 2
+
+    tried = []
+    monkeypatch.setattr(
+        "lm.scaling.sweep.train_pack", lambda experiments, **_: tried.extend(e.name for e in experiments)
+    )
+    assert sweep(listed, tmp_path / "runs").failed == result.failed and tried == []
+    sweep(listed, tmp_path / "runs", retry=True)
+    assert set(tried) <= set(wild) and tried
+
+
+def test_a_run_that_fails_otherwise_is_tried_again(corpus, tmp_path, monkeypatch):
+    listed = jobs(corpus, "model.width=16,32", train__steps=20)
+
+    def short_of_memory(experiments, **given):
+        if experiments[0].model.width == 32:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return loop.train_pack(experiments, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lm.scaling.sweep.train_pack", short_of_memory)
+        result = sweep(listed, tmp_path / "runs")
+    assert result.finished == ["width=16"] and "out of memory" in result.failed["width=32"]
+    again = sweep(listed, tmp_path / "runs")
+    assert again.finished == ["width=16", "width=32"] and not again.failed
+
+
+def test_another_experiment_under_the_same_name_is_refused(swept, corpus):
+    _, result = swept
+    other = jobs(corpus, *LENGTHS, "train.seed=0,1", optimizer__weight_decay=0.3)
+    with pytest.raises(UserError, match=r"optimizer\.weight_decay 0\.1, now 0\.3"):
+        sweep(other, result.folder)
+
+
+def test_a_grid_names_what_was_chosen(corpus):
+    e = tiny.experiment(corpus)
+    made = grid([e], ["model.width=16,32", "optimizer.clip=None,1.0", "train.steps=20,5k tokens"])
+    assert len(made) == 8 and made[0].name == "width=16-clip=None-steps=20"
+    assert made[1].train.steps == "5k tokens" and made[1].name == "width=16-clip=None-steps=5ktokens"
+    assert made[0].optimizer.clip is None and made[-1].model.width == 32 and made[-1].optimizer.clip == 1.0
+    assert grid([e], []) == [e]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["model.widht=16"], "did you mean model.width"),
+        (["train.seed"], "give a setting and its values"),
+        (["train.seed=0,,1"], "a value is missing"),
+        (["train.seed=0,0"], "given twice"),
+        (["train.seed=0", "train.seed=1"], "a setting is given twice"),
+        (["train.seed=one"], "train.seed"),
+        (["optimizer.learning_rate=-1"], "learning_rate -1"),
+        (["name=a,b"], "no such setting"),
+    ],
+)
+def test_a_grid_that_cannot_be(corpus, words, said):
+    with pytest.raises(UserError, match=said):
+        grid([tiny.experiment(corpus)], words)
+
+
+def test_the_same_experiment_twice_is_refused(corpus):
+    e = tiny.experiment(corpus)
+    with pytest.raises(UserError, match="two experiments are named tiny"):
+        jobs_of([e, e])
+    with pytest.raises(UserError, match="tiny and other are the same experiment"):
+        jobs_of([e, tiny.replaced(e, name="other")])
+
+
+def test_a_designs_trunks_are_trunks(corpus):
+    """Rows of a design share their steps as it says, whatever the warm-up in percent."""
+    e = jobs_of([tiny.experiment(corpus, schedule__warmup="10%")])[0].experiment
+    rules = Rules(tokens_per_parameter=(0.05, 8.0), least_steps=10)
+    design = plan(e, flops=2e10, rules=rules)
+    found = trunks(jobs_of(of_design(e, design)))
+    expected = {}
+    for row in design.rows:
+        expected.setdefault(row.trunk, []).append((row.name, row.branch_step, row.steps))
+    assert [[(j.name, j.branch_step, j.steps.total) for j in trunk] for trunk in found] == list(expected.values())
+    assert max(map(len, found)) > 1
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def config(workplace, corpus):
+    (workplace / "tiny.py").write_text(
+        "import lm\n"
+        "experiment = lm.Experiment(\n"
+        "    model=lm.ModelConfig(layers=2, width=16, heads=2, context=16, feedforward=32, dtype='float32'),\n"
+        "    schedule=lm.ScheduleConfig(name='wsd', warmup=5, decay='30%'),\n"
+        "    train=lm.TrainConfig(steps=60, batch=4, eval_tokens=512, log_every=7, eval_every=20),\n"
+        f"    data=lm.DataConfig(corpus={str(corpus)!r}, tokenizer='chars'))\n"
+    )
+    (workplace / "several.py").write_text(
+        "import lm\n"
+        "one = lm.load_experiment('tiny.py')\n"
+        "experiments = [lm.replace(one, {'name': f'n{n}', 'train.steps': n}) for n in (20, 33)]\n"
+    )
+    return workplace
+
+
+def run(capsys, *arguments):
+    capsys.readouterr()
+    status = main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+def test_the_command_trains_a_list(config, capsys):
+    status, out, err = run(capsys, "sweep", "several.py", "--json")
+    assert status == 0, err
+    said = json.loads(out)
+    assert said["finished"] == ["n20", "n33"] and said["points"] == "runs/several/points.csv"
+    assert "1/2  n20  done  loss" in err and "2/2  n33  done" in err
+    assert read_points(said["points"]).columns["run"].tolist() == ["n33", "n33"]
+    status, out, err = run(capsys, "sweep", "several.py")
+    assert status == 0 and "2 of 2 runs finished" in out and "Next: lm fit runs/several/points.csv" in out
+    assert "2 of 2 runs have ended already" in err
+
+
+def test_a_dry_run_lists_and_trains_nothing(config, capsys):
+    status, out, err = run(capsys, "sweep", "tiny.py", "--grid", *LENGTHS, "--dry-run", "--json")
+    assert status == 0, err
+    said = json.loads(out)
+    assert [row["branch_step"] for row in said["runs"]] == [14, 23, 42] and not (config / "runs").exists()
+    alone = said["flops_without_trunks"]
+    assert said["flops"] == pytest.approx(alone * 76 / 113) and said["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("tiny.py",), "give --grid"),
+        (("several.py", "--train.steps", "5"), "builds a list"),
+        (("several.py", "--design", "x.json"), "its own list"),
+        (("tiny.py", "--design", "x.json"), "no design at x.json"),
+        (("x.json",), "no design at x.json"),
+        (("tiny.py", "--grid", "train.sed=1"), "did you mean train.seed"),
+        (("tiny.py", "--pack", "0", "--grid", "train.seed=1"), "--pack 0"),
+    ],
+)
+def test_bad_input_is_one_line(config, capsys, arguments, said):
+    status, out, err = run(capsys, "sweep", *arguments)
+    assert status == 2 and out == "" and said in err and err.count("\n") == 1
+
+
+def test_a_list_is_not_one_experiment(config):
+    with pytest.raises(UserError, match=r"builds a list .* lm sweep several\.py"):
+        load_experiment("several.py")
