@@ -57,3 +57,16 @@ def workplace(tmp_path, monkeypatch) -> Path:
     """An empty current directory: `runs/`, `configs/` and figures land here."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def lm(capsys):
+    """lm("train", "demo") -> (exit status, standard output, standard error)."""
+    from lm.cli import main
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return run

@@ -39,18 +39,6 @@ def place(workplace, corpus, tiny_run) -> Path:
 
 
 @pytest.fixture
-def lm(capsys):
-    """lm("train", "demo") -> (exit status, standard output, standard error)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def answer(lm):
     """The one JSON object a verb prints on standard output."""
 

@@ -5,22 +5,12 @@ import json
 import pytest
 from synthetic import HOFFMANN, chinchilla_loss, synthetic
 
-from lm.cli import main
 from lm.scaling import make_points
 
+pytestmark = pytest.mark.usefixtures("workplace")
 KEYS = {
     "law", "parameters", "objective", "points", "dropped", "conventions", "identifiable", "warnings", "derived",
 }  # fmt: skip
-
-
-@pytest.fixture
-def lm(capsys, workplace):
-    def run(*arguments):
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

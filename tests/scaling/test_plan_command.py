@@ -5,7 +5,6 @@ import json
 import pytest
 
 from lm.bench.rates import sizes_to_measure, training_rates
-from lm.cli import main
 from lm.config import Experiment, ModelConfig
 from lm.scaling.design import Design
 from lm.scaling.flops import train_flops
@@ -24,18 +23,6 @@ def config(workplace, corpus) -> str:
         f"    data=lm.DataConfig(corpus={str(corpus)!r}, tokenizer='chars'))\n"
     )
     return "tiny.py"
-
-
-@pytest.fixture
-def lm(capsys):
-    """lm("plan", ...) -> (exit status, standard output, standard error)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def test_a_plan_from_the_command(config, lm, workplace):
