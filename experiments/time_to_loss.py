@@ -152,12 +152,9 @@ def measure(corpus: Path, contestants: Sequence[str], rounds: int, passed_on: Se
 # --- what a person sees ----------------------------------------------------------------------------------------------
 def draw(attempts: Sequence[Attempt], goal: float, path: Path) -> None:
     """Training loss over time, and where each process ended: its validation loss. Warm rounds; eager or compiled."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from lm.plot import STYLE, UNDATED
+    from lm.figures import STYLE, save
 
     shown = ("lm", summary(attempts)[1].who)
     with plt.rc_context(STYLE):
@@ -173,9 +170,7 @@ def draw(attempts: Sequence[Attempt], goal: float, path: Path) -> None:
         axes.set_ylim(1.4, 3.4)
         title = "thin: training; dots: validation, at the process's end"
         axes.legend(title=title, alignment="left", loc="upper right")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata=UNDATED[path.suffix])
-        plt.close(figure)
+        save(figure, path)
 
 
 def main() -> int:
