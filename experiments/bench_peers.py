@@ -17,12 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import lm
+from lm.figures import STYLE, save
 
 FIGURE = Path(__file__).parent / "figures" / "bench_peers.svg"
 TINY = dict(layers=2, unroll=2, width=64, heads=2, context=128, vocab=256)
@@ -136,7 +134,7 @@ def start_up(what: str, shape: dict, batch: int) -> Row:
 def draw(rows: list[Row], path: Path) -> None:
     """Bars of the ratio with quartiles, grouped by work; right of 1, lm is faster."""
     works = list(dict.fromkeys(row.what for row in rows))
-    with plt.rc_context({"font.size": 11, "svg.hashsalt": "lm", "axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(STYLE | {"font.size": 11, "axes.grid": False}):
         figure, axes = plt.subplots(figsize=(8.4, 1.3 + 0.36 * (len(rows) + 0.7 * len(works))), layout="constrained")
         place, ticks, furthest = 0.0, [], max(row.ratio.high for row in rows)
         for work in works:
@@ -163,9 +161,7 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.invert_yaxis()
         axes.set_xlim(0, 1.7 * furthest)  # room for the labels
         axes.set_xlabel("speed of lm over the peer's (median, quartiles)")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        plt.close(figure)
+        save(figure, path)
 
 
 if __name__ == "__main__":

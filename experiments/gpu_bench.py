@@ -30,13 +30,11 @@ from pathlib import Path
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import lm
 from lm.bench import Contestant, Program, compare
+from lm.figures import STYLE, save
 from lm.scaling.flops import train_flops
 
 FIGURE = Path(__file__).parent / "figures" / "gpu_bench.svg"
@@ -392,7 +390,7 @@ def draw(rows: list[Row], path: Path) -> None:
     chosen = {kind: [row for row in rows if row.kind == kind] for kind in PANELS}
     chosen = {kind: of for kind, of in chosen.items() if of}
     heights = [len(of) + 1 for of in chosen.values()]
-    style = {"font.size": 11, "svg.hashsalt": "lm", "axes.spines.top": False, "axes.spines.right": False}
+    style = STYLE | {"font.size": 11, "axes.grid": False}
     with plt.rc_context(style):
         size = (8.4, 1 + 0.55 * sum(heights))
         figure, axes = plt.subplots(len(chosen), 1, figsize=size, squeeze=False, height_ratios=heights,
@@ -400,9 +398,7 @@ def draw(rows: list[Row], path: Path) -> None:
         for panel, (kind, of) in zip(axes[:, 0], chosen.items(), strict=True):
             draw_bars(panel, kind, of)
         figure.suptitle(where(rows), fontsize=11)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        plt.close(figure)
+        save(figure, path)
 
 
 def draw_bars(panel, kind: str, rows: list[Row]) -> None:

@@ -15,14 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import ticker
 
 import lm
 from lm.bench import Contestant, compare
+from lm.figures import STYLE, save
 from lm.scaling.flops import train_flops
 
 FIGURE = Path(__file__).parent / "figures" / "growth.svg"
@@ -204,14 +203,12 @@ def decoding(slots: Sequence[int], rounds: int, display: lm.Display) -> Panel:
 # --- the figure ------------------------------------------------------------------------------------------------------
 def draw(panels: list[Panel], path: Path) -> None:
     """Points as measured; dashed, what theory counts, scaled to meet the last point."""
-    style = {"font.size": 13, "svg.hashsalt": "lm", "axes.spines.top": False, "axes.spines.right": False}
+    style = STYLE | {"font.size": 13, "axes.grid": False}
     with plt.rc_context(style):
         figure, axes = plt.subplots(2, 2, figsize=(11, 9), layout="constrained")
         for axis, panel in zip(axes.flat, panels, strict=True):
             draw_panel(axis, panel)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        plt.close(figure)
+        save(figure, path)
 
 
 def draw_panel(axis, panel: Panel) -> None:
@@ -227,7 +224,7 @@ def draw_panel(axis, panel: Panel) -> None:
     axis.set_ylim(low, high * (high / low) ** (0.1 + 0.08 * len(panel.series)))  # room for the legend
     axis.legend(frameon=False, fontsize=11.5, loc="upper left", handlelength=1.2, borderaxespad=0.1)
     for which in (axis.xaxis, axis.yaxis):
-        which.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        which.set_minor_formatter(ticker.NullFormatter())
     axis.grid(alpha=0.25)
 
 

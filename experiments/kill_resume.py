@@ -142,24 +142,22 @@ def differences(a: lm.Run, b: lm.Run) -> list[str]:
 
 def draw(kills: list[Kill], total: int, out: Path) -> None:
     """A timeline of the kills: the step each came at, and the step the next process resumed from."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7.2, 4.4), dpi=160, layout="constrained")
-    number = np.arange(1, len(kills) + 1)
-    step, resume = np.array([k.step for k in kills]), np.array([k.resume for k in kills])
-    saving = np.array([k.saving for k in kills])
-    axes.plot(number, resume, "C0_", markersize=11, markeredgewidth=2.5, label="checkpoint resumed from")
-    axes.plot(number[~saving], step[~saving], "C1o", label="killed (last logged step)")
-    axes.plot(number[saving], step[saving], "C3X", markersize=9, label="killed during a save")
-    axes.axhline(total, color="0.3", linewidth=1, linestyle="--")
-    axes.set(xlabel="kill", ylabel="optimizer step", ylim=(-0.03 * total, 1.08 * total), xticks=number[::2])
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    from lm.figures import STYLE, save
+
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(layout="constrained")
+        number = np.arange(1, len(kills) + 1)
+        step, resume = np.array([k.step for k in kills]), np.array([k.resume for k in kills])
+        saving = np.array([k.saving for k in kills])
+        axes.plot(number, resume, "C0_", markersize=11, markeredgewidth=2.5, label="checkpoint resumed from")
+        axes.plot(number[~saving], step[~saving], "C1o", label="killed (last logged step)")
+        axes.plot(number[saving], step[saving], "C3X", markersize=9, label="killed during a save")
+        axes.axhline(total, color="0.3", linewidth=1, linestyle="--")
+        axes.set(xlabel="kill", ylabel="optimizer step", ylim=(-0.03 * total, 1.08 * total), xticks=number[::2])
+        axes.legend(loc="lower right")
+        save(figure, out)
 
 
 def study(folder: Path, kills: int, seed: int, out: Path) -> int:

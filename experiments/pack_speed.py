@@ -14,14 +14,12 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
 import lm
 from lm.bench import Contestant, Program, Timing, compare
+from lm.figures import STYLE, save
 from lm.training.pack import WAYS, resolve
 
 FIGURE = Path(__file__).parent / "figures" / "pack_speed.svg"
@@ -126,7 +124,7 @@ def main() -> None:
 # --- the figure ------------------------------------------------------------------------------------------------------
 def draw(measured: dict[str, dict[int, list[Timing]]], peers: list[Timing], path: Path) -> None:
     """Speed over one after another against P, a panel a shape; and the pack's speed over its peers'."""
-    style = {"font.size": 11, "svg.hashsalt": "lm", "axes.spines.top": False, "axes.spines.right": False}
+    style = STYLE | {"font.size": 11, "axes.grid": False}
     with plt.rc_context(style):
         count = len(measured) + bool(peers)
         figure, panels = plt.subplots(1, count, figsize=(3.6 * count, 3.8), squeeze=False, layout="constrained")
@@ -141,9 +139,7 @@ def draw(measured: dict[str, dict[int, list[Timing]]], peers: list[Timing], path
         lines[0].legend(frameon=False)
         if peers:
             draw_peers(panels[0][-1], peers[1:])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        plt.close(figure)
+        save(figure, path)
 
 
 def draw_ways(panel, by_runs: dict[int, list[Timing]]) -> None:

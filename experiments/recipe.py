@@ -25,16 +25,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import ticker
 
 import lm
 from lm.data.batches import Batches, validation_windows
 from lm.data.tokens import prepare
 from lm.evaluation import score_windows
+from lm.figures import STYLE, save
 from lm.hardware import keep_compiled_programs
 from lm.settings import FREE, PACKABLE, flatten, to_dict
 from lm.tokenizer import token_bytes
@@ -333,7 +332,7 @@ def table(costs: dict[str, dict[str, Cost]], cells: Sequence[str]) -> str:
 
 def draw(costs: dict[str, dict[str, Cost]], cells: Sequence[str], path: Path) -> None:
     """A line a variant: each cell's mean over seeds with its least and most; grey, what seeds do to the baseline."""
-    style = {"font.size": 12, "svg.hashsalt": "lm", "axes.spines.top": False, "axes.spines.right": False}
+    style = STYLE | {"font.size": 12, "axes.grid": False}
     order = sorted((name for name in costs if name != "baseline"), key=lambda name: overall(costs[name]), reverse=True)
     with plt.rc_context(style):
         figure, axes = plt.subplots(figsize=(8.4, 1.6 + 0.31 * len(order)), layout="constrained")
@@ -351,14 +350,12 @@ def draw(costs: dict[str, dict[str, Cost]], cells: Sequence[str], path: Path) ->
         axes.set_yticks(range(len(order)), order)
         axes.set_ylim(-0.7, len(order) - 0.3)
         ticks = [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 6]
-        axes.xaxis.set_major_locator(matplotlib.ticker.FixedLocator(ticks))
+        axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
         axes.grid(alpha=0.25)
         axes.legend(frameon=True, framealpha=1, edgecolor="none", fontsize=11, loc="upper right")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)
-        plt.close(figure)
+        save(figure, path)
 
 
 def main() -> None:

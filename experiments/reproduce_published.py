@@ -14,13 +14,11 @@ import os
 import time
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
 import lm
+from lm.figures import STYLE, save
 from lm.scaling.isoflop import regress, valleys
 from lm.scaling.laws import form_of
 from lm.scaling.problem import make_problem, objective_at
@@ -204,16 +202,14 @@ def gemstones(folder: Path) -> list[Check]:
 def figure(checks: list[Check], law: lm.scaling.Law, out: Path) -> Path:
     """Exponents, ours on the published; and the Chinchilla refit: losses, and tokens per parameter against compute."""
     shown = [check for check in checks if check.exponent][::-1]
-    style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "lm"}
+    style = STYLE | {"font.size": 11, "axes.grid": False}
     with plt.rc_context(style):
         drawn = plt.figure(figsize=(12, 6.6), layout="constrained")
         grid = drawn.add_gridspec(2, 2, width_ratios=(1.15, 1))
         _forest(drawn.add_subplot(grid[:, 0]), shown)
         _losses(drawn.add_subplot(grid[0, 1]), law)
         _ratio(drawn.add_subplot(grid[1, 1]), law)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else {}, dpi=150)
-        plt.close(drawn)
+        save(drawn, out)
     return out
 
 
