@@ -6,7 +6,7 @@ lm train quickstart        about 3 minutes on two CPU cores, no download
 import lm
 
 experiment = lm.Experiment(
-    model=lm.ModelConfig(layers=4, width=128, heads=4, context=128, unroll=4),
+    model=lm.ModelConfig(layers=4, width=128, heads=4, context=128),
     data=lm.DataConfig(corpus="stdlib", tokenizer="bpe", vocab=2048, validation=0.04),
     optimizer=lm.OptimizerConfig(name="muon", learning_rate=6e-3, matrix_learning_rate=0.02),
     schedule=lm.ScheduleConfig(name="wsd", warmup="2%", decay="60%"),

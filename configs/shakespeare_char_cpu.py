@@ -7,7 +7,7 @@ lm train shakespeare_char_cpu --data.corpus path/to/input.txt          the same 
 import lm
 
 experiment = lm.Experiment(
-    model=lm.ModelConfig(layers=4, width=128, heads=4, context=64, unroll=4),
+    model=lm.ModelConfig(layers=4, width=128, heads=4, context=64),
     data=lm.DataConfig(corpus="shakespeare", tokenizer="chars", validation=0.1),
     optimizer=lm.OptimizerConfig(name="muon", learning_rate=6e-3, matrix_learning_rate=0.02),
     schedule=lm.ScheduleConfig(name="wsd", warmup="2%", decay="60%"),

@@ -23,9 +23,9 @@ import lm
 from lm.figures import STYLE, save
 
 FIGURE = Path(__file__).parent / "figures" / "bench_peers.svg"
-TINY = dict(layers=2, unroll=2, width=64, heads=2, context=128, vocab=256)
-SMALL = dict(layers=4, unroll=4, width=128, heads=4, context=64, vocab=65, vocab_multiple=8)
-MIDDLE = dict(layers=6, unroll=6, width=384, heads=6, context=256, vocab=65, vocab_multiple=8)
+TINY = dict(layers=2, width=64, heads=2, context=128, vocab=256)
+SMALL = dict(layers=4, width=128, heads=4, context=64, vocab=65, vocab_multiple=8)
+MIDDLE = dict(layers=6, width=384, heads=6, context=256, vocab=65, vocab_multiple=8)
 LONG = MIDDLE | dict(context=512)
 WHOLE: dict = {}  # GPT-2 124M as it is
 ROWS = {

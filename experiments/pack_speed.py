@@ -37,7 +37,7 @@ def experiments(shape: str, runs: int) -> list[lm.Experiment]:
     """AdamW; a seed and a learning rate each."""
     sizes, batch = SHAPES[shape]
     one = lm.Experiment(
-        model=lm.ModelConfig.gpt2("124M", vocab=256, unroll=sizes["layers"], **sizes),
+        model=lm.ModelConfig.gpt2("124M", vocab=256, **sizes),
         train=lm.TrainConfig(batch=batch),
         optimizer=lm.OptimizerConfig(name="adamw"),
     )

@@ -64,8 +64,8 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(dict(layers=2, width=64, heads=2, context=128, unroll=2), batch=32, steps=80),
-    "small": Size(dict(layers=4, width=128, heads=4, context=64, unroll=4), batch=12, steps=120),
+    "tiny": Size(dict(layers=2, width=64, heads=2, context=128), batch=32, steps=80),
+    "small": Size(dict(layers=4, width=128, heads=4, context=64), batch=12, steps=120),
 }
 CELLS = {
     f"{size}-{corpus}": (size, corpus) for size, corpus in

@@ -96,8 +96,9 @@ class ModelConfig:
     """Start output projections, and an untied head, at zero."""
     remat: bool = False
     """Recompute each block's activations in the backward pass: less memory, about a third more FLOPs."""
-    unroll: int = 1
-    """Blocks written out per iteration of the scan over layers; more is faster to run, slower to compile."""
+    unroll: int | None = None
+    """Blocks written out per iteration of the scan over layers: more is faster to run, slower to compile. None: all of
+    up to 8 on a CPU, else one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype of matrix products; auto is bfloat16 on accelerators and float32 on CPU."""
     attention: Literal["auto", "plain", "cudnn"] = "auto"
@@ -106,9 +107,18 @@ class ModelConfig:
 
     def __post_init__(self):
         check_types(self, "model.")
-        for name in ("layers", "width", "heads", "context", "vocab_multiple", "unroll"):
+        for name in ("layers", "width", "heads", "context", "vocab_multiple"):
             require(getattr(self, name) >= 1, f"model.{name} {getattr(self, name)}: must be at least 1")
-        for name in ("kv_heads", "head_width", "feedforward", "vocab", "window", "global_every", "logit_softcap"):
+        for name in (
+            "kv_heads",
+            "head_width",
+            "feedforward",
+            "vocab",
+            "window",
+            "global_every",
+            "logit_softcap",
+            "unroll",
+        ):
             value = getattr(self, name)
             require(value is None or value > 0, f"model.{name} {value}: must be positive, or None")
         require(

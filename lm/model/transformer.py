@@ -107,7 +107,7 @@ class Transformer(nnx.Module):
         if blocks is None:
             old = None if old is None else tuple(map(jnp.stack, old))
             scanned = (params, windows, jnp.arange(c.layers), old)
-            (x_BTD, _), (kv, values) = jax.lax.scan(layer, carry, scanned, unroll=min(c.unroll, c.layers))
+            (x_BTD, _), (kv, values) = jax.lax.scan(layer, carry, scanned, unroll=written_out(c))
         else:
             made = []
             for index, params in enumerate(blocks):
@@ -168,6 +168,13 @@ def compute_dtype(c: ModelConfig):
     if c.dtype != "auto":
         return jnp.dtype(c.dtype)
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+
+def written_out(c: ModelConfig) -> int:
+    """Blocks in one iteration of the scan over layers. On a CPU a scan copies every block's weights and gradients."""
+    if c.unroll is not None:
+        return min(c.unroll, c.layers)
+    return c.layers if jax.default_backend() == "cpu" and c.layers <= 8 else 1
 
 
 # --- the model as a pure function of its parameters ------------------------------------------------------------------

@@ -180,3 +180,11 @@ def test_dropout_falls_on_the_embedding_and_on_each_half_block_independently():
         assert abs(mask.mean() - 0.5) < 0.06, "five standard errors of 2048 entries"
         for other in zeroed[:i]:
             assert abs((mask == other).mean() - 0.5) < 0.06
+
+
+def test_layers_are_written_out_where_that_pays(monkeypatch):
+    """All of a few on a CPU; one at a time on an accelerator, or where they are many; as many as asked for."""
+    assert transformer.written_out(small(layers=3, unroll=2)) == 2 and transformer.written_out(small(unroll=9)) == 2
+    for backend, layers, expected in (("cpu", 8, 8), ("cpu", 9, 1), ("gpu", 4, 1)):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert transformer.written_out(small(layers=layers)) == expected
