@@ -96,7 +96,7 @@ def elementwise_flops(c: ModelConfig, context: int | None = None, *, pairs: Pair
 def optimizer_flops(o: OptimizerConfig, c: ModelConfig) -> float:
     """FLOPs of the optimizer per step (not per token): an update of every parameter, and Muon's matrix products.
 
-    Muon orthogonalises each m x n matrix of a block, m <= n, by five rounds of three products: X X^T, its square, and
+    Muon orthogonalises each m x n matrix of a block, m <= n, by rounds of three products: X X^T, its square, and
     their sum with X (Jordan et al. 2024).
     """
     total = parameter_count(c)[0]
@@ -104,4 +104,6 @@ def optimizer_flops(o: OptimizerConfig, c: ModelConfig) -> float:
         return UPDATE[o.name] * total
     matrices = [leaf.shape for leaf in jax.tree.leaves(shapes(c)["blocks"]) if len(leaf.shape) == 3]
     sides = [(layers, min(rest), max(rest)) for layers, *rest in matrices]
-    return UPDATE["adamw"] * total + sum(5 * layers * (4 * m * m * n + 2 * m**3) for layers, m, n in sides)
+    return UPDATE["adamw"] * total + o.newton_schulz * sum(
+        layers * (4 * m * m * n + 2 * m**3) for layers, m, n in sides
+    )

@@ -38,8 +38,11 @@ def direction(c: OptimizerConfig, axes: dict) -> optax.GradientTransformation:
     def scale_by_shape(updates, _):  # a wider output is moved further: sqrt(columns / rows), at least 1
         return jax.tree.map(lambda u: u * max(1.0, u.shape[-1] / u.shape[-2]) ** 0.5, updates)
 
+    # The Schatten-4 norm is the tighter bound on the largest singular value: the iteration starts closer to its end.
+    start = "frobenius" if c.newton_schulz >= 5 else "schatten"
+    how = dict(beta=c.momentum, ns_steps=c.newton_schulz, preconditioning=start)
     muon = optax.chain(
-        optax.contrib.scale_by_muon(beta=c.momentum, weight_dimension_numbers=rows_to_columns),
+        optax.contrib.scale_by_muon(**how, weight_dimension_numbers=rows_to_columns),
         optax.stateless(scale_by_shape),
     )
     labels = tree_map_axes(lambda a: "muon" if is_hidden_matrix(a) else "adam", axes)

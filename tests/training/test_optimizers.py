@@ -134,6 +134,19 @@ def test_muons_step_is_the_nearest_orthogonal_matrix_to_nesterov_momentum(muon):
     assert (np.diag(between) > 0.6).all()
 
 
+def test_fewer_iterations_reach_the_same_directions_from_a_closer_start(muon):
+    """Of three, for a matrix of any scale: the singular vectors of five, and singular values of the same order."""
+    gradients, made = muon
+    name = "blocks.feedforward.inner.kernel"
+    for scale in (1e-3, 1.0):
+        scaled = jax.tree.map(lambda g, scale=scale: scale * g, gradients)
+        three = last_direction(OptimizerConfig(name="muon", newton_schulz=3), scaled)[name][1]
+        u, values, vt = np.linalg.svd(three / 3**0.5, full_matrices=False)
+        between = u.T @ made[name][1] @ vt.T / 3**0.5
+        assert np.allclose(between, np.diag(np.diag(between)), atol=0.02)
+        assert 0.5 < values.min() and values.max() < 1.3
+
+
 def test_muon_treats_each_stacked_layer_on_its_own(muon):
     """The direction of layer 1 of a stack equals that of the layer by itself."""
     gradients, made = muon
