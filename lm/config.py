@@ -242,8 +242,8 @@ class OptimizerConfig:
     momentum: float = 0.95
     """Momentum of muon and sgd."""
     newton_schulz: int = 5
-    """Newton-Schulz iterations of muon. Fewer than 5 start closer, scaled by the Schatten-4 norm: with 3 a small model saves
-    an eighth of its step and learns about as much."""
+    """Newton-Schulz iterations of muon. Fewer than 5 start closer, scaled by the Schatten-4 norm: with 3 a small
+    model saves an eighth of its step and learns about as much."""
     epsilon: float = 1e-8
     """Added to AdamW's denominator."""
     weight_decay: float = 0.1
