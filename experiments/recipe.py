@@ -182,7 +182,7 @@ def train_pack(pack: list[lm.Experiment], folder: Path) -> None:
     """Train and keep the losses alone; a run that diverges has none."""
     with contextlib.suppress(lm.Diverged):
         runs = lm.train_pack(pack, folder=folder)
-        if any(run.metrics()[-1]["step"] < run.record["steps"]["total"] for run in runs):
+        if any(run.steps()[-1] < run.record["steps"]["total"] for run in runs):
             raise SystemExit("stopped; the same command goes on from there")
     for e in pack:
         shutil.rmtree(lm.Run(folder / e.name).checkpoint_folder)
