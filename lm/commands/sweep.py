@@ -41,15 +41,18 @@ def run(arguments: list[str]) -> None:
     name, experiments = _experiments(config, o, rest)
     prepare_jax()
     from lm.scaling.board import Board
-    from lm.scaling.sweep import jobs_of, sweep, trunks
+    from lm.scaling.sweep import jobs_of, parted, sweep, trunks
     from lm.training.display import Display
 
     with Display() as display:
         jobs = jobs_of(experiments, display)
         seconds = _rates(jobs, display) if o.dry_run else None
     if seconds:
-        listed = listing(trunks(jobs), seconds)
-        print_json({"runs": listed} | totals(listed)) if o.json else print(table(listed), end="")
+        listed, why = listing(trunks(jobs), seconds), parted(jobs)
+        if o.json:
+            print_json({"runs": listed} | totals(listed) | {"note": why})
+        else:
+            print(table(listed) + (f"{why}\n" if why else ""), end="")
         return
     result = sweep(jobs, o.out or RUNS / name, board=Board(), most=o.pack, retry=o.retry)
     if o.json:

@@ -94,9 +94,33 @@ def _shared(job: Job) -> str:
     """The same for jobs that do the same before they decay; log points count, as a state holds the sums since."""
     if not job.branch_step:
         return job.name
+    return json.dumps([_but_for_length(job), job.steps.warmup, job.steps.log_every])
+
+
+def _but_for_length(job: Job) -> dict[str, Any]:
     own = {"name", "train.steps", "schedule.warmup", "schedule.decay"}
-    same = {key: value for key, value in settings.flatten(settings.to_dict(job.experiment)).items() if key not in own}
-    return json.dumps([same, job.steps.warmup, job.steps.log_every])
+    return {key: value for key, value in settings.flatten(settings.to_dict(job.experiment)).items() if key not in own}
+
+
+def parted(jobs: Sequence[Job]) -> str | None:
+    """Which setting in percent keeps runs that differ only in length from sharing a trunk, and what would not."""
+    alike: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.branch_step:
+            alike.setdefault(json.dumps(_but_for_length(job)), []).append(job)
+    for key in ("schedule.warmup", "train.log_every"):
+        part, leaf = key.split(".")
+        value = lambda job, part=part, leaf=leaf: str(getattr(getattr(job.experiment, part), leaf))  # noqa: E731
+        steps = lambda job, leaf=leaf: getattr(job.steps, leaf)  # noqa: E731
+        apart = [group for group in alike.values() if len(set(map(steps, group))) > 1 and "%" in value(group[0])]
+        if apart:
+            first = sorted(set(map(steps, apart[0])))
+            return (
+                f"{sum(map(len, apart))} runs differ only in length but share no trunk: {key} {value(apart[0][0])} is "
+                f"{', '.join(map(str, first))} steps; as one number of steps, such as {max(first[0], 1)}, it would let "
+                "each branch off a longer one"
+            )
+    return None
 
 
 def packs(found: Sequence[Trunk], most: int = MOST_PACKED) -> list[list[Trunk]]:
@@ -153,6 +177,8 @@ def sweep(
     stopped = False
     with board.watching({job.name: job.steps.total for job in jobs}):
         going.begin()
+        if why := parted(jobs):
+            board.tell(why)
         try:
             for pack in packs(going.trunks, most):
                 going.train(pack)
