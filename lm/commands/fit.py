@@ -46,7 +46,7 @@ class Options:
     write_prediction: Path | None = None
     """Write predictions at --at (or of the held-out rows), sealed with SHA-256, before the runs are made."""
     at: tuple[str, ...] = ()
-    """Where to predict: N,D pairs, such as 1e6,2e7."""
+    """Where to predict: N,D pairs, such as 1e6,2e7. Far beyond the fitted compute a warning says how far."""
     score: Path | None = None
     """Score a prediction written earlier against these points, instead of fitting."""
     json: Json = False
@@ -55,7 +55,7 @@ class Options:
 def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm fit")
     prepare_jax()
-    from lm.scaling.predictions import matching, score_prediction, write_prediction
+    from lm.scaling.predictions import matching, predict_at, score_prediction, write_prediction
     from lm.scaling.report import describe, describe_scores
 
     points = o.table.read(o.points, needs_loss=o.law not in ("learning_rate", "batch"))
@@ -68,14 +68,18 @@ def run(arguments: list[str]) -> None:
         points, o.law, method=o.method, delta=o.delta, valley=o.valley, fixed=dict(map(_assignment, o.fix)),
         hold_out=mask, bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed,
     )  # fmt: skip
+    places, rows = [_place(pair) for pair in o.at], []
+    if places:
+        rows, far = predict_at(law, places)
+        law = dataclasses.replace(law, warnings=[*law.warnings, *far])
     if o.write_prediction is not None:
-        places = [_place(pair) for pair in o.at] or [{k: row[k] for k in ("params", "tokens")} for row in law.held_out]
+        places = places or [{k: row[k] for k in ("params", "tokens")} for row in law.held_out]
         require(bool(places), "--write-prediction: of which models? --at N,D ... or --hold-out")
         write_prediction(law, o.write_prediction, places)
     if o.json:
-        print_json(law.to_json())
+        print_json(law.to_json() | ({"predictions": rows} if rows else {}))
     else:
-        print(describe(law), end="")
+        print(describe(law) + (f"\n{describe_scores(rows)}" if rows else ""), end="")
 
 
 def fit_by_name(
