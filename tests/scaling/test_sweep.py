@@ -11,10 +11,10 @@ from lm import checkpoints
 from lm.cli import main
 from lm.errors import UserError
 from lm.run import Run
+from lm.scaling.early import check_steps, worse
 from lm.scaling.grid import grid, of_design
 from lm.scaling.plan import Rules, plan
 from lm.scaling.points import read_points
-from lm.scaling.early import check_steps, worse
 from lm.scaling.sweep import COLUMNS, added_steps, jobs_of, packs, parted, sweep, trunks
 from lm.settings import load_experiment
 from lm.training import loop
@@ -184,7 +184,7 @@ def test_who_is_compared_when_and_stopped():
 
 
 def test_worse_runs_are_stopped_and_go_on_without_the_option(corpus, tmp_path):
-    """At a third (the first evaluation after a quarter) a rate far too low is behind; what it ends as is what it would."""
+    """At the first evaluation after a quarter a rate far too low is behind; gone on with, it ends as from scratch."""
     words = ("train.steps=33,60", "optimizer.learning_rate=0.00001,0.003,0.004")
     listed = jobs(corpus, *words)
     result = sweep(listed, tmp_path / "runs", margin=0.3, most=2)
