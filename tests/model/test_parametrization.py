@@ -65,7 +65,7 @@ def test_the_start_is_scaled_as_the_table_says():
         assert found[f"blocks.{name}.kernel"].std() == pytest.approx((4 * count) ** -0.5, rel=0.02)
     tied = small(width=256, tied=True, zero_init=True, heads=4)
     at_base, wide = (dataclasses.replace(tied, width=D, base_width=64) for D in (64, 256))
-    stds = [np.std(transformer.init(each, 0)["embedding"]) for each in (at_base, wide)]
+    stds = [float(np.std(transformer.init(each, 0)["embedding"])) for each in (at_base, wide)]
     assert stds[1] == pytest.approx(stds[0], rel=0.05) and stds[0] == pytest.approx(0.02, rel=0.05)
 
 
