@@ -101,6 +101,11 @@ class ModelConfig:
     up to 8 on a CPU, else one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype of matrix products; auto is bfloat16 on accelerators and float32 on CPU."""
+    base_width: int | None = None
+    """Width at which rates, decay and Adam's epsilon were chosen: CompleteP (lm/model/parametrization.py) carries them
+    over to this one. Heads widen with it unless head_width is given. None: nothing is scaled with the width."""
+    base_layers: int | None = None
+    """Layers at which they were chosen; None: nothing is scaled with the depth."""
     attention: Literal["auto", "plain", "cudnn"] = "auto"
     """How whole sequences attend: plain (XLA, by blocks of queries), cudnn (its fused kernel, on NVIDIA GPUs, in
     bfloat16, without a window or packed documents), or auto: cudnn where it can be and pays."""
@@ -110,20 +115,19 @@ class ModelConfig:
         for name in ("layers", "width", "heads", "context", "vocab_multiple"):
             require(getattr(self, name) >= 1, f"model.{name} {getattr(self, name)}: must be at least 1")
         for name in (
-            "kv_heads",
-            "head_width",
-            "feedforward",
-            "vocab",
-            "window",
-            "global_every",
-            "logit_softcap",
-            "unroll",
-        ):
+            "kv_heads", "head_width", "feedforward", "vocab", "window", "global_every", "logit_softcap", "base_width",
+            "base_layers", "unroll",
+        ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value > 0, f"model.{name} {value}: must be positive, or None")
         require(
             self.head_width is not None or self.width % self.heads == 0,
             f"model.width {self.width} is not a multiple of model.heads {self.heads}; change one, or head_width",
+        )
+        require(
+            self.head_width is not None or not self.base_width or self.base_width >= self.heads,
+            f"model.base_width {self.base_width} has no room for model.heads {self.heads}: give model.head_width, the "
+            "same for both widths, or fewer heads",
         )
         require(
             self.heads % self.K == 0,
@@ -154,6 +158,11 @@ class ModelConfig:
         if self.feedforward:
             return self.feedforward
         return 8 * math.ceil(self.width / 3) if self.activation == "swiglu" else 4 * self.width
+
+    @property
+    def base_H(self) -> float:
+        """H of the base shape: this shape with base_width instead of width."""
+        return self.head_width or (self.base_width or self.width) / self.heads
 
     @property
     def V(self) -> int:
@@ -351,6 +360,11 @@ class Experiment:
         require(
             bool(re.fullmatch(r"[\w.+=-]+(/[\w.+=-]+)*", self.name)) and not {".", ".."} & set(self.name.split("/")),
             f"name {self.name!r}: letters, digits and any of . _ - + = (a / makes a subfolder)",
+        )
+        require(
+            self.optimizer.name != "sgd" or not (self.model.base_width or self.model.base_layers),
+            "optimizer.name sgd does not go with model.base_width or model.base_layers: what carries over from a base "
+            "shape is known for adamw, lion and muon",
         )
 
     @property

@@ -46,7 +46,7 @@ class Options:
     write_prediction: Path | None = None
     """Write predictions at --at (or of the held-out rows), sealed with SHA-256, before the runs are made."""
     at: tuple[str, ...] = ()
-    """Where to predict: N,D pairs, such as 1e6,2e7."""
+    """Where to predict: N,D pairs, such as 1e6,2e7. Far beyond the fitted compute a warning says how far."""
     score: Path | None = None
     """Score a prediction written earlier against these points, instead of fitting."""
     json: Json = False
@@ -55,7 +55,7 @@ class Options:
 def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm fit")
     prepare_jax()
-    from lm.scaling.predictions import score_prediction, write_prediction
+    from lm.scaling.predictions import matching, predict_at, score_prediction, write_prediction
     from lm.scaling.report import describe, describe_scores
 
     points = o.table.read(o.points, needs_loss=o.law not in ("learning_rate", "batch"))
@@ -63,30 +63,37 @@ def run(arguments: list[str]) -> None:
         rows = score_prediction(o.score, points)
         print_json({"scores": rows}) if o.json else print(describe_scores(rows), end="")
         return
-    law = _fit(o, points)
+    mask = None if o.hold_out is None else matching(points, o.hold_out)
+    law = fit_by_name(
+        points, o.law, method=o.method, delta=o.delta, valley=o.valley, fixed=dict(map(_assignment, o.fix)),
+        hold_out=mask, bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed,
+    )  # fmt: skip
+    places, rows = [_place(pair) for pair in o.at], []
+    if places:
+        rows, far = predict_at(law, places)
+        law = dataclasses.replace(law, warnings=[*law.warnings, *far])
     if o.write_prediction is not None:
-        places = [_place(pair) for pair in o.at] or [{k: row[k] for k in ("params", "tokens")} for row in law.held_out]
+        places = places or [{k: row[k] for k in ("params", "tokens")} for row in law.held_out]
         require(bool(places), "--write-prediction: of which models? --at N,D ... or --hold-out")
         write_prediction(law, o.write_prediction, places)
     if o.json:
-        print_json(law.to_json())
+        print_json(law.to_json() | ({"predictions": rows} if rows else {}))
     else:
-        print(describe(law), end="")
+        print(describe(law) + (f"\n{describe_scores(rows)}" if rows else ""), end="")
 
 
-def _fit(o: Options, points):
+def fit_by_name(
+    points, law: str, *, method: str, valley: str = "akima", hold_out=None, delta=1e-3, fixed=None, **common
+):
+    """A law, or an approach that fits the optimum alone, under any of its names; common: bootstraps, level, seed ..."""
     from lm.scaling.fitting import fit
     from lm.scaling.isoflop import fit_frontier
-    from lm.scaling.predictions import matching
 
-    name = APPROACHES.get(o.law, o.law)
-    common = dict(bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed)
+    name = APPROACHES.get(law, law)
     if name in ("isoflop", "frontier"):
-        require(o.hold_out is None, f"--hold-out: {name} fits the optimum and predicts no losses; use --law chinchilla")
-        return fit_frontier(points, name, valley=o.valley, **common)
-    mask = None if o.hold_out is None else matching(points, o.hold_out)
-    fixed = dict(_assignment(word) for word in o.fix)
-    return fit(points, name, method=o.method, delta=o.delta, hold_out=mask, fixed=fixed, **common)
+        require(hold_out is None, f"--hold-out: {name} fits the optimum and predicts no losses; use --law chinchilla")
+        return fit_frontier(points, name, valley=valley, **common)
+    return fit(points, name, method=method, delta=delta, hold_out=hold_out, fixed=fixed, **common)
 
 
 def _assignment(word: str) -> tuple[str, float]:

@@ -8,7 +8,7 @@ import tyro
 
 from lm.arguments import parse
 from lm.commands.common import Json, prepare_jax, print_json
-from lm.commands.fit import APPROACHES
+from lm.commands.fit import APPROACHES, fit_by_name
 from lm.commands.table import Table
 from lm.errors import UserError, nearest, require
 
@@ -101,19 +101,15 @@ def _scaling(o: ScalingOptions) -> None:
 
 def _law(o: ScalingOptions, points):
     """The fitted law, or None and why the points do not allow it: figures that need none are drawn all the same."""
-    from lm.scaling.fitting import fit
-    from lm.scaling.isoflop import fit_frontier
     from lm.scaling.laws import form_of
 
     require(0 < o.level < 1, f"--level {o.level:g}: between 0 and 1, such as 0.9")
     name = APPROACHES.get(o.law, o.law)
-    common = dict(bootstraps=o.bootstraps, level=o.level, seed=o.seed)
     if name not in ("isoflop", "frontier"):
         form = form_of(name)
         require(form.target == "loss", f"--law {o.law} predicts {form.target}, which no scaling figure shows")
     try:
-        if name in ("isoflop", "frontier"):
-            return fit_frontier(points, name, **common), ""
-        return fit(points, name, method=o.method, **common), ""
+        common = dict(bootstraps=o.bootstraps, level=o.level, seed=o.seed)
+        return fit_by_name(points, o.law, method=o.method, **common), ""
     except UserError as reason:
         return None, f"{o.law} was not fitted: {reason}"

@@ -29,6 +29,10 @@ class Options:
     """Most runs side by side."""
     retry: bool = False
     """Try runs that diverged again."""
+    stop_worse: float | None = None
+    """Stop runs that at a quarter or half of their steps are worse by so many nats a token than the best of those that
+    differ in rates, decay, schedule or seed alone: 0.3 spares what a high rate makes good at the end. Without it the
+    same command goes on with them."""
     dry_run: bool = False
     """List the runs with their FLOPs and the time at a measured rate; train nothing."""
     json: Json = False
@@ -37,26 +41,32 @@ class Options:
 def run(arguments: list[str]) -> None:
     config, own, rest = split("sweep", Options, arguments)
     o = parse(Options, own, "lm sweep CONFIG")
+    require(o.stop_worse is None or o.stop_worse > 0, f"--stop-worse {o.stop_worse}: a number of nats above 0, as 0.3")
     require(o.pack >= 1, f"--pack {o.pack}: at least one run at a time")
     name, experiments = _experiments(config, o, rest)
     prepare_jax()
     from lm.scaling.board import Board
-    from lm.scaling.sweep import jobs_of, sweep, trunks
+    from lm.scaling.sweep import jobs_of, parted, sweep, trunks
     from lm.training.display import Display
 
     with Display() as display:
         jobs = jobs_of(experiments, display)
         seconds = _rates(jobs, display) if o.dry_run else None
     if seconds:
-        listed = listing(trunks(jobs), seconds)
-        print_json({"runs": listed} | totals(listed)) if o.json else print(table(listed), end="")
+        listed, why = listing(trunks(jobs), seconds), parted(jobs)
+        if o.json:
+            print_json({"runs": listed} | totals(listed) | {"note": why})
+        else:
+            print(table(listed) + (f"{why}\n" if why else ""), end="")
         return
-    result = sweep(jobs, o.out or RUNS / name, board=Board(), most=o.pack, retry=o.retry)
+    result = sweep(jobs, o.out or RUNS / name, board=Board(), most=o.pack, retry=o.retry, margin=o.stop_worse)
     if o.json:
         print_json(dataclasses.asdict(result) | {"folder": str(result.folder), "points": _text(result.points)})
     elif not result.stopped:
-        failed = f", {len(result.failed)} failed: {', '.join(result.failed)}" if result.failed else ""
-        print(f"{len(result.finished)} of {len(jobs)} runs finished{failed}")
+        told = f"{len(result.finished)} of {len(jobs)} runs finished"
+        for how, names in (("failed", result.failed), ("stopped early", result.stopped_early)):
+            told += f", {len(names)} {how}: {', '.join(names)}" if names else ""
+        print(told)
         print(f"Next: lm fit {result.points}" if result.points else "Nothing to fit")
 
 

@@ -8,7 +8,8 @@ from flax import nnx
 
 from lm.config import ModelConfig
 from lm.errors import require
-from lm.model.layers import Linear, Norm, output_scale, project, rotate
+from lm.model.layers import Linear, Norm, project, rotate, scaled
+from lm.model.parametrization import branch_factor, output_scale, query_factor
 from lm.model.taps import Taps
 
 BLOCKS = 4
@@ -136,7 +137,7 @@ class Attention(nnx.Module):
         if c.positions == "rotary":
             q_BTNH = rotate(q_BTNH, positions_BT, c.rotary_base)
             k_BTKH = rotate(k_BTKH, positions_BT, c.rotary_base)
-        q_BTNH = taps("attention.query", q_BTNH)
+        q_BTNH = taps("attention.query", scaled(q_BTNH, query_factor(c)))
         k_BTKH = taps("attention.key", k_BTKH)
         if c.value_residual:  # Zhou et al. 2024, "Value Residual Learning": learned weights of both
             first_BTKH = jnp.where(taps.layer == 0, v_BTKH, first_BTKH)
@@ -158,7 +159,8 @@ class Attention(nnx.Module):
                 heads_BKGTH = attend(q_BKGTH, [old, new], taps)
             heads_BTNH = heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, c.heads, c.H)
         heads_BTNH = taps("attention.heads", heads_BTNH)
-        return taps("attention.out", self.out(heads_BTNH.reshape(B, T, -1))), (k_BKHT, v_BKTH), first_BTKH
+        out_BTD = scaled(self.out(heads_BTNH.reshape(B, T, -1)), branch_factor(c))
+        return taps("attention.out", out_BTD), (k_BKHT, v_BKTH), first_BTKH
 
     def _fused(self, q_BTNH, window, same_BTT, taps: Taps) -> bool:
         tapped = taps.wants("attention.scores", "attention.weights")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm.config import ModelConfig
+from lm.model.parametrization import branch_factor, output_scale
 from lm.model.taps import Taps
 
 
@@ -119,7 +120,7 @@ class FeedForward(nnx.Module):
     """Two projections around a nonlinearity; swiglu gates one projection by another (Shazeer 2020)."""
 
     def __init__(self, c: ModelConfig, rngs):
-        self.activation = c.activation
+        self.activation, self.factor = c.activation, branch_factor(c)
         self.inner = Linear(c, c.width, c.F, ("D", "F"), rngs)
         self.gate = Linear(c, c.width, c.F, ("D", "F"), rngs) if c.activation == "swiglu" else None
         self.outer = Linear(c, c.F, c.width, ("F", "D"), rngs, scale=output_scale(c))
@@ -130,12 +131,12 @@ class FeedForward(nnx.Module):
             h_BTF = ACTIVATIONS[self.activation](h_BTF)
         else:
             h_BTF = jax.nn.silu(self.gate(x_BTD)) * h_BTF
-        return taps("mlp.out", self.outer(taps("mlp.hidden", h_BTF)))
+        return taps("mlp.out", scaled(self.outer(taps("mlp.hidden", h_BTF)), self.factor))
 
 
-def output_scale(c: ModelConfig) -> float:
-    """Initial scale of what a half-block adds: zero, or 1/sqrt(2 L) as in GPT-2, so depth does not add variance."""
-    return 0.0 if c.zero_init else (2 * c.layers) ** -0.5
+def scaled(x: jax.Array, factor: float) -> jax.Array:
+    """x times a factor known when compiled; untouched where that is 1."""
+    return x if factor == 1 else x * factor
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -11,7 +11,8 @@ from lm.config import ModelConfig
 from lm.errors import require
 from lm.model.attention import Attention, Past
 from lm.model.cache import KVCache
-from lm.model.layers import FeedForward, Norm, dropout, project, rms_normalise, single_token_parts, sinusoids
+from lm.model.layers import FeedForward, Norm, dropout, project, rms_normalise, scaled, single_token_parts, sinusoids
+from lm.model.parametrization import embedding_scale, logit_factor
 from lm.model.taps import Taps
 
 UNLIMITED = jnp.iinfo(jnp.int32).max
@@ -43,11 +44,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
         self.c = c
-        # Small enough that logits of a tied head start near zero and the first loss near ln V.
-        scale = min(0.02, 0.3 * c.width**-0.5)
-        if c.tied and c.zero_init:  # the head reads the token's own embedding: its logit is scale * D
-            scale = min(scale, 2 / c.width)
-        normal = lambda *shape: jax.random.normal(rngs.params(), shape) * scale  # noqa: E731
+        normal = lambda *shape: jax.random.normal(rngs.params(), shape) * embedding_scale(c)  # noqa: E731
         self.embedding = nnx.Param(normal(c.V, c.width), axes=("V", "D"))
         self.position = nnx.Param(normal(c.context, c.width), axes=("T", "D")) if c.positions == "learned" else None
         self.blocks = nnx.vmap(lambda r: Block(c, r))(rngs.split(c.layers))
@@ -122,7 +119,7 @@ class Transformer(nnx.Module):
     def logits(self, h_BTD: jax.Array, taps: Taps | None = None) -> jax.Array:
         """[..., V] float32 logits; the padded entries of the vocabulary can never be predicted."""
         c = self.c
-        flat = h_BTD.reshape(-1, c.width)
+        flat = scaled(h_BTD, logit_factor(c)).reshape(-1, c.width)
         if c.tied:  # one row a token: already laid out as for_single_tokens does
             parts = single_token_parts(flat.shape[0], c.V)
             logits = project(flat, self.embedding[...].reshape(parts, c.V // parts, c.width))

@@ -6,7 +6,7 @@ import numpy as np
 
 from lm.errors import UserError, require
 from lm.scaling import intervals
-from lm.scaling.law import Estimate, Law
+from lm.scaling.law import Estimate, Law, interval, widening
 from lm.scaling.laws import Form, form_of
 from lm.scaling.points import Points
 from lm.scaling.predictions import score
@@ -64,11 +64,10 @@ def fit(
     ends = intervals.profiles(problem, theta_P, level)
     parameters = {name: _estimate(name, values[name], draws[name], ends) for name in form.parameters}
     scatter = intervals.spread(problem, theta_P).sd
-    # Resampled squares are too narrow by the fit's degrees of freedom (Hesterberg 2015); absolute values are not.
-    widen = len(points) / (len(points) - free) if "squares" in method else 1.0
     result = Law(
         name=law, formula=form.formula, source=form.source, method=method, level=level, parameters=parameters,
-        derived=_derived(form, values, draws, level, widen), objective=objective, points=len(points),
+        derived=_derived(form, values, draws, level, widening(method, len(points), free)),
+        objective=objective, points=len(points),
         dropped=0 if points.dropped is None else len(points.dropped), conventions=points.conventions,
         identifiable={name: _verdict(name, form, parameters[name], held) for name in form.parameters},
         warnings=_warnings(form, problem, points, values, counts, cluster, condition), condition=condition,
@@ -125,15 +124,12 @@ def _estimate(name: str, value: float, drawn: np.ndarray, ends: dict) -> Estimat
     return Estimate(value, float(np.std(drawn)), ends[name].low, ends[name].high)
 
 
-def _derived(form: Form, values: dict, draws: dict, level: float, freedom: float) -> dict[str, Estimate]:
-    """Intervals by the resamples' percentiles, widened by sqrt(freedom)."""
-    found = {}
-    for name, value in form.derived(values).items():
-        drawn = form.derived(draws)[name]
-        ends = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
-        low, high = value + np.sqrt(freedom) * (ends - value)
-        found[name] = Estimate(float(value), float(np.std(drawn)), float(low), float(high))
-    return found
+def _derived(form: Form, values: dict, draws: dict, level: float, widen: float) -> dict[str, Estimate]:
+    drawn = form.derived(draws)
+    return {
+        name: Estimate(float(value), float(np.std(drawn[name])), *interval(value, drawn[name], level, widen))
+        for name, value in form.derived(values).items()
+    }
 
 
 def _verdict(name: str, form: Form, e: Estimate, held: dict) -> str:

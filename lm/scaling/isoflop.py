@@ -39,6 +39,9 @@ class Frontier(Law):
 
     predict_interval = predict
 
+    def exponents(self) -> dict[str, Estimate]:
+        return {name: self.parameters[name] for name in "ab"}
+
     def optimum(self, flops) -> dict[str, np.ndarray]:
         c = np.log(np.atleast_1d(np.asarray(flops, np.float64)))
         p, tails = self.values(), [50 * (1 - self.level), 50 * (1 + self.level)]
@@ -53,9 +56,20 @@ class Frontier(Law):
 
 
 def budgets(points: Points, tolerance: float = 0.1) -> list[np.ndarray]:
-    """Indices of points of about equal FLOPs, ordered by N: split where sorted ln C jumps by more than `tolerance`."""
+    """Indices of points of about equal FLOPs, ordered by N: every ln C within `tolerance` of its group's median.
+
+    Groups end where ln C jumps by more than that, and, where budgets lie so close that they would chain, from the
+    smallest on as soon as the next would be too far from the middle of its group.
+    """
     order = np.argsort(points.flops)
-    groups = np.split(order, np.flatnonzero(np.diff(np.log(points.flops[order])) > tolerance) + 1)
+    log_c = np.log(points.flops[order])
+    starts = [0]
+    for i in range(1, len(order)):
+        group = log_c[starts[-1] : i + 1]
+        far = np.abs(group - np.median(group)).max() > tolerance
+        if far or log_c[i] - log_c[i - 1] > tolerance:
+            starts.append(i)
+    groups = np.split(order, starts[1:])
     return [group[np.argsort(points.params[group])] for group in groups]
 
 

@@ -90,6 +90,21 @@ class Law:
             "tokens_low": tokens(high), "tokens_high": tokens(low),
         }  # fmt: skip
 
+    def exponents(self) -> dict[str, Estimate]:
+        """a and b of N* ~ C^a and D* ~ C^b: the slopes of `optimum` over the points' budgets, FLOPs as they count them.
+
+        Those of `derived` hold where C is proportional to N D; with exact FLOPs C = k N^(1+g) D, and a is smaller.
+        """
+        ends = self.data.flops.min() * np.array([1, 10])
+        k, g = cost_of(self.data)
+        slope = lambda p: np.diff(self._best_n(p, ends, k, g), axis=-1)[..., 0] / np.log(ends[1] / ends[0])  # noqa: E731
+        a, drawn = float(slope(self.values())), slope({name: draw[:, None] for name, draw in self.draws.items()})
+        fixed = sum(verdict == "fixed" for verdict in self.identifiable.values())
+        low, high = interval(a, drawn, self.level, widening(self.method, self.points, len(self.parameters) - fixed))
+        se = float(np.std(drawn))
+        b_of = lambda value: 1 - (1 + g) * value  # noqa: E731
+        return {"a": Estimate(a, se, low, high), "b": Estimate(b_of(a), (1 + g) * se, b_of(high), b_of(low))}
+
     def to_json(self) -> dict[str, Any]:
         estimates = lambda of: {name: estimate.to_json() for name, estimate in of.items()}  # noqa: E731
         keep = ("objective", "points", "dropped", "conventions", "identifiable", "warnings", "method", "level")
@@ -98,6 +113,7 @@ class Law:
             {"law": self.name, "parameters": estimates(self.parameters)}
             | {name: getattr(self, name) for name in keep}
             | {"derived": estimates(self.derived)}
+            | ({"exponents": estimates(self.exponents())} if "a" in self.derived else {})
             | {name: getattr(self, name) for name in more}
         )
 
@@ -131,6 +147,18 @@ def cost_of(points: Points) -> tuple[float, float]:
         return float(np.exp(ratio.mean())), 0.0
     g, log_k = np.polyfit(np.log(points.params), ratio, 1)
     return float(np.exp(log_k)), float(g)
+
+
+def widening(method: str, points: int, free: int) -> float:
+    """Of intervals from resampled squares, too narrow by the fit's degrees of freedom (Hesterberg 2015); absolute
+    values are not."""
+    return math.sqrt(points / (points - free)) if "squares" in method else 1.0
+
+
+def interval(value: float, drawn: np.ndarray, level: float, widen: float) -> tuple[float, float]:
+    """The resamples' percentiles about a value, widened."""
+    low, high = value + widen * (np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)]) - value)
+    return float(low), float(high)
 
 
 def _band(values_Rn: np.ndarray, level: float):

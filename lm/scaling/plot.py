@@ -10,40 +10,37 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import ListedColormap, LogNorm
-from matplotlib.ticker import LogLocator, NullLocator
 
 from lm.errors import UserError, require
 from lm.figures import STYLE, save
+from lm.scaling.drawing import (
+    ABOVE,
+    COLOURS,
+    LOSS,
+    QUANTITIES,
+    colourbar,
+    counted_by,
+    finish,
+    label,
+    norm_of,
+    reach,
+    window,
+)
 from lm.scaling.fitting import fit
 from lm.scaling.isoflop import VALLEYS, Optimum, budgets, fit_frontier, valley_of
-from lm.scaling.law import Law, cost_of
+from lm.scaling.law import Estimate, Law, cost_of
 from lm.scaling.laws import form_of
 from lm.scaling.points import KNOWN, Points
 
-COLOURS = ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 0.88, 256)))
-"""Without the yellow that white paper swallows."""
-QUANTITIES = {"flops": "training FLOPs C", "params": "parameters N", "tokens": "tokens D"}
-LOSS = "loss, nats per token"
-ABOVE = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-"""A legend that hides no curve."""
-SAME_BUDGET = 0.2
-"""Range of ln C within which budgets count as equal."""
 PUBLISHED = {"Hoffmann et al.": 0.50, "Kaplan et al.": 0.73}
 """Exponents a of N* = G C^a that the switch of conventions explains (Pearce & Song 2024)."""
-
-
-def label(points: Points, quantity: str) -> str:
-    """A quantity's name with the convention it was counted by."""
-    said = _said(points, quantity)
-    return QUANTITIES[quantity] + ("" if said == "as given" else f" ({said})")
 
 
 def isoflop(points: Points, law: Law | None) -> plt.Figure:
     """Loss against N at each budget, with the law along it (or straight lines) and the bottoms of the valleys."""
     groups = _budgets(points)
     require(len(groups) >= 2, f"no equal budgets: {len(groups)} with three or more sizes at about the same FLOPs")
-    norm, cost = _norm(points.flops), cost_of(points)
+    norm, cost = norm_of(points.flops), cost_of(points)
     figure, axes = plt.subplots(layout="constrained")
     for group in groups:
         c = float(np.exp(np.log(points.flops[group]).mean()))
@@ -58,9 +55,9 @@ def isoflop(points: Points, law: Law | None) -> plt.Figure:
     if found:
         n, loss = (np.array([getattr(o, name) for o in found]) for name in ("params", "loss"))
         axes.plot(np.exp(n), loss, "*", color="black", markersize=11, zorder=3, label=f"lowest ({valley})")
-    _finish(axes, label(points, "params"), LOSS, logs="x")
-    _window(axes, points.loss[np.concatenate(groups)])
-    _colourbar(figure, axes, norm, label(points, "flops"))
+    finish(axes, label(points, "params"), LOSS, logs="x")
+    window(axes, points.loss[np.concatenate(groups)])
+    colourbar(figure, axes, norm, label(points, "flops"))
     if _shares(law):
         axes.plot([], [], color="0.4", label=f"{law.name} fit")
     axes.legend(**ABOVE)
@@ -69,19 +66,17 @@ def isoflop(points: Points, law: Law | None) -> plt.Figure:
 
 def frontier(points: Points, law: Law | None) -> plt.Figure:
     """N* and D* against C, with the law's band and the bottoms of the valleys."""
-    flops = _reach(points.flops, beyond=10)
+    flops = reach(points.flops, beyond=10)
     best = _fitted(law).optimum(flops)
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    powers = law.derived if "a" in law.derived else law.parameters
+    powers = law.exponents()
     for axes, name, power in zip(panels, ("params", "tokens"), "ab", strict=True):
         if f"{name}_low" in best:
             _fill(axes, flops, best[f"{name}_low"], best[f"{name}_high"], law)
-        e = powers.get(power)
-        axes.plot(flops, best[name], color="C0", label=f"{law.name}: exponent {e.value:.3f}" if e else law.name)
+        axes.plot(flops, best[name], color="C0", label=f"{law.name}: exponent {powers[power].value:.3f}")
         _bottoms(axes, points, law, lambda o, name=name: getattr(o, name))
         _beyond(axes, points)
-        _finish(axes, label(points, "flops"), f"compute-optimal\n{label(points, name)}", logs="xy")
-        _near(axes, best[name])
+        finish(axes, label(points, "flops"), f"compute-optimal\n{label(points, name)}", logs="xy", near=best[name])
         axes.legend()
     return figure
 
@@ -99,27 +94,27 @@ def losses(points: Points, law: Law | None) -> plt.Figure:
     )
     for (above, below), name in zip(panels.T, QUANTITIES, strict=True):
         by = {"flops": "params", "params": "tokens", "tokens": "params"}[name]
-        norm = _norm(points.column(by))
+        norm = norm_of(points.column(by))
         colour = COLOURS(norm(points.column(by)))
         above.scatter(points.column(name), points.loss, c=colour, s=16)
         for line, value, said in _curves(points, law, name, by):
-            x = _reach(points.column(name))
+            x = reach(points.column(name))
             above.plot(x, line(x), color="black" if value is None else COLOURS(norm(value)), linewidth=1.3, label=said)
         below.scatter(points.column(name), rest, c=colour, s=12)
         below.axhline(0, color="black", linewidth=0.8)
-        _finish(above, "", LOSS if name == "flops" else "", logs="x")
-        _finish(below, label(points, name), "residual, %" if name == "flops" else "", logs="x")
+        finish(above, "", LOSS if name == "flops" else "", logs="x")
+        finish(below, label(points, name), "residual, %" if name == "flops" else "", logs="x")
         if above.get_legend_handles_labels()[1]:
             above.legend(loc="upper right", fontsize=11)
-        _colourbar(figure, above, norm, f"colour: {label(points, by)}", side="top")
-    _window(panels[0, 0], points.loss)
+        colourbar(figure, above, norm, f"colour: {label(points, by)}", side="top")
+    window(panels[0, 0], points.loss)
     return figure
 
 
 def isoloss(points: Points, law: Law | None) -> plt.Figure:
     """Contours of the law's loss over N and D, the points it was fitted to, and the compute-optimal frontier."""
     require(_shares(_fitted(law)), f"{law.name} is no law of N and D alone; fit --law chinchilla")
-    n, d = _reach(points.params, beyond=3), _reach(points.tokens, beyond=3)
+    n, d = reach(points.params, beyond=3), reach(points.tokens, beyond=3)
     loss_DN = law.predict(n[None, :], d[:, None])
     figure, axes = plt.subplots(figsize=(7.6, 5.2), layout="constrained")
     low, high = loss_DN.min(), min(loss_DN.max(), 1.2 * points.loss.max())
@@ -129,9 +124,9 @@ def isoloss(points: Points, law: Law | None) -> plt.Figure:
     for text in axes.clabel(lines, fmt="%.2f", fontsize=11, inline=False, colors="black"):
         text.set_bbox(dict(facecolor="white", edgecolor="none", pad=0.5, alpha=0.85))
     axes.plot(points.params, points.tokens, "o", color="0.35", markersize=3.5, alpha=0.7, label="trained models")
-    best = law.optimum(_reach(points.flops, beyond=100))
+    best = law.optimum(reach(points.flops, beyond=100))
     axes.plot(best["params"], best["tokens"], color="C3", linewidth=2, label="compute-optimal")
-    _finish(axes, label(points, "params"), label(points, "tokens"), logs="xy")
+    finish(axes, label(points, "params"), label(points, "tokens"), logs="xy")
     axes.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
     axes.legend(title=f"contours: {LOSS}, by {law.name}", **ABOVE)
     return figure
@@ -139,7 +134,7 @@ def isoloss(points: Points, law: Law | None) -> plt.Figure:
 
 def ratio(points: Points, law: Law | None) -> plt.Figure:
     """Compute-optimal tokens per parameter against C, with its band."""
-    flops = _reach(points.flops, beyond=10)
+    flops = reach(points.flops, beyond=10)
     best = _fitted(law).optimum(flops)
     figure, axes = plt.subplots(layout="constrained")
     if "params_low" in best:
@@ -148,72 +143,110 @@ def ratio(points: Points, law: Law | None) -> plt.Figure:
     _bottoms(axes, points, law, lambda o: o.tokens - o.params)
     axes.axhline(20, color="0.4", linestyle=":", label="20 tokens per parameter")
     _beyond(axes, points)
-    _finish(axes, label(points, "flops"), f"tokens per parameter D/N\n(N: {_said(points, 'params')})", logs="xy")
-    _near(axes, best["tokens"] / best["params"])
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
+    shown = best["tokens"] / best["params"]
+    finish(axes, label(points, "flops"), f"tokens per parameter D/N\n(N: {counted_by(points, 'params')})", "xy", shown)
     axes.legend()
     return figure
 
 
 def exponents(points: Points, law: Law | None, *, bootstraps: int = 100) -> plt.Figure:
-    """The exponent a of N* = G C^a by every method, under every way to count that the table has."""
-    counted = recounts(points)
-    level = 0.9 if law is None else law.level
-    rows = [(method, how) for method in METHODS for how in counted]
-    figure, axes = plt.subplots(figsize=(8.6, 1.6 + 0.36 * len(rows)), layout="constrained")
-    drawn = 0
-    for row, (method, how) in enumerate(rows):
-        colour = f"C{list(counted).index(how)}"
-        try:
-            fitted = METHODS[method](counted[how], level, bootstraps)
-        except UserError:  # these points do not determine it: said in its row
-            axes.text(
-                0.02, row, "not determined", color="0.5", fontsize=10, va="center", transform=axes.get_yaxis_transform()
-            )
-            continue
-        e, drawn = (fitted.derived if "a" in fitted.derived else fitted.parameters)["a"], drawn + 1
-        if e.low is not None:
-            axes.plot([e.low, e.high], [row, row], color=colour, linewidth=2.5, alpha=0.5)
-        axes.plot(e.value, row, "o", color=colour, markersize=6)
-    if not drawn:
-        plt.close(figure)
-        raise UserError("no method finds an exponent in this table: vary N and D at several budgets")
+    """The exponent a of N* ~ C^a by every method, in every way to count N and C that the table has."""
+    counted, level = recounts(points), 0.9 if law is None else law.level
+    found = {(method, how): _exponent(method, counted[how], level, bootstraps) for method in METHODS for how in counted}
+    require(any(found.values()), "no method finds an exponent in this table: vary N and D at several budgets")
+    figure, axes = plt.subplots(figsize=(8.6, 1.7 + len(METHODS) * (0.26 + 0.13 * len(counted))), layout="constrained")
     for name, a in PUBLISHED.items():
         axes.axvline(a, color="0.4", linestyle=":", linewidth=1.2)
-        axes.text(a, -0.75, name, ha="center", fontsize=10, color="0.3")
-    names = [f"{method}\n{how}" if len(counted) > 1 else method for method, how in rows]
-    axes.set_yticks(range(len(rows)), [name.replace("\n", ", ") for name in names], fontsize=10.5)
-    axes.set_ylim(len(rows) - 0.4, -1.1)
-    one = "" if len(counted) > 1 else f"\ncounting {next(iter(counted))}"
-    _finish(axes, f"exponent a of compute-optimal N* ∝ C^a, {level:.0%} interval{one}", "")
+        axes.text(a, -0.62, name, ha="center", va="bottom", fontsize=10, color="0.3")
+    for row, method in enumerate(METHODS):
+        if not any(found[method, how] for how in counted):
+            axes.text(0.02, row, "not determined", color="0.5", fontsize=10, va="center", **_of_rows(axes))
+        for i, how in enumerate(counted):
+            if e := found[method, how]:
+                y = row + 0.8 * ((i + 0.5) / len(counted) - 0.5)
+                if e.low is not None:
+                    axes.plot([e.low, e.high], [y, y], color=f"C{i}", linewidth=2.5, alpha=0.5)
+                axes.plot(e.value, y, "o", color=f"C{i}", markersize=5)
+    axes.set_yticks(range(len(METHODS)), list(METHODS))
+    axes.set_ylim(len(METHODS) - 0.4, -0.6)
+    for i, how in enumerate(counted):
+        axes.plot([], [], "o-", color=f"C{i}", markersize=5, linewidth=2.5, label=how)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.1, 1.04), ncols=2, fontsize=11)
+    finish(axes, f"exponent a of compute-optimal N* ∝ C^a, {level:.0%} interval", "")
     return figure
+
+
+def _of_rows(axes) -> dict:
+    return dict(transform=axes.get_yaxis_transform())
+
+
+def _exponent(method: str, points: Points, level: float, bootstraps: int) -> Estimate | None:
+    """None where these points do not determine it."""
+    try:
+        return METHODS[method](points, level, bootstraps).exponents()["a"]
+    except UserError:
+        return None
 
 
 def learning_rates(points: Points, law: Law | None) -> plt.Figure:
-    """Loss against learning rate, a line a width (and a number of tokens, where there are several)."""
+    """Loss against learning rate, a line a width (and a number of tokens, where there are several), with the best rate:
+    the bottom of a parabola in ln rate through the lowest and its neighbours. A panel for each base shape, side by
+    side, where runs differ in it: rates should then agree between widths where there is one."""
     require("learning_rate" in points.columns, "no learning_rate column")
-    rate = points.column("learning_rate")
     by = "width" if "width" in points.columns else "params"
-    tokens = np.round(np.log(points.tokens), 2)
-    keys = list(zip(points.column(by), tokens, strict=True))
-    groups = {key: [i for i, k in enumerate(keys) if k == key] for key in sorted(set(keys))}
-    groups = {key: rows for key, rows in groups.items() if len(np.unique(rate[rows])) > 1}
-    require(bool(groups), f"no {by} was trained at two learning rates on the same number of tokens")
-    several = {size for size, _ in groups if sum(other == size for other, _ in groups) > 1}
-    figure, axes = plt.subplots(layout="constrained")
-    for i, ((size, log_tokens), rows) in enumerate(groups.items()):
-        rates = np.unique(rate[rows])
-        mean = np.array([points.loss[[j for j in rows if rate[j] == r]].mean() for r in rates])
-        said = f"{by} {size:g}" + (f", {np.exp(log_tokens):.2g} tokens" if size in several else "")
-        colour = COLOURS(i / max(len(groups) - 1, 1))
-        axes.plot(rates, mean, "o-", color=colour, markersize=4.5, label=said)
-        axes.plot(rates[mean.argmin()], mean.min(), "*", color=colour, markersize=13, markeredgecolor="black")
-    _finish(axes, "peak learning rate", f"{LOSS}\n(mean over seeds)", logs="x")
-    _window(axes, points.loss[np.concatenate(list(groups.values()))])
-    axes.legend(title="★ lowest", fontsize=10)
+    base = np.nan_to_num(points.columns.get("base_width", np.zeros(len(points))))
+    panels = {b: _rate_lines(points, by, base == b) for b in np.unique(base)}
+    panels = {b: lines for b, lines in panels.items() if lines}
+    require(bool(panels), f"no {by} was trained at two learning rates on the same number of tokens")
+    figure, several = plt.subplots(
+        1, len(panels), figsize=(7.2 if len(panels) == 1 else 5.6 * len(panels), 4.4), layout="constrained",
+        sharey=True, squeeze=False,
+    )  # fmt: skip
+    for axes, (b, lines) in zip(several[0], panels.items(), strict=True):
+        for i, (said, rate, loss) in enumerate(lines):
+            colour = COLOURS(i / max(len(lines) - 1, 1))
+            best = best_rate(rate, loss)
+            axes.plot(
+                rate,
+                loss,
+                "o-",
+                color=colour,
+                markersize=4.5,
+                label=f"{said}: " + (f"{best:.2g}" if best else "at an end"),
+            )
+            axes.plot(rate[loss.argmin()], loss.min(), "*", color=colour, markersize=13, markeredgecolor="black")
+            if best:
+                axes.axvline(best, color=colour, linestyle=":", linewidth=1.4)
+        finish(axes, "peak learning rate", f"{LOSS}\n(mean over seeds)" if axes is several[0, 0] else "", logs="x")
+        if len(panels) > 1:
+            axes.set_title(f"base width {b:g}" if b else "standard", fontsize=12)
+        axes.legend(title=f"best rate by {by}", fontsize=10, alignment="left")
+    window(several[0, 0], np.concatenate([loss for lines in panels.values() for _, _, loss in lines]))
     return figure
+
+
+def _rate_lines(points: Points, by: str, mask: np.ndarray) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """(label, rates, mean loss at each) for each size and number of tokens with several rates."""
+    rate, tokens = points.column("learning_rate"), np.round(np.log(points.tokens), 2)
+    keys = sorted(set(zip(points.column(by)[mask], tokens[mask], strict=True)))
+    found = []
+    for size, log_tokens in keys:
+        rows = mask & (points.column(by) == size) & (tokens == log_tokens)
+        rates = np.unique(rate[rows])
+        if len(rates) > 1:
+            several = sum(other == size for other, _ in keys) > 1
+            said = f"{size:g}" + (f", {np.exp(log_tokens):.2g} tokens" if several else "")
+            found.append((said, rates, np.array([points.loss[rows & (rate == r)].mean() for r in rates])))
+    return found
+
+
+def best_rate(rate: np.ndarray, loss: np.ndarray) -> float | None:
+    """The bottom of a parabola in ln rate through the lowest loss and its neighbours; None where that is at an end."""
+    low = int(loss.argmin())
+    if low in (0, len(rate) - 1):
+        return None
+    bend, slope, _ = np.polyfit(np.log(rate[low - 1 : low + 2] / rate[low]), loss[low - 1 : low + 2], 2)
+    return float(rate[low] * np.exp(-slope / (2 * bend)))
 
 
 FIGURES: dict[str, Callable[[Points, Law | None], plt.Figure]] = {
@@ -252,9 +285,9 @@ def recounts(points: Points) -> dict[str, Points]:
         for of in ("params", "flops")
     )
     found = {}
-    for params_said, params in (n or {_said(points, "params"): points.params}).items():
+    for params_said, params in (n or {counted_by(points, "params"): points.params}).items():
         six = 6 * params * points.tokens
-        counts = c or {_said(points, "flops"): points.flops}
+        counts = c or {counted_by(points, "flops"): points.flops}
         if not any(np.allclose(flops, six, rtol=1e-3) for flops in counts.values()):
             counts = counts | {"6ND": six}
         for flops_said, flops in counts.items():
@@ -308,11 +341,8 @@ def _curves(points: Points, law: Law, name: str, by: str):
 
 
 def _budgets(points: Points) -> list[np.ndarray]:
-    """Equal budgets with at least three sizes. Budgets that lie close together chain into one that is none."""
-    spread = lambda group: np.ptp(np.log(points.flops[group]))  # noqa: E731
-    return [
-        group for group in budgets(points) if len(np.unique(points.params[group])) >= 3 and spread(group) <= SAME_BUDGET
-    ]
+    """Equal budgets with at least three sizes."""
+    return [group for group in budgets(points) if len(np.unique(points.params[group])) >= 3]
 
 
 def _valleys(points: Points, law: Law | None) -> tuple[list[Optimum], str]:
@@ -329,50 +359,9 @@ def _bottoms(axes, points: Points, law: Law, value: Callable) -> None:
         axes.plot(at, bottoms, "*", color="black", markersize=9, label=f"valleys ({valley})")
 
 
-def _said(points: Points, quantity: str) -> str:
-    """How a quantity was counted. FLOPs that are 6ND are called so, whatever the column was."""
-    if quantity == "flops" and np.allclose(points.flops, 6 * points.params * points.tokens, rtol=1e-3):
-        return "6ND"
-    return points.conventions.get(quantity, "as given").split(" (column")[0]
-
-
-def _reach(values: np.ndarray, beyond: float = 1.0) -> np.ndarray:
-    return np.geomspace(values.min() / min(beyond, 1.5), values.max() * beyond, 100)
-
-
 def _fill(axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, law: Law) -> None:
     axes.fill_between(x, low, high, color="C0", alpha=0.2, linewidth=0, label=f"{law.level:.0%} band")
 
 
 def _beyond(axes, points: Points) -> None:
     axes.axvspan(points.flops.max(), axes.get_xlim()[1], color="0.5", alpha=0.08, linewidth=0, label="extrapolated")
-
-
-def _norm(values: np.ndarray) -> LogNorm:
-    low, high = float(values.min()), float(values.max())
-    return LogNorm(low, high if high > low else 1.01 * low)
-
-
-def _colourbar(figure, axes, norm: LogNorm, said: str, side: str = "right") -> None:
-    figure.colorbar(plt.cm.ScalarMappable(norm, COLOURS), ax=axes, label=said, location=side)
-
-
-def _window(axes, loss: np.ndarray) -> None:
-    """Of the losses but for the few that diverged."""
-    low, high = loss.min(), np.percentile(loss, 98)
-    if low < high:
-        axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
-
-
-def _near(axes, curve: np.ndarray, factor: float = 30.0) -> None:
-    """No further from the curve than a factor: a band that the points do not bound would hide the rest."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, curve.min() / factor), min(high, curve.max() * factor))
-
-
-def _finish(axes, x: str, y: str, logs: str = "") -> None:
-    axes.set(xlabel=x, ylabel=y)
-    if "x" in logs:
-        axes.set_xscale("log")
-    if "y" in logs:
-        axes.set_yscale("log")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lm.errors import UserError, require
-from lm.scaling.law import Law
+from lm.scaling.law import Law, cost_of
 from lm.scaling.laws import form_of
 from lm.scaling.points import Points
 
@@ -37,14 +37,41 @@ def matching(points: Points, expression: str) -> np.ndarray:
     return mask
 
 
+FAR = 10.0
+"""Times the largest fitted compute from which an extrapolation is warned of."""
+
+
+def beyond(law: Law, flops: float, what: str) -> list[str]:
+    """A warning where so many FLOPs are far beyond what the law was fitted to."""
+    factor, largest = flops / law.data.flops.max(), law.data.flops.max()
+    if factor <= FAR:
+        return []
+    return [
+        f"{what} has {factor:.3g} times the largest fitted compute ({largest:.3g} FLOPs): so far out the interval says "
+        "how the points scatter, not whether the law still holds; train something in between and hold it out"
+    ]
+
+
+def predict_at(law: Law, at: list[dict[str, float]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """What the law predicts at each place, with intervals, and a warning where the furthest is far out."""
+    rows = [_row({name: [value] for name, value in place.items()}, 0, law) for place in at]
+    k, g = cost_of(law.data)
+    cost = [k * row["params"] ** (1 + g) * row["tokens"] for row in rows]
+    most = int(np.argmax(cost))
+    where = ", ".join(f"{name} {value:g}" for name, value in at[most].items())
+    return rows, beyond(law, cost[most], f"the prediction at {where}")
+
+
 def score(law: Law, unseen: Points) -> Law:
     """The law with its predictions of unseen points beside what they turned out to be."""
     columns = {name: unseen.column(name) for name in form_of(law.name).inputs}
     actual = unseen.column(form_of(law.name).target)
     rows = [_row(columns, i, law) | _outcome(law, columns, i, actual[i]) for i in range(len(unseen))]
-    factor = unseen.flops.max() / law.data.flops.max()
-    said = f"the furthest held-out point has {factor:.3g} times the compute of the largest fitted one"
-    return dataclasses.replace(law, held_out=rows, warnings=[*law.warnings, said] if factor > 1 else law.warnings)
+    most = unseen.flops.max()
+    factor = most / law.data.flops.max()
+    said = [f"the furthest held-out point has {factor:.3g} times the compute of the largest fitted one"]
+    said = beyond(law, most, "the furthest held-out point") or (said if factor > 1 else [])
+    return dataclasses.replace(law, held_out=rows, warnings=[*law.warnings, *said])
 
 
 def _row(columns: dict, i: int, law: Law) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def describe(law: Law) -> str:
     for name, e in law.parameters.items():
         lines.append(_line(name, e) + law.identifiable[name])
     lines += [_line(name, e) + "derived" for name, e in law.derived.items()]
+    lines += _own_exponents(law)
     if law.alternatives:
         lines += ["", "a by other valleys: " + ", ".join(f"{k} {v:.4f}" for k, v in law.alternatives.items())]
     if law.dropping:
@@ -28,6 +29,17 @@ def describe(law: Law) -> str:
         lines += ["", *describe_scores(law.held_out).splitlines()]
     lines += ["", *(f"warning: {text}" for text in law.warnings)] if law.warnings else []
     return "\n".join(lines) + "\n"
+
+
+def _own_exponents(law: Law) -> list[str]:
+    """What the exponents are in the points' own FLOPs, where those are not proportional to N D."""
+    if "a" not in law.derived:
+        return []
+    own = law.exponents()
+    if abs(own["a"].value - law.derived["a"].value) < 1e-3:
+        return []
+    said = [f"{of}* ~ C^{own[n].value:.4f} [{own[n].low:.4f}, {own[n].high:.4f}]" for of, n in (("N", "a"), ("D", "b"))]
+    return ["", f"a and b are for C ~ N D; in the points' own FLOPs {', '.join(said)}"]
 
 
 def _line(name: str, e: Estimate) -> str:

@@ -23,6 +23,7 @@ from lm.errors import Diverged, UserError
 from lm.model.transformer import parameter_count
 from lm.run import Run, exists, refuse_differences
 from lm.scaling.board import Board
+from lm.scaling.early import check_steps, worse
 from lm.scaling.flops import train_flops
 from lm.scaling.grid import require_distinct
 from lm.training.loop import branch, train_pack, with_vocabulary
@@ -94,17 +95,46 @@ def _shared(job: Job) -> str:
     """The same for jobs that do the same before they decay; log points count, as a state holds the sums since."""
     if not job.branch_step:
         return job.name
+    return json.dumps([_but_for_length(job), job.steps.warmup, job.steps.log_every])
+
+
+def _but_for_length(job: Job) -> dict[str, Any]:
     own = {"name", "train.steps", "schedule.warmup", "schedule.decay"}
-    same = {key: value for key, value in settings.flatten(settings.to_dict(job.experiment)).items() if key not in own}
-    return json.dumps([same, job.steps.warmup, job.steps.log_every])
+    return {key: value for key, value in settings.flatten(settings.to_dict(job.experiment)).items() if key not in own}
+
+
+def parted(jobs: Sequence[Job]) -> str | None:
+    """Which setting in percent keeps runs that differ only in length from sharing a trunk, and what would not."""
+    alike: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.branch_step:
+            alike.setdefault(json.dumps(_but_for_length(job)), []).append(job)
+    for key in ("schedule.warmup", "train.log_every"):
+        part, leaf = key.split(".")
+        value = lambda job, part=part, leaf=leaf: str(getattr(getattr(job.experiment, part), leaf))  # noqa: E731
+        steps = lambda job, leaf=leaf: getattr(job.steps, leaf)  # noqa: E731
+        apart = [group for group in alike.values() if len(set(map(steps, group))) > 1 and "%" in value(group[0])]
+        if apart:
+            first = sorted(set(map(steps, apart[0])))
+            return (
+                f"{sum(map(len, apart))} runs differ only in length but share no trunk: {key} {value(apart[0][0])} is "
+                f"{', '.join(map(str, first))} steps; as one number of steps, such as {max(first[0], 1)}, it would let "
+                "each branch off a longer one"
+            )
+    return None
+
+
+def alike(found: Sequence[Trunk]) -> list[list[Trunk]]:
+    """Trunks grouped by what they have in common: all but what is traced, and where they branch."""
+    groups: dict[str, list[Trunk]] = {}
+    for trunk in found:
+        groups.setdefault(json.dumps([_program(job) for job in trunk]), []).append(trunk)
+    return list(groups.values())
 
 
 def packs(found: Sequence[Trunk], most: int = MOST_PACKED) -> list[list[Trunk]]:
-    """Trunks that can train side by side, at most so many: alike but for what is traced, with the same branches."""
-    alike: dict[str, list[Trunk]] = {}
-    for trunk in found:
-        alike.setdefault(json.dumps([_program(job) for job in trunk]), []).append(trunk)
-    return [group[i : i + most] for group in alike.values() for i in range(0, len(group), most)]
+    """Trunks that can train side by side, at most so many."""
+    return [group[i : i + most] for group in alike(found) for i in range(0, len(group), most)]
 
 
 def _program(job: Job) -> list:
@@ -133,6 +163,8 @@ class Result:
     """Name and reason."""
     stopped: bool
     """Told to, before the end."""
+    stopped_early: dict[str, str]
+    """Name of each run that was worse than its like, and why."""
 
 
 class Stopped(Exception):
@@ -140,22 +172,26 @@ class Stopped(Exception):
 
 
 def sweep(
-    jobs: Sequence[Job], folder: str | Path, *, board: Board | None = None, most: int = MOST_PACKED, retry: bool = False
-) -> Result:
+    jobs: Sequence[Job], folder: str | Path, *, board: Board | None = None, most: int = MOST_PACKED,
+    retry: bool = False, margin: float | None = None,
+) -> Result:  # fmt: skip
     """Train all jobs, or what is left of them; each is a run in `folder`, beside points.csv and failed.json.
 
     A job that diverges or fails is recorded and stops no other; one that diverged is not tried again but with `retry`.
-    most: runs side by side. Raises UserError, before anything is trained, where a run of the same name there is another
-    experiment's.
+    most: runs side by side. margin: nats a token by which a run may be worse than its like before it is stopped (see
+    lm.scaling.early); without one those that were stopped go on. Raises UserError, before anything is trained, where a
+    run of the same name there is another experiment's.
     """
     board = board or Board(quiet=True)
-    going = Sweep(jobs, Path(folder), board, retry)
+    going = Sweep(jobs, Path(folder), board, retry, margin)
     stopped = False
     with board.watching({job.name: job.steps.total for job in jobs}):
         going.begin()
+        if why := parted(jobs):
+            board.tell(why)
         try:
-            for pack in packs(going.trunks, most):
-                going.train(pack)
+            for group in alike(going.trunks):
+                going.train_alike(group, most)
         except Stopped:
             stopped = True
             board.tell("stopped and saved; the same command goes on from there")
@@ -165,8 +201,10 @@ def sweep(
 class Sweep:
     """A sweep in progress."""
 
-    def __init__(self, jobs: Sequence[Job], folder: Path, board: Board, retry: bool = False):
-        self.jobs, self.folder, self.board = list(jobs), folder, board
+    def __init__(
+        self, jobs: Sequence[Job], folder: Path, board: Board, retry: bool = False, margin: float | None = None
+    ):
+        self.jobs, self.folder, self.board, self.margin = list(jobs), folder, board, margin
         self.trunks = trunks(jobs)
         self.trunk_of = {job.name: trunk[-1].name for trunk in self.trunks for job in trunk}
         for job in jobs:
@@ -181,6 +219,14 @@ class Sweep:
         """Diverged, now or earlier: it would again."""
         self.unable: dict[str, str] = {}
         """Failed otherwise, such as for want of memory: the next time may be better."""
+        self.early: dict[str, str] = {}
+        """Stopped as worse than their like."""
+        (folder / "stopped_early.json").unlink(missing_ok=True)
+
+    @property
+    def out(self) -> set[str]:
+        """Names of the jobs that are not trained on."""
+        return {*self.failed, *self.unable, *self.early}
 
     def begin(self) -> None:
         """Show what is there already."""
@@ -192,10 +238,34 @@ class Sweep:
         if done := self.board.ended():
             self.board.tell(f"{done} of {len(self.jobs)} runs have ended already")
 
-    def train(self, pack: Sequence[Trunk]) -> None:
-        """Trunks side by side; at each place where runs branch off, those first."""
+    def train_alike(self, group: Sequence[Trunk], most: int) -> None:
+        """Trunks that differ in what is traced alone; with a margin, all first to each step where some are stopped."""
+        compared, steps = self.margin is not None and len(group) > 1, group[0][-1].steps
+        for step in check_steps(steps.total, steps.eval_every) if compared else []:
+            for pack in packs(group, most):
+                self.train(pack, until=step)
+            self._stop_worse([trunk[-1] for trunk in group], step)
+        for pack in packs(group, most):
+            self.train(pack)
+
+    def _stop_worse(self, leaders: Sequence[Job], step: int) -> None:
+        losses = {job.name: record["val_loss"] for job in leaders if (record := self._record(job, step))}
+        for job in leaders:
+            why = worse(losses, self.margin, step).get(job.name)
+            if why and job.name not in self.out and self.reached(job) < job.steps.total:
+                self._stop_early(job, why)
+
+    def _stop_early(self, job: Job, why: str) -> None:
+        self.early[job.name] = why
+        replace_file(self.folder / "stopped_early.json", json.dumps(self.early, indent=1) + "\n")
+        self._mark_ended(job, "stopped", why)
+
+    def train(self, pack: Sequence[Trunk], until: int | None = None) -> None:
+        """Trunks side by side; at each place where runs branch off, those first. until: no further than that step."""
         leaders = [trunk[-1] for trunk in pack]
         for column in zip(*pack, strict=True):
+            if until is not None and (column[0] is leaders[0] or column[0].branch_step > until):
+                return self._advance(leaders, until)
             branches = [(job, leader) for job, leader in zip(column, leaders, strict=True) if job is not leader]
             if branches:
                 self._advance(leaders, column[0].branch_step)
@@ -205,9 +275,11 @@ class Sweep:
 
     def _branch(self, job: Job, leader: Job) -> None:
         step = job.branch_step
-        if self.reached(job) or job.name in self.failed | self.unable:
+        if self.reached(job) or job.name in self.out:
             return
-        if leader.name in self.failed and self.reached(leader) < step:
+        if leader.name in self.early and self.reached(leader) < step:
+            self._stop_early(job, f"its trunk, {leader.name}, was stopped before step {step}")
+        elif leader.name in self.failed and self.reached(leader) < step:
             self._lost(job, f"its trunk, {leader.name}, diverged before step {step}")
         elif exists(self.folder / leader.name) and step in self.run(leader).steps():
             branch(self.run(leader), job.experiment, step, folder=self.folder)
@@ -216,7 +288,7 @@ class Sweep:
     def _advance(self, jobs: Sequence[Job], until: int | None = None) -> None:
         """Train those of the jobs that can be and are not there yet."""
         behind = [job for job in jobs if self.reached(job) < (job.steps.total if until is None else until)]
-        wanted = [job for job in behind if job.name not in self.failed | self.unable]
+        wanted = [job for job in behind if job.name not in self.out]
         if not wanted:
             return
         names = [job.name for job in wanted]
@@ -238,8 +310,7 @@ class Sweep:
             else:
                 self.note(job)
         self.write_points()
-        lost = self.failed | self.unable
-        if any(self.reached(job) < (until or job.steps.total) for job in wanted if job.name not in lost):
+        if any(self.reached(job) < (until or job.steps.total) for job in wanted if job.name not in self.out):
             raise Stopped
 
     def _lost(self, job: Job, why: str) -> None:
@@ -259,9 +330,13 @@ class Sweep:
 
     def finished(self, job: Job) -> dict[str, Any] | None:
         """The last record of a finished run."""
-        if self.reached(job) < job.steps.total:
+        return self._record(job, job.steps.total)
+
+    def _record(self, job: Job, step: int) -> dict[str, Any] | None:
+        """What the job's run says of its validation loss at a step that it has passed."""
+        if self.reached(job) < step:
             return None
-        records = [r for r in self.run(job).metrics() if r["step"] == job.steps.total and "val_loss" in r]
+        records = [r for r in self.run(job).metrics() if r["step"] == step and "val_loss" in r]
         return records[-1] if records else None
 
     def left(self) -> float:
@@ -270,15 +345,15 @@ class Sweep:
         for trunk in self.trunks:
             for job in trunk:
                 start = 0 if job is trunk[-1] else job.branch_step
-                lost = job.name in self.failed or job.name in self.unable
-                total += 0 if lost else job.flops_per_step * (job.steps.total - max(start, self.reached(job)))
+                if job.name not in self.out:
+                    total += job.flops_per_step * (job.steps.total - max(start, self.reached(job)))
         return total
 
     def note(self, job: Job) -> None:
         """Show where a job is."""
         if record := self.finished(job):
             self.board.mark(job.name, "done", job.steps.total, record["val_loss"])
-        elif job.name not in self.failed | self.unable:
+        elif job.name not in self.out:
             self.board.mark(job.name, "waiting", self.reached(job))
 
     def points(self) -> list[dict[str, Any]]:
@@ -299,7 +374,7 @@ class Sweep:
 
     def result(self, stopped: bool) -> Result:
         finished = [job.name for job in self.jobs if self.finished(job)]
-        return Result(self.folder, self.write_points(), finished, self.failed | self.unable, stopped)
+        return Result(self.folder, self.write_points(), finished, self.failed | self.unable, stopped, self.early)
 
 
 def _point(job: Job, record: dict[str, Any], trunk: str) -> dict[str, Any]:

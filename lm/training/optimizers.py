@@ -1,29 +1,32 @@
 """Optimizers: optax turns gradients into directions; one function here turns directions into updates.
 
 Rates and weight decay are traced numbers applied in `apply`, so that sweeping them compiles nothing. Which leaf is a
-hidden matrix, and which decays, is read from the parameters' axes, never from their number of dimensions.
+hidden matrix, and which decays, is read from the parameters' axes, never from their number of dimensions. What a model
+with a base shape multiplies them by is said in lm/model/parametrization.py.
 """
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lm.config import OptimizerConfig
+from lm.config import ModelConfig, OptimizerConfig
+from lm.model.parametrization import is_hidden_matrix, is_matrix, multipliers
 
 
-def is_matrix(axes: tuple[str, ...]) -> bool:
-    """A map between two widths: not a scale, a bias or a table of embeddings (one row a token or a position)."""
-    inner = axes[1:] if axes[0] == "L" else axes
-    return len(inner) == 2 and inner[0] not in ("V", "T")
-
-
-def is_hidden_matrix(axes: tuple[str, ...]) -> bool:
-    """A matrix inside a block: those Muon orthogonalises."""
-    return is_matrix(axes) and "V" not in axes
-
-
-def direction(c: OptimizerConfig, axes: dict) -> optax.GradientTransformation:
+def direction(c: OptimizerConfig, axes: dict, model: ModelConfig) -> optax.GradientTransformation:
     """Gradient to direction of descent, before rate and decay. `axes`: the tree of lm.model.transformer.axes."""
+    transform = _direction(c, axes)
+    epsilon = tree_map_axes(lambda a: multipliers(model, c.name, a).epsilon, axes)
+
+    def update(gradients, memory, params=None):
+        # m / (sqrt(v) + s epsilon) of gradients g is m / (sqrt(v) + epsilon) of g / s.
+        divided = jax.tree.map(lambda g, s: g if s == 1 else g / s, gradients, epsilon)
+        return transform.update(divided, memory, params)
+
+    return optax.GradientTransformation(transform.init, update)
+
+
+def _direction(c: OptimizerConfig, axes: dict) -> optax.GradientTransformation:
     adam = optax.scale_by_adam(c.beta1, c.beta2, c.epsilon)
     if c.name == "adamw":
         return adam
@@ -49,16 +52,19 @@ def direction(c: OptimizerConfig, axes: dict) -> optax.GradientTransformation:
     return optax.partition({"muon": muon, "adam": adam}, labels)
 
 
-def apply(c: OptimizerConfig, axes: dict, params: dict, directions: dict, rate: jax.Array, h: dict) -> dict:
+def apply(
+    c: OptimizerConfig, axes: dict, params: dict, directions: dict, rate: jax.Array, h: dict, model: ModelConfig
+) -> dict:
     """params - rate * (direction + decay * params): decoupled weight decay (Loshchilov and Hutter 2019).
 
     rate: fraction of the peak. h: traced learning_rate, matrix_learning_rate and weight_decay.
     """
 
     def leaf(a, p, d):
+        s = multipliers(model, c.name, a)
         muon = c.name == "muon" and is_hidden_matrix(a)
-        peak = h["matrix_learning_rate"] if muon else h["learning_rate"]
-        decay = h["weight_decay"] if is_matrix(a) else 0.0
+        peak = s.rate * (h["matrix_learning_rate"] if muon else h["learning_rate"])
+        decay = s.decay * h["weight_decay"] if is_matrix(a) else 0.0
         return p - rate * peak * (d + decay * p)
 
     return tree_map_axes(leaf, axes, params, directions)

@@ -61,7 +61,7 @@ def init_state(e: Experiment) -> TrainState:
 
 
 def optimizer_of(e: Experiment) -> optax.GradientTransformation:
-    return optimizers.direction(e.optimizer, transformer.axes(e.model))
+    return optimizers.direction(e.optimizer, transformer.axes(e.model), e.model)
 
 
 def _no_sums() -> dict:
@@ -108,7 +108,8 @@ def train_step(state: TrainState, batch: Batch, hyper: dict, e: Experiment, eot:
     grads, norm = optimizers.clip(grads, hyper["clip"])
     directions, optimizer = optimizer_of(e).update(grads, state.optimizer, state.params)
     rate = schedules.rate(e.schedule.name, state.step, hyper)
-    params = optimizers.apply(e.optimizer, transformer.axes(e.model), state.params, directions, rate, hyper)
+    axes = transformer.axes(e.model)
+    params = optimizers.apply(e.optimizer, axes, state.params, directions, rate, hyper, e.model)
 
     fresh = state.step % hyper["log_every"] == 0
     new = {"nats": nats, "tokens": tokens, "gradient_norm": norm, "steps": jnp.float32(1)}

@@ -46,6 +46,15 @@ def test_predict_first_then_score(lm, table, workplace):
     assert row["inside"] and abs(row["error"]) < 0.01
 
 
+def test_at_predicts_and_warns_far_out(lm, table):
+    status, out, err = lm("fit", table, "--bootstraps", 0, "--at", "1e9,2e10", "1e11,2e12")
+    assert status == 0, err
+    assert out.count("not yet") == 2 and "1.2e+03 times the largest fitted compute" in out
+    status, out, err = lm("fit", table, "--bootstraps", 0, "--at", "1e9,2e10", "--json")
+    [row] = json.loads(out)["predictions"]
+    assert row["low"] < row["predicted"] < row["high"] and "times the largest" not in out
+
+
 def test_isoflop_and_hold_out(lm, table):
     status, out, err = lm("fit", table, "--law", "isoflop", "--bootstraps", 50)
     assert status == 0, err

@@ -78,3 +78,15 @@ def test_budgets_without_a_bottom_are_told():
         fit_frontier(make_points(params, tokens, one_sided), bootstraps=0)
     with pytest.raises(UserError, match="at least 3 sizes"):
         fit_frontier(make_points(params, tokens, one_sided), "frontier", bootstraps=0)
+
+
+def test_budgets_that_lie_close_do_not_chain():
+    """Each 4% above the last: every group stays within 10% of its median, and none takes in all."""
+    flops = 1e18 * 1.04 ** np.arange(30)
+    params = np.geomspace(1e7, 1e9, 30)
+    points = make_points(params, flops / (6 * params), np.full(30, 3.0))
+    groups = budgets(points)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(30))
+    log_c = np.log(points.flops)
+    assert all(np.abs(log_c[group] - np.median(log_c[group])).max() <= 0.1 for group in groups)
+    assert 5 <= len(groups) <= 8

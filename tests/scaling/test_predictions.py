@@ -8,7 +8,7 @@ from synthetic import chinchilla_loss, synthetic
 
 from lm.errors import UserError
 from lm.scaling import fit, make_points, score_prediction, write_prediction
-from lm.scaling.predictions import matching
+from lm.scaling.predictions import matching, predict_at
 
 
 def test_conditions_select_rows():
@@ -65,6 +65,17 @@ def test_a_changed_prediction_is_refused_and_none_is_overwritten(sealed):
 def test_a_prediction_of_nothing_there_is_refused(sealed):
     with pytest.raises(UserError, match="nothing that these points have"):
         score_prediction(sealed[1], synthetic())
+
+
+def test_a_prediction_far_out_is_warned_of_with_the_factor():
+    """Largest fitted: 1e21 FLOPs."""
+    law = fit(synthetic(0.002), bootstraps=50)
+    rows, said = predict_at(law, [{"params": 1e9, "tokens": 1e12}, {"params": 1e10, "tokens": 1e12}])
+    assert [row["predicted"] for row in rows] == [float(law.predict(1e9, 1e12)), float(law.predict(1e10, 1e12))]
+    assert len(said) == 1 and "params 1e+10, tokens 1e+12 has 60 times the largest fitted compute (1e+21" in said[0]
+    assert predict_at(law, [{"params": 1e9, "tokens": 1e12}])[1] == []
+    points = synthetic(0.002)
+    assert any("has 1e+03 times" in text for text in fit(points, bootstraps=0, hold_out=points.flops > 2e18).warnings)
 
 
 def test_intervals_widen_with_distance_and_with_scatter():

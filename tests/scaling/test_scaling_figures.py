@@ -111,10 +111,21 @@ def test_forest_shows_each_method(points, law, monkeypatch):
     monkeypatch.setattr(plot, "METHODS", methods)
     axes = plot.exponents(points, law, bootstraps=20).axes[0]
     expected = fit_frontier(points, "isoflop", valley="quadratic", bootstraps=20).parameters["a"]
-    dots = [line.get_xydata()[0, 0] for line in axes.lines if line.get_marker() == "o"]
+    dots = [line.get_xydata()[0, 0] for line in axes.lines if line.get_marker() == "o" and len(line.get_xydata())]
     assert dots == [expected.value]
     assert "not determined" in [text.get_text() for text in axes.texts]
-    assert "N nonembedding, C 6ND" in axes.get_xlabel()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["N nonembedding, C 6ND"]
+
+
+def test_exponents_are_those_of_the_optimum_in_the_points_own_flops(law):
+    """C = 6 N^1.2 D: by hand a = beta / (alpha + 1.2 beta), not beta / (alpha + beta)."""
+    points = synthetic(0.001)
+    costly = dataclasses.replace(points, flops=6 * points.params**1.2 * points.tokens)
+    p, own = law.values(), plot.METHODS["law, Huber"](costly, 0.9, 0).exponents()
+    a = p["beta"] / (p["alpha"] + 1.2 * p["beta"])
+    assert own["a"].value == pytest.approx(a, rel=1e-4) and own["a"].low < a < own["a"].high
+    assert own["b"].value == pytest.approx(1 - 1.2 * a, rel=1e-4)
+    assert law.exponents()["a"].value == pytest.approx(law.derived["a"].value, rel=1e-6)
 
 
 def test_learning_rates_by_width_with_the_lowest_marked():
@@ -122,8 +133,37 @@ def test_learning_rates_by_width_with_the_lowest_marked():
     loss = np.array([3.2, 3.0, 3.1, 2.9, 2.95, 3.3])
     swept = make_points(12 * width**2, np.full(6, 1e6), loss, columns={"learning_rate": rate, "width": width})
     axes = plot.learning_rates(swept, None).axes[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["width 64", "width 128"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["64: 0.0022", "128: at an end"]
     assert [line.tolist() for line in lines(axes) if len(line) == 1] == [[[2e-3, 3.0]], [[1e-3, 2.9]]]
+
+
+def test_the_best_rate_is_the_bottom_of_a_parabola():
+    rate = np.geomspace(1e-3, 1e-1, 7)
+    assert plot.best_rate(rate, 3 + np.log(rate / 0.013) ** 2) == pytest.approx(0.013)
+    assert plot.best_rate(rate, -rate) is None
+
+
+def test_each_base_shape_has_its_panel():
+    rate, base = np.tile([1e-3, 2e-3, 4e-3], 2), np.repeat([np.nan, 32], 3)
+    loss = np.array([3.2, 3.0, 3.1, 2.9, 2.95, 3.3])
+    columns = {"learning_rate": rate, "width": np.full(6, 64.0), "base_width": base}
+    figure = plot.learning_rates(make_points(np.full(6, 1e5), np.full(6, 1e6), loss, columns=columns), None)
+    assert [axes.get_title() for axes in figure.axes] == ["standard", "base width 32"]
+    assert [lines(axes)[0][:, 1].tolist() for axes in figure.axes] == [loss[:3].tolist(), loss[3:].tolist()]
+
+
+@pytest.mark.parametrize("low, high", [(9e-4, 1.2e-2), (2e-3, 7e-3), (8.0, 300.0), (1e6, 4e6), (1e17, 1e22)])
+def test_a_logarithmic_axis_has_some_labels_and_no_more(low, high):
+    _, axes = plt.subplots()
+    axes.plot([low, high], [low, high])
+    axes.set(xlim=(low, high), ylim=(low, high))
+    plot.finish(axes, "x", "y", "xy")
+    axes.set(xlim=(low, high))
+    axes.figure.canvas.draw()
+    shown = [text for text in axes.get_xticklabels(which="both") if text.get_text()]
+    boxes = [text.get_window_extent() for text in shown if low <= text.get_position()[0] <= high]
+    assert 3 <= len(boxes) <= 9
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 
 
 def test_what_cannot_be_drawn_says_why(points, tmp_path):

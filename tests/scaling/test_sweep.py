@@ -11,10 +11,11 @@ from lm import checkpoints
 from lm.cli import main
 from lm.errors import UserError
 from lm.run import Run
+from lm.scaling.early import check_steps, worse
 from lm.scaling.grid import grid, of_design
 from lm.scaling.plan import Rules, plan
 from lm.scaling.points import read_points
-from lm.scaling.sweep import COLUMNS, added_steps, jobs_of, packs, sweep, trunks
+from lm.scaling.sweep import COLUMNS, added_steps, jobs_of, packs, parted, sweep, trunks
 from lm.settings import load_experiment
 from lm.training import loop
 from lm.training.loop import train
@@ -84,6 +85,8 @@ def test_only_what_shares_its_steps_shares_a_trunk(corpus):
     assert [len(trunk) for trunk in trunks(cosine)] == [1, 1, 1]
     percent = jobs(corpus, *LENGTHS, schedule__warmup="10%")  # 2, 3 and 6 steps: three different beginnings
     assert [len(trunk) for trunk in trunks(percent)] == [1, 1, 1]
+    assert "schedule.warmup 10% is 2, 3, 6 steps" in parted(jobs(corpus, *LENGTHS, schedule__warmup="10%"))
+    assert parted(jobs(corpus, *LENGTHS)) is None
     widths = trunks(jobs(corpus, "model.width=16,32"))
     assert len(packs(widths)) == 2
 
@@ -172,6 +175,33 @@ def test_a_run_that_fails_otherwise_is_tried_again(corpus, tmp_path, monkeypatch
     assert result.finished == ["width=16"] and "out of memory" in result.failed["width=32"]
     again = sweep(listed, tmp_path / "runs")
     assert again.finished == ["width=16", "width=32"] and not again.failed
+
+
+def test_who_is_compared_when_and_stopped():
+    assert check_steps(60, 20) == [20, 40] and check_steps(100, 10) == [30, 50] and check_steps(60, 60) == []
+    assert check_steps(100, 60) == [60]
+    assert set(worse({"a": 2.0, "b": 2.3, "c": 2.31, "d": 2.1}, 0.3, 20)) == {"c"} and worse({}, 0.3, 20) == {}
+
+
+def test_worse_runs_are_stopped_and_go_on_without_the_option(corpus, tmp_path):
+    """At the first evaluation after a quarter a rate far too low is behind; gone on with, it ends as from scratch."""
+    words = ("train.steps=33,60", "optimizer.learning_rate=0.00001,0.003,0.004")
+    listed = jobs(corpus, *words)
+    result = sweep(listed, tmp_path / "runs", margin=0.3, most=2)
+    slow = ["steps=33-learning_rate=0.00001", "steps=60-learning_rate=0.00001"]
+    assert sorted(result.stopped_early) == slow and not result.failed and not result.stopped
+    assert json.loads((result.folder / "stopped_early.json").read_text()) == result.stopped_early
+    assert "at step 20" in result.stopped_early[slow[1]] and "was stopped before" in result.stopped_early[slow[0]]
+    assert Run(result.folder / slow[1]).steps()[-1] == 20
+    assert result.finished == [job.name for job in listed if job.name not in slow]
+    assert read_points(result.points).columns["name"].tolist() == result.finished
+
+    again = sweep(listed, tmp_path / "runs", margin=0.3)
+    assert again.stopped_early == result.stopped_early and Run(result.folder / slow[1]).steps()[-1] == 20
+    whole = sweep(listed, tmp_path / "runs")
+    assert whole.finished == [job.name for job in listed] and not (whole.folder / "stopped_early.json").exists()
+    scratch = train(listed[3].experiment, folder=tmp_path / "scratch")
+    assert listed[3].name == slow[1] and losses(Run(whole.folder / slow[1]))[-1] == losses(scratch)[-1]
 
 
 def test_another_experiment_under_the_same_name_is_refused(swept, corpus):
@@ -271,6 +301,7 @@ def test_a_dry_run_lists_and_trains_nothing(config, capsys):
     assert status == 0, err
     said = json.loads(out)
     assert [row["branch_step"] for row in said["runs"]] == [14, 23, 42] and not (config / "runs").exists()
+    assert said["note"] is None
     alone = said["flops_without_trunks"]
     assert said["flops"] == pytest.approx(alone * 76 / 113) and said["seconds"] > 0
 
@@ -285,6 +316,7 @@ def test_a_dry_run_lists_and_trains_nothing(config, capsys):
         (("x.json",), "no design at x.json"),
         (("tiny.py", "--grid", "train.sed=1"), "did you mean train.seed"),
         (("tiny.py", "--pack", "0", "--grid", "train.seed=1"), "--pack 0"),
+        (("tiny.py", "--stop-worse", "0", "--grid", "train.seed=1"), "--stop-worse 0"),
     ],
 )
 def test_bad_input_is_one_line(config, capsys, arguments, said):

@@ -41,13 +41,13 @@ def updates(
 ) -> dict[str, np.ndarray]:
     """The parameters after one update for each gradient, by name."""
     axes = {key: value for key, value in transformer.axes(FULL).items() if key in params}
-    transform = optimizers.direction(o, axes)
+    transform = optimizers.direction(o, axes, c)
     h = {name: jnp.float32(value) for name, value in (H | h).items()}
 
     @functools.partial(jax.jit, compiler_options=tiny.QUICK)
     def update(params, memory, gradient):
         directions, memory = transform.update(gradient, memory, params)
-        return optimizers.apply(o, axes, params, directions, jnp.float32(RATE), h), memory
+        return optimizers.apply(o, axes, params, directions, jnp.float32(RATE), h, c), memory
 
     made, memory = [params], transform.init(params)
     for gradient in gradients:
@@ -186,7 +186,7 @@ def test_decay_is_of_matrices_alone(optimizer, tied):
     params = random_like(c, 0)
     directions = jax.tree.map(jnp.zeros_like, params)
     o, h = OptimizerConfig(name=optimizer), {name: jnp.float32(value) for name, value in H.items()}
-    after = names(optimizers.apply(o, transformer.axes(c), params, directions, jnp.float32(RATE), h))
+    after = names(optimizers.apply(o, transformer.axes(c), params, directions, jnp.float32(RATE), h, c))
     factors = {}
     for name, before in names(params).items():
         factor = np.unique(np.round(np.asarray(after[name] / before), 5))
