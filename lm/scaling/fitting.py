@@ -96,13 +96,16 @@ def _refuse_collinear(form: Form, points: Points, condition: float, law: str) ->
     why, collinear = "the points do not vary enough in " + " and ".join(form.inputs), False
     if {"params", "tokens"} <= set(form.inputs):
         n, d = np.log(points.params), np.log(points.tokens)
-        ratio, shared = np.exp(d - n), min(abs(float(np.corrcoef(n, d)[0, 1])), 1 - 1e-12)
+        alone = [of for of, x in (("size", n), ("number of tokens", d)) if np.ptp(x) < 1e-6]
+        ratio, shared = np.exp(d - n), 0.0 if alone else min(abs(float(np.corrcoef(n, d)[0, 1])), 1 - 1e-12)
         # Of the design alone: where the optimum itself is degenerate, the Jacobian's number can look harmless.
         design = np.sqrt((1 + shared) / (1 - shared))
         collinear = shared > PARALLEL or ratio.max() / ratio.min() < 1.1
         condition = max(condition, design)
         if shared > PARALLEL:
             why = f"ln N and ln D are correlated at {shared:.6f}, so N and D cannot be told apart"
+        if alone:
+            why = f"every point has the same {' and '.join(alone)}"
         if ratio.max() / ratio.min() < 1.1:
             why = (
                 f"every point has about {ratio.mean():.3g} tokens per parameter, so what N and D contribute cannot "

@@ -189,40 +189,36 @@ def _exponent(method: str, points: Points, level: float, bootstraps: int) -> Est
 
 
 def learning_rates(points: Points, law: Law | None) -> plt.Figure:
-    """Loss against learning rate, a line a width (and a number of tokens, where there are several), with the best rate:
-    the bottom of a parabola in ln rate through the lowest and its neighbours. A panel for each base shape, side by
-    side, where runs differ in it: rates should then agree between widths where there is one."""
+    """Loss against learning rate, a line a width (and a number of tokens, where there are several), and the best rate.
+
+    Where runs differ in their base width there is a panel for each: with a base the widths' best rates should agree.
+    """
     require("learning_rate" in points.columns, "no learning_rate column")
     by = "width" if "width" in points.columns else "params"
     base = np.nan_to_num(points.columns.get("base_width", np.zeros(len(points))))
     panels = {b: _rate_lines(points, by, base == b) for b in np.unique(base)}
     panels = {b: lines for b, lines in panels.items() if lines}
     require(bool(panels), f"no {by} was trained at two learning rates on the same number of tokens")
-    figure, several = plt.subplots(
-        1, len(panels), figsize=(7.2 if len(panels) == 1 else 5.6 * len(panels), 4.4), layout="constrained",
-        sharey=True, squeeze=False,
-    )  # fmt: skip
-    for axes, (b, lines) in zip(several[0], panels.items(), strict=True):
-        for i, (said, rate, loss) in enumerate(lines):
-            colour = COLOURS(i / max(len(lines) - 1, 1))
-            best = best_rate(rate, loss)
-            axes.plot(
-                rate,
-                loss,
-                "o-",
-                color=colour,
-                markersize=4.5,
-                label=f"{said}: " + (f"{best:.2g}" if best else "at an end"),
-            )
-            axes.plot(rate[loss.argmin()], loss.min(), "*", color=colour, markersize=13, markeredgecolor="black")
-            if best:
-                axes.axvline(best, color=colour, linestyle=":", linewidth=1.4)
-        finish(axes, "peak learning rate", f"{LOSS}\n(mean over seeds)" if axes is several[0, 0] else "", logs="x")
+    size = (7.2 if len(panels) == 1 else 5.6 * len(panels), 4.4)
+    figure, row = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axes, (b, lines) in zip(row[0], panels.items(), strict=True):
+        _draw_rates(axes, lines)
+        finish(axes, "peak learning rate", f"{LOSS}\n(mean over seeds)" if axes is row[0, 0] else "", logs="x")
         if len(panels) > 1:
             axes.set_title(f"base width {b:g}" if b else "standard", fontsize=12)
         axes.legend(title=f"best rate by {by}", fontsize=10, alignment="left")
-    window(several[0, 0], np.concatenate([loss for lines in panels.values() for _, _, loss in lines]))
+    window(row[0, 0], np.concatenate([loss for lines in panels.values() for _, _, loss in lines]))
     return figure
+
+
+def _draw_rates(axes, lines: list[tuple[str, np.ndarray, np.ndarray]]) -> None:
+    for i, (said, rate, loss) in enumerate(lines):
+        colour, low, best = COLOURS(i / max(len(lines) - 1, 1)), int(loss.argmin()), best_rate(rate, loss)
+        at = f"{best:.2g}" if best else f"{'at least' if low else 'at most'} {rate[low]:.2g}"
+        axes.plot(rate, loss, "o-", color=colour, markersize=4.5, label=f"{said}: {at}")
+        axes.plot(rate[low], loss[low], "*", color=colour, markersize=13, markeredgecolor="black")
+        if best:
+            axes.axvline(best, color=colour, linestyle=":", linewidth=1.4)
 
 
 def _rate_lines(points: Points, by: str, mask: np.ndarray) -> list[tuple[str, np.ndarray, np.ndarray]]:

@@ -30,7 +30,7 @@ from lm.training.loop import branch, train_pack, with_vocabulary
 
 COLUMNS = (
     "name", "params_nonembedding", "params_total", "tokens", "flops_6nd", "flops_exact", "loss", "bits_per_byte",
-    "seed", "run", "steps", "learning_rate", "layers", "width", "seconds",
+    "seed", "run", "steps", "learning_rate", "layers", "width", "seconds", "base_layers", "base_width",
 )  # fmt: skip
 """Of points.csv, which `lm fit` reads without flags. loss: of the validation text, in nats a token."""
 MOST_PACKED = 8
@@ -384,7 +384,7 @@ def _point(job: Job, record: dict[str, Any], trunk: str) -> dict[str, Any]:
         flops_6nd=6 * job.params_total * tokens, flops_exact=job.flops, loss=record["val_loss"],
         bits_per_byte=record["val_bits_per_byte"], seed=e.train.seed, run=trunk, steps=job.steps.total,
         learning_rate=e.optimizer.learning_rate, layers=e.model.layers, width=e.model.width,
-        seconds=round(record["seconds"], 3),
+        seconds=round(record["seconds"], 3), base_layers=e.model.base_layers, base_width=e.model.base_width,
     )  # fmt: skip
 
 

@@ -161,6 +161,13 @@ def test_constant_tokens_per_parameter_is_refused_with_the_condition_number(rati
         fit(make_points(params, ratio * params, loss))
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_number_of_tokens_for_all_sizes_is_refused():
+    params = np.geomspace(1e6, 1e10, 30)
+    with pytest.raises(Unidentifiable, match="every point has the same number of tokens"):
+        fit(make_points(params, np.full(30, 1e9), chinchilla_loss(params, 1e9)))
+
+
 def test_warnings_in_words():
     """Few points, no floor, and what dropping changed."""
     few = synthetic(0.005, sizes=3, budgets=(1e18, 1e20, 1e21))

@@ -133,7 +133,7 @@ def test_learning_rates_by_width_with_the_lowest_marked():
     loss = np.array([3.2, 3.0, 3.1, 2.9, 2.95, 3.3])
     swept = make_points(12 * width**2, np.full(6, 1e6), loss, columns={"learning_rate": rate, "width": width})
     axes = plot.learning_rates(swept, None).axes[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["64: 0.0022", "128: at an end"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["64: 0.0022", "128: at most 0.001"]
     assert [line.tolist() for line in lines(axes) if len(line) == 1] == [[[2e-3, 3.0]], [[1e-3, 2.9]]]
 
 

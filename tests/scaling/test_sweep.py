@@ -4,6 +4,7 @@ import csv
 import json
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -106,6 +107,7 @@ def test_points_are_read_without_flags(swept):
     exact = [run.record["flops_per_token"] * run.metrics()[-1]["tokens"] for run in runs]
     assert points.flops == pytest.approx(exact, rel=1e-12)
     assert points.replicate_sd() > 0
+    assert np.isnan(points.columns["base_width"]).all()
 
 
 def test_a_finished_sweep_trains_nothing(swept, monkeypatch):
