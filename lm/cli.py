@@ -15,7 +15,7 @@ USAGE = """lm: a laboratory for small language models
   lm plan    CONFIG --minutes 15 | --flops 1e13   the design of a scaling sweep, with predicted standard errors
   lm plot    RUN... [--out FILE]             loss curves
   lm bench   train CONFIG | decode RUN       speed, what limits it, and peers where installed
-  lm data    list | prepare                  corpora and token files
+  lm data    list | prepare | kingdom        corpora and token files
   lm tokenizer train | show                  encodings
   lm fit     POINTS.csv --law LAW            scaling laws with intervals
 
