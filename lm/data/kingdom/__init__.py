@@ -1,6 +1,6 @@
 """Kingdom: generated English of which every relation, every fact and the entropy are known.
 
-Documents are short stories (stories.py) and notes on people and countries (facts.py) over the words of lexicon.py,
+Documents are short stories (stories.py) and notes on people and countries (notes.py) over the words of lexicon.py,
 written by a grammar (grammar.py). Document i is a pure function of the seed and i, so a longer corpus begins with the
 shorter one. What is known is exported beside the text: analogies, facts, entropy.
 """
@@ -18,13 +18,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lm.data.kingdom import lexicon
-from lm.data.kingdom.facts import facts, notes
+from lm.data.kingdom import lexicon, notes, stories
 from lm.data.kingdom.grammar import Node, choice, sequence, ways
-from lm.data.kingdom.stories import stories
+from lm.data.kingdom.notes import facts
 from lm.errors import require
 
-__all__ = ["DOCUMENTS", "analogies", "documents", "entropy", "export", "facts", "grammar", "nats", "version", "write"]
+__all__ = ["DOCUMENTS", "analogies", "documents", "entropy", "export", "facts", "nats", "tree", "version", "write"]
 
 DOCUMENTS = 40_000
 """Documents of the named corpora, about 11 MB."""
@@ -32,17 +31,17 @@ SEPARATOR = "<|endoftext|>"
 
 
 @functools.cache
-def grammar(shuffled: bool = False) -> Node:
+def tree(shuffled: bool = False) -> Node:
     """The distribution of documents: 7 stories to 2 notes on a person and 1 on a country, each ending its line."""
-    people, countries = notes()
-    return sequence(choice(stories(shuffled), people, countries, weights=(0.7, 0.2, 0.1)), "\n")
+    people, countries = notes.trees()
+    return sequence(choice(stories.tree(shuffled), people, countries, weights=(0.7, 0.2, 0.1)), "\n")
 
 
 def documents(count: int, seed: int = 0, shuffled: bool = False) -> Iterator[str]:
     """The first `count` documents of a seed, each one line."""
     require(count >= 1, f"documents {count}: at least 1")
-    tree = grammar(shuffled)
-    return (tree.sample(random.Random(f"{seed}/{i}")) for i in range(count))
+    grammar = tree(shuffled)
+    return (grammar.sample(random.Random(f"{seed}/{i}")) for i in range(count))
 
 
 # --- the floor -------------------------------------------------------------------------------------------------------
@@ -53,18 +52,18 @@ def entropy(shuffled: bool = False) -> dict[str, float]:
     nats_per_document / tokens per document, end of text included. A model starts without the grammar, lexicon and
     facts: it approaches this from above as it learns them. (Rates are expectation over expectation.)
     """
-    tree = grammar(shuffled)
+    grammar = tree(shuffled)
     return {
-        "nats_per_document": tree.entropy,
-        "nats_per_character": tree.entropy / tree.characters,
-        "nats_per_byte": tree.entropy / tree.bytes,
-        "bits_per_byte": tree.entropy / tree.bytes / math.log(2),
+        "nats_per_document": grammar.entropy,
+        "nats_per_character": grammar.entropy / grammar.characters,
+        "nats_per_byte": grammar.entropy / grammar.bytes,
+        "bits_per_byte": grammar.entropy / grammar.bytes / math.log(2),
     }
 
 
 def nats(document: str, shuffled: bool = False) -> float:
     """-ln p(document): what a model that knows the grammar pays for this very text. UserError for any other text."""
-    count, probability = ways(grammar(shuffled), document)
+    count, probability = ways(tree(shuffled), document)
     require(count > 0, f"not a document of this corpus: {document[:60]!r}")
     return -math.log(probability)
 

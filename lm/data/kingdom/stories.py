@@ -17,7 +17,7 @@ def article(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def stories(shuffled: bool) -> Choice:
+def tree(shuffled: bool) -> Choice:
     """The distribution of stories: nouns alike, and then genders of the nouns that have none.
 
     shuffled: each story draws gender and age for itself, whatever its noun, and companions from the whole domain. Every
@@ -119,10 +119,10 @@ def _thing(thing: str, adjectives: tuple[str, ...]) -> dict[str, Node | str]:
 _OPENINGS = (
     "In the {place} lived {an_old} {noun}.",
     "There was once {an_old} {noun} who lived in the {place}.",
-    "Someone in {clothes} stood in the {place}. It was the {noun}, {years} years old.",
+    "Someone in {clothes} stood in the {place}. It was the {noun}, {years} years of age.",
     "{He} was {old} and wore {clothes}. {He} was the {noun} of the {place}.",
-    "The {noun} of the {place} was {years} years old and wore {clothes}.",
-    "{He} was {a_noun}, {years} years old, and {he} lived in the {place}.",
+    "The {noun} of the {place} was {years} years of age and wore {clothes}.",
+    "{He} was {a_noun}, {years} years of age, and {he} lived in the {place}.",
     "{He} liked the {place} and wore {clothes}. People called {him} the {old} {noun}.",
 )
 _HABITS = (

@@ -90,7 +90,7 @@ def facts() -> list[Fact]:
     ]
 
 
-def notes() -> tuple[Choice, Choice]:
+def trees() -> tuple[Choice, Choice]:
     """The distributions of notes on people and of notes on countries, subjects alike."""
     people, countries = [], []
     for name, answers, gender in _subjects():
