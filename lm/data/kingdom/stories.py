@@ -164,9 +164,10 @@ class Plot:
 
 _ONE = (
     "The {thing} was very {big}.",
-    "No other {thing} was {bigger}.",
-    "It was the {biggest} {thing} of all.",
+    "{He} had never seen a {bigger} {thing}.",
     "It was {bigger} than the {thing} of the {trade}.",
+    "It was the {biggest} {thing} of all.",
+    "Everyone wanted the {biggest} {thing}.",
 )
 _LOST = Plot(
     (
@@ -184,9 +185,9 @@ _LOST = Plot(
 )
 _GIVEN = Plot(
     (
-        "One {time} a {trade} gave {him} a new {thing}.",
-        "One {time} the {noun} bought a new {thing} from a {trade}.",
-        "{He} found a new {thing} under the {hiding}.",
+        "One {time} a {trade} gave {him} a {big} {thing}.",
+        "One {time} the {noun} bought a {big} {thing} from a {trade}.",
+        "{He} found a {big} {thing} under the {hiding}.",
     ),
     _ONE,
     (
@@ -198,14 +199,15 @@ _GIVEN = Plot(
 _MANY = Plot(
     (
         "One {time} {he} found {number} {things} in the {place}.",
-        "One {time} the {noun} sold {number} {things} to a {trade}.",
+        "One {time} the {noun} sold {number} {big} {things} to a {trade}.",
         "{His} {number} {things} lay under the {hiding}.",
     ),
     (
         "The {things} were very {big}.",
-        "No other {things} were {bigger}.",
-        "They were the {biggest} {things} of all.",
+        "{He} had never seen {bigger} {things}.",
         "They were {bigger} than the {things} of the {trade}.",
+        "They were the {biggest} {things} of all.",
+        "Everyone wanted the {biggest} {things}.",
     ),
     (
         "The {noun} was {glad} about {his} {number} {things}.",
@@ -222,10 +224,10 @@ def _plot(plot: Plot, slots: dict[str, Node | str], shared: dict[str, Node]) -> 
     """From the sentence in which something happens to the last."""
     return sequence(
         _any(plot.begin, slots),
-        _sometimes(0.7, _any(plot.like, slots)),
+        _sometimes(0.8, _any(plot.like, slots)),
         _sometimes(0.6, shared["meeting"]),
         _sometimes(0.3, shared["journey"]),
-        _sometimes(0.8, shared["distractor"]),
+        _sometimes(0.9, shared["distractor"]),
         _sometimes(0.5, shared["habit"]),
         " ",
         _any(plot.end, slots),
