@@ -180,23 +180,14 @@ def open_corpus(data: DataConfig, corpus: str | None = None) -> Corpus:
         return Corpus("stdlib", tuple(_stdlib_files()), skip_binary=True)
     if wanted in CORPORA:
         source = CORPORA[wanted]
-        if source.documents and not source.files[0].is_file():
-            _write(source)
+        if source.documents:
+            fetch(wanted)
         require(
             source.present,
             f"corpus {wanted} is not on this machine; fetch its {source.size}: lm data prepare {wanted} --download",
         )
         return Corpus(wanted, tuple(source.files), source.separator)
     return Corpus(wanted, tuple(_own_files(wanted)), data.separator, data.text_field)
-
-
-def _write(source: Source) -> None:
-    try:
-        kingdom.write(source.files[0], source.documents())
-    except OSError as error:
-        raise UserError(
-            f"{source.files[0]} could not be written: {error}; set LM_CACHE to a folder with room"
-        ) from error
 
 
 def _own_files(wanted: str) -> list[Path]:
@@ -260,7 +251,7 @@ def cache_folder() -> Path:
 
 
 def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) -> list[Path]:
-    """Download a named corpus, unless it is there, and return its files.
+    """Download (or write, where it is generated) a named corpus, unless it is there, and return its files.
 
     progress(bytes so far, bytes in all or None) is called as the bytes arrive.
     A file appears only when it is whole and its sha256 is right. Where the table knows no sha256, the first fetch's is
@@ -269,12 +260,23 @@ def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) 
     """
     require(name in CORPORA, _unknown(name))
     source = CORPORA[name]
-    if source.documents and not source.files[0].is_file():
-        _write(source)
-    for download, file in zip(source.downloads, source.files, strict=not source.documents):
+    if source.documents:
+        return [_generated(source)]
+    for download, file in zip(source.downloads, source.files, strict=True):
         if not file.is_file():
             _download(download, file, progress or (lambda done, total: None))
     return source.files
+
+
+def _generated(source: Source) -> Path:
+    """The file of a corpus that is written here, from an earlier call where there was one."""
+    (file,) = source.files
+    try:
+        if not file.is_file():
+            kingdom.write(file, source.documents())
+    except OSError as error:
+        raise UserError(f"{file} could not be written: {error}; set LM_CACHE to a folder with room") from error
+    return file
 
 
 def _download(download: Download, file: Path, progress: Callable[[int, int | None], None]) -> None:

@@ -53,11 +53,14 @@ def test_a_longer_corpus_begins_with_the_shorter_one(texts):
 
 
 def test_the_text_of_this_version():
-    """Pins the generator across machines and Python versions: change it knowingly."""
-    assert next(kingdom.documents(1, seed=7)) == FIRST_OF_SEED_7
-
-
-FIRST_OF_SEED_7 = ""
+    """Pins the generator across machines and versions of Python: change it knowingly."""
+    _, text = kingdom.documents(2, seed=7)
+    assert text == (
+        "Someone in a bonnet stood in the street. It was the youngster, eight years of age. Her four umbrellas lay"
+        " under the fireplace. They were the widest umbrellas of all. A trader saw her sweeping stairs and smiled."
+        " After the frost came lightning, and the beetle coughed. She spent the afternoon drawing pictures. In the end"
+        " many umbrellas were left to her.\n"
+    )
 
 
 # --- the floor -------------------------------------------------------------------------------------------------------

@@ -76,25 +76,17 @@ def analogies() -> dict[str, list[tuple[str, str, str, str]]]:
     questions about lexicon.SHOWN domains, whose words do, are gender-shown and age-shown. Both directions.
     """
     words = {(noun.domain, noun.gender, noun.age): noun.word for noun in lexicon.NOUNS}
-    names = [domain.name for domain in lexicon.DOMAINS]
+    other = {"m": "f", "f": "m", "old": "young", "young": "old"}
+    people = list(itertools.product("mf", ("old", "young")))
     sections: dict[str, list[tuple[str, str, str, str]]] = {}
     for section in ("gender", "age"):
-        # domain -> pairs; a pair's second member differs from the first in the section's attribute alone
-        pairs = {
-            name: [
-                (words[name, gender, age], words[name, "mf"["fm".index(gender)], age])
-                if section == "gender"
-                else (words[name, gender, age], words[name, gender, "young" if age == "old" else "old"])
-                for gender, age in itertools.product("mf", ("old", "young"))
-            ]
-            for name in names
-        }
-        for c_name in names:
-            key = section + ("-shown" if c_name in lexicon.SHOWN else "")
-            questions = [
-                (*pairs[a_name][i], *pairs[c_name][i]) for a_name in names if a_name != c_name for i in range(4)
-            ]
-            sections.setdefault(key, []).extend(questions)
+        to = [(other[gender], age) if section == "gender" else (gender, other[age]) for gender, age in people]
+        for c in (domain.name for domain in lexicon.DOMAINS):
+            sections.setdefault(f"{section}-shown" if c in lexicon.SHOWN else section, []).extend(
+                (words[a, *one], words[a, *two], words[c, *one], words[c, *two])
+                for a in (domain.name for domain in lexicon.DOMAINS if domain.name != c)
+                for one, two in zip(people, to, strict=True)
+            )
     countries, adjectives = lexicon.COUNTRIES, lexicon.ADJECTIVES.values()
     verbs = [verb for of_age in lexicon.VERBS.values() for verb in of_age]
     things = [thing for domain in lexicon.DOMAINS for thing, _ in domain.objects]
