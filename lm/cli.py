@@ -16,7 +16,7 @@ USAGE = """lm: a laboratory for small language models
   lm sweep   CONFIG [--grid KEY=A,B ...]     many runs: branches of trunks, packs, one points.csv
   lm plot    RUN... | POINTS.csv [--out ...] loss curves; scaling figures of a table
   lm bench   train CONFIG | decode RUN       speed, what limits it, and peers where installed
-  lm data    list | prepare                  corpora and token files
+  lm data    list | prepare | kingdom        corpora and token files
   lm tokenizer train | show                  encodings
   lm fit     POINTS.csv --law LAW            scaling laws with intervals
 

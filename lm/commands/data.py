@@ -1,6 +1,7 @@
-"""lm data list | prepare: corpora and token files."""
+"""lm data list | prepare | kingdom: corpora and token files."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -11,7 +12,7 @@ from lm.config import DataConfig
 
 
 def run(arguments: list[str]) -> None:
-    action("data", arguments, {"list": list_corpora, "prepare": prepare})
+    action("data", arguments, {"list": list_corpora, "prepare": prepare, "kingdom": write_kingdom})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,3 +70,32 @@ def prepare(arguments: list[str]) -> None:
     for side, f in facts.items():
         numbers = f"{f['count']:>13,} tokens, {f['bytes']:>13,} bytes ({f['bytes'] / max(f['count'], 1):.2f} a token)"
         print(f"  {side:<11} {numbers}, {f['documents']:,} documents")
+
+
+@dataclasses.dataclass(frozen=True)
+class KingdomOptions:
+    """Write a generated corpus of any size, with its analogies, facts and entropy. Train on it with --data.corpus."""
+
+    out: Path
+    """Folder for kingdom.txt, analogies.txt, facts.jsonl and entropy.json."""
+    documents: int = 40_000
+    """Stories and notes, about 270 bytes each; a longer corpus begins with the shorter one."""
+    seed: int = 0
+    """0 is the named corpora's."""
+    shuffled: bool = False
+    """The control: gender and age are drawn anew in each story, whatever its noun."""
+    json: Json = False
+
+
+def write_kingdom(arguments: list[str]) -> None:
+    o = parse(KingdomOptions, arguments, "lm data kingdom")
+    from lm.data import kingdom
+
+    files = kingdom.export(o.out, o.documents, o.seed, o.shuffled)
+    floor = kingdom.entropy(o.shuffled)
+    if o.json:
+        print_json({"files": [str(file) for file in files]} | floor)
+        return
+    print(f"{o.documents:,} documents in {files[0]}, {files[0].stat().st_size:,} bytes")
+    print(f"the floor: {floor['nats_per_document']:.2f} nats a document, {floor['bits_per_byte']:.4f} bits per byte")
+    print(f"beside it: {', '.join(file.name for file in files[1:])}")

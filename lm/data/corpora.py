@@ -4,6 +4,7 @@ Nothing is fetched unless `fetch` is called: the default corpus is the source an
 """
 
 import contextlib
+import functools
 import glob
 import hashlib
 import http.client
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm.config import DataConfig
-from lm.data import readers
+from lm.data import kingdom, readers
 from lm.data.readers import Piece
 from lm.errors import UserError, nearest, require
 
@@ -37,7 +38,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Source:
-    """A named corpus. No downloads: it is made of what every machine has."""
+    """A named corpus. No downloads: it is made of what every machine has, or written once by `documents`."""
 
     name: str
     what: str
@@ -46,6 +47,8 @@ class Source:
     licence: str
     downloads: tuple[Download, ...] = ()
     separator: str = ""
+    documents: Callable[[], Iterator[str]] | None = None
+    """Writes a generated corpus."""
 
     @property
     def folder(self) -> Path:
@@ -53,12 +56,14 @@ class Source:
 
     @property
     def files(self) -> list[Path]:
+        if self.documents:
+            return [self.folder / f"{kingdom.version()}.txt"]
         return [self.folder / download.filename for download in self.downloads]
 
     @property
     def present(self) -> bool:
         """Whether it can be used without fetching anything."""
-        return all(file.is_file() for file in self.files)
+        return self.documents is not None or all(file.is_file() for file in self.files)
 
 
 _HUGGINGFACE = "https://huggingface.co/datasets"
@@ -101,6 +106,21 @@ CORPORA: dict[str, Source] = {
             "huggingface.co/datasets/HuggingFaceFW/fineweb-edu",
             "ODC-By-1.0",
             (Download(f"{_HUGGINGFACE}/HuggingFaceFW/fineweb-edu/resolve/main/sample/10BT/000_00000.parquet"),),
+        ),
+        *(
+            Source(
+                name,
+                what,
+                "11 MB",
+                "this machine",
+                "Apache-2.0",
+                separator=kingdom.SEPARATOR,
+                documents=functools.partial(kingdom.documents, kingdom.DOCUMENTS, shuffled=name != "kingdom"),
+            )
+            for name, what in (
+                ("kingdom", "generated stories of known relations, facts and entropy; other sizes: lm data kingdom"),
+                ("kingdom-shuffled", "its control: nouns without gender or age, everything else as it was"),
+            )
         ),
     )
 }
@@ -160,6 +180,8 @@ def open_corpus(data: DataConfig, corpus: str | None = None) -> Corpus:
         return Corpus("stdlib", tuple(_stdlib_files()), skip_binary=True)
     if wanted in CORPORA:
         source = CORPORA[wanted]
+        if source.documents:
+            fetch(wanted)
         require(
             source.present,
             f"corpus {wanted} is not on this machine; fetch its {source.size}: lm data prepare {wanted} --download",
@@ -229,7 +251,7 @@ def cache_folder() -> Path:
 
 
 def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) -> list[Path]:
-    """Download a named corpus, unless it is there, and return its files.
+    """Download (or write, where it is generated) a named corpus, unless it is there, and return its files.
 
     progress(bytes so far, bytes in all or None) is called as the bytes arrive.
     A file appears only when it is whole and its sha256 is right. Where the table knows no sha256, the first fetch's is
@@ -238,10 +260,23 @@ def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) 
     """
     require(name in CORPORA, _unknown(name))
     source = CORPORA[name]
+    if source.documents:
+        return [_generated(source)]
     for download, file in zip(source.downloads, source.files, strict=True):
         if not file.is_file():
             _download(download, file, progress or (lambda done, total: None))
     return source.files
+
+
+def _generated(source: Source) -> Path:
+    """The file of a corpus that is written here, from an earlier call where there was one."""
+    (file,) = source.files
+    try:
+        if not file.is_file():
+            kingdom.write(file, source.documents())
+    except OSError as error:
+        raise UserError(f"{file} could not be written: {error}; set LM_CACHE to a folder with room") from error
+    return file
 
 
 def _download(download: Download, file: Path, progress: Callable[[int, int | None], None]) -> None:
