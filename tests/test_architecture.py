@@ -20,6 +20,7 @@ MAY_KNOW = {
     "hardware": set(),
     "run": {"checkpoints", "config", "errors", "model", "settings", "tokenizer"},
     "sample": {"config", "errors", "model"},
+    "probe": {"config", "data", "errors", "model", "plot", "run", "sample", "tokenizer"},
     "scaling": {"config", "errors", "model", "settings"},
     "bench": {
         "config",
