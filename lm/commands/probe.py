@@ -66,7 +66,7 @@ class Where:
     json: Json = False
 
     def options(self) -> dict:
-        """For lm.probe.spaces."""
+        """For lm.probe.spaces_of."""
         from lm.evaluation import read_text
 
         text = None if self.text is None else read_text(self.text)
@@ -120,8 +120,8 @@ class AnalogyOptions(WhereOne):
     """Three words: from the first take the second, add the third."""
     method: Literal["3cosadd", "3cosmul"] = "3cosadd"
     """Sum of cosines (Mikolov 2013), or their product (Levy and Goldberg 2014)."""
-    exclude: bool = True
-    """Leave the three words out of the answers."""
+    unexcluded: bool = False
+    """Let the three words be answers, too."""
     n: int = 10
     """Answers to show."""
 
@@ -134,9 +134,9 @@ def analogy(name: str, arguments: list[str]) -> None:
     from lm import probe
     from lm.probe.report import describe_answer
 
-    *_, space = probe.spaces(m, [o.space], words=o.words, **o.options())
+    *_, space = probe.spaces_of(m, [o.space], words=o.words, **o.options())
     given = dict(case=o.case, restrict=o.restrict)
-    found = probe.analogy(space, *o.words, method=o.method, exclude=o.exclude, n=o.n, **given)
+    found = probe.analogy(space, *o.words, method=o.method, exclude=not o.unexcluded, n=o.n, **given)
     if o.figure:
         from lm.probe.figures import draw_map
 
@@ -163,7 +163,7 @@ def neighbours(name: str, arguments: list[str]) -> None:
     from lm import probe
     from lm.probe.report import describe_answer
 
-    *_, space = probe.spaces(m, [o.space], words=[o.word], **o.options())
+    *_, space = probe.spaces_of(m, [o.space], words=[o.word], **o.options())
     found = probe.neighbours(space, o.word, n=o.n, case=o.case, restrict=o.restrict)
     if o.figure:
         from lm.probe.figures import draw_map
@@ -259,7 +259,7 @@ def geometry(name: str, arguments: list[str]) -> None:
     m = _load(name, o)
     from lm.probe import figures, report
 
-    many = probe.spaces(m, o.space, words=words, **o.options())
+    many = probe.spaces_of(m, o.space, words=words, **o.options())
     found: Sequence
     draw: Callable[[], None]
     match o.what:

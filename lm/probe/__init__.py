@@ -1,16 +1,16 @@
 """What a trained model knows, measured beside controls.
 
-Names are imported when they are first used. Word vectors and the words they belong to, a `Space`, are what spaces make
-and scorers take; every function that takes a model takes a Space (or several) just as well.
+Names are imported when they are first used. Word vectors and the words they belong to, a `Space`, are the currency
+between spaces and scorers; where a function takes a model, a Space (or several) will do.
 """
 
 import importlib
 
 _HOMES = {
-    "Space": "spaces", "spaces": "spaces", "vocabulary": "spaces", "centred": "spaces", "whitened": "spaces",
+    "Space": "spaces", "spaces_of": "spaces", "vocabulary": "spaces", "centred": "spaces", "whitened": "spaces",
     "contextual": "contexts", "Index": "index", "analogy": "analogies", "neighbours": "analogies",
     "METHODS": "analogies", "Section": "questions", "read_suite": "questions", "read_similarities": "questions",
-    "read_groups": "questions", "suite": "suites", "similarity": "similarity", "clusters": "geometry",
+    "read_groups": "questions", "suite": "suites", "similarity": "similarities", "clusters": "geometry",
     "directions": "geometry", "principal_map": "geometry", "isotropy": "geometry",
 }  # fmt: skip
 __all__ = sorted(_HOMES)

@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from lm.errors import nearest, require
 from lm.probe.index import ABSENT, Index
-from lm.probe.spaces import Space, spaces
+from lm.probe.spaces import Space, spaces_of
 from lm.run import Model
 
 METHODS = ("3cosadd", "3cosmul", "3cosavg", "lrcos")
@@ -40,7 +40,7 @@ def require_method(method: str, known: Sequence[str] = METHODS) -> None:
 # --- one question ----------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """Best first, and what must be known to judge them."""
+    """Best first, and what must be known to judge them. Scores of 3cosadd are cosines with b - a + c."""
 
     answers: list[tuple[str, float]]
     space: str
@@ -74,16 +74,19 @@ def analogy(
 ) -> Answer:
     """b - a + c, in the order it is said: analogy(m, "king", "man", "woman").
 
-    space: see `spaces`; contextual is its last layer. exclude: leave the three words out of the answers.
-    case, restrict: see Index. options: see `spaces`.
+    space: see `spaces_of`; contextual is its last layer. exclude: leave the three words out of the answers.
+    case, restrict: see Index. options: see `spaces_of`.
     Raises UserError for words that the space does not have, with the nearest that it has.
     """
     require_method(method, OF_QUESTIONS)
-    *_, chosen = spaces(m, [space], words=(b, a, c), case=case, **options)
+    *_, chosen = spaces_of(m, [space], words=(b, a, c), case=case, **options)
     index = Index(chosen, case=case, restrict=restrict)
     keys = np.array([[index.require_key(word) for word in (a, b, c)]])
     a_V, b_V, c_V = index.cosines(keys[0])
     scores_QV = np.stack([combine(method, a_V, b_V, c_V), b_V, c_V])
+    if method == "3cosadd":
+        a_D, b_D, c_D = index.vectors(keys[0])
+        scores_QV[0] /= max(np.linalg.norm(b_D - a_D + c_D), 1e-30)
     index.leave_out(scores_QV if exclude else scores_QV[1:], np.repeat(keys, 3 if exclude else 2, axis=0))
     only_b, only_c = (_best(index, row_V, 1) for row_V in scores_QV[1:])
     return Answer(
@@ -103,7 +106,7 @@ def neighbours(
     **options,
 ) -> Answer:
     """The words whose vectors have the largest cosine with a word's; otherwise as `analogy`."""
-    *_, chosen = spaces(m, [space], words=(word,), case=case, **options)
+    *_, chosen = spaces_of(m, [space], words=(word,), case=case, **options)
     index = Index(chosen, case=case, restrict=restrict)
     key = np.array([index.require_key(word)])
     scores_1V = index.cosines(key)

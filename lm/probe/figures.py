@@ -9,7 +9,7 @@ import numpy as np
 from lm.errors import UserError, require
 from lm.plot import STYLE, UNDATED, plt
 from lm.probe.geometry import Direction, Isotropy, Map
-from lm.probe.similarity import Similarity
+from lm.probe.similarities import Similarity
 from lm.probe.suites import Suite
 
 

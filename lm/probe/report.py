@@ -8,7 +8,7 @@ from rich.table import Table
 
 from lm.probe.analogies import Answer
 from lm.probe.geometry import Clusters, Direction, Isotropy, Map
-from lm.probe.similarity import Similarity
+from lm.probe.similarities import Similarity
 from lm.probe.suites import Suite
 
 

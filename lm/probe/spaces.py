@@ -41,7 +41,7 @@ Vocabulary = dict[str, tuple[int, ...]]
 """Each word's tokens, as they stand inside a sentence, the space before the word included."""
 
 
-def spaces(
+def spaces_of(
     m: Model | Space | Sequence[Space],
     names: Sequence[str] = (),
     *,

@@ -10,7 +10,7 @@ from lm.errors import require
 from lm.probe.analogies import OF_QUESTIONS, Verdicts, answer_pairs, answer_questions, require_method
 from lm.probe.index import ABSENT, Index
 from lm.probe.questions import Section, read_suite
-from lm.probe.spaces import Space, spaces
+from lm.probe.spaces import Space, spaces_of
 from lm.run import Model
 
 FEWEST = 3
@@ -74,7 +74,7 @@ def suite(
     """Score a file or folder of analogies (see questions.py) in the named spaces, all by default.
 
     method: see analogies.py; for 3cosavg and lrcos a section's pairs are its questions. case, restrict: see Index.
-    level, samples, seed: of the intervals. options: see `spaces`.
+    level, samples, seed: of the intervals. options: see `spaces_of`.
     Raises UserError for malformed files and where no space keeps a single question.
     """
     require_method(method)
@@ -82,7 +82,7 @@ def suite(
     sections = file if isinstance(file, list) else read_suite(file)
     words = list(dict.fromkeys(word for section in sections for word in section.words))
     rows, totals, about = [], [], {}
-    for space in spaces(m, names, words=words, case=case, **options):
+    for space in spaces_of(m, names, words=words, case=case, **options):
         index = Index(space, case=case, restrict=restrict)
         asked = [_ask(index, section, method, seed) for section in sections]
         draws = [draw.sums(samples, seed + i) for i, draw in enumerate(asked)]

@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from lm.config import DataConfig, Experiment, ModelConfig
+from lm.model import transformer
 from lm.probe import Space
+from lm.run import Model
 
 
 def random_space(words: int, width: int, seed: int = 0, cases: bool = True) -> Space:
@@ -69,3 +73,15 @@ def lattice(folder: Path, domains: int = 8) -> tuple[Space, Path]:
     file = folder / "lattice.txt"
     file.write_text("\n".join(lines) + "\n")
     return space, file
+
+
+def little(tokenizer, packing: bool = False, **changes) -> Model:
+    """L=2, D=16, N=2, T=24 of random parameters that make every word and place sway the states."""
+    shape = dict(layers=2, width=16, heads=2, context=24, vocab=tokenizer.n_vocab, zero_init=False, dtype="float32")
+    c, rng = ModelConfig(**(shape | changes)), np.random.default_rng(0)
+
+    def draw(path, leaf):
+        return jax.numpy.asarray(rng.normal(size=leaf.shape) * 0.5 + (path[-1].key == "scale"), "float32")
+
+    experiment = Experiment(model=c, data=DataConfig(packing=packing))
+    return Model(jax.tree.map_with_path(draw, transformer.shapes(c)), tokenizer, experiment, 0)

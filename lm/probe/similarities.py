@@ -11,7 +11,7 @@ from lm.errors import require
 from lm.probe.analogies import cosine
 from lm.probe.index import ABSENT, Index
 from lm.probe.questions import read_similarities
-from lm.probe.spaces import Space, spaces
+from lm.probe.spaces import Space, spaces_of
 from lm.run import Model
 
 
@@ -54,7 +54,7 @@ def similarity(
     rated = read_similarities(file)
     words = dict.fromkeys(word for one in rated for word in (one.first, one.second))
     made = []
-    for space in spaces(m, names, words=words, case=case, **options):
+    for space in spaces_of(m, names, words=words, case=case, **options):
         index = Index(space, case=case, restrict=restrict)
         keys_R2 = np.array([[index.key(one.first), index.key(one.second)] for one in rated])
         known_R = (keys_R2 != ABSENT).all(1)
