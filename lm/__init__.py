@@ -11,7 +11,7 @@ _HOMES = {
     "Sampler": "lm.sample.samplers", "generate": "lm.sample.generate", "Sample": "lm.sample.generate",
     "evaluate": "lm.evaluation", "loss_curves": "lm.plot", "Display": "lm.training.display",
 }  # fmt: skip
-__all__ = [*_HOMES, "bench", "data", "model", "sample", "scaling", "tokenizer"]
+__all__ = [*_HOMES, "bench", "data", "model", "probe", "sample", "scaling", "tokenizer"]
 
 
 def __getattr__(name: str):

@@ -22,6 +22,7 @@ MAY_KNOW = {
     "hardware": set(),
     "run": {"checkpoints", "config", "errors", "model", "settings", "tokenizer"},
     "sample": {"config", "errors", "model"},
+    "probe": {"config", "data", "errors", "figures", "model", "run", "sample", "tokenizer"},
     "scaling": {"config", "errors", "figures", "model", "settings"},
     "scaling/sweep.py": {"config", "data", "errors", "model", "run", "settings", "training"},
     "bench": {

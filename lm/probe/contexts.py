@@ -1,0 +1,118 @@
+"""Contextual word vectors: the residual stream at a word, averaged over the places where a text has it."""
+
+import functools
+import itertools
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm import tokenizer as tokenizers
+from lm.data.tokens import prepare
+from lm.errors import UserError, require
+from lm.model import transformer
+from lm.model.loss import document_segments
+from lm.model.taps import Taps
+from lm.probe.spaces import TOKENS, Space, Vocabulary, token_texts
+from lm.run import Model
+
+BATCH_TOKENS = 4096
+NONE = -1
+"""Number of no word."""
+
+
+def contextual(
+    m: Model,
+    known: Vocabulary,
+    *,
+    text: str | None = None,
+    tokens: int = TOKENS,
+    report: Callable[[int, int], None] | None = None,
+) -> list[Space]:
+    """A Space for each layer, `contextual.1` to `contextual.L`, of the words that the text has.
+
+    text: where to look for words; without it, windows spread evenly over the run's training text. tokens: read at most
+    so many. A word counts where its tokens stand alone (not at the front of a longer word, nor cut by the window's end)
+    with something before them; over the tokens of one occurrence the states are averaged, then over occurrences.
+    report(done, windows) is called as it goes on.
+    """
+    c = m.experiment.model
+    windows_WT = _windows(_tokens(m, text), c.context, tokens)
+    find = Finder(m.tokenizer, known)
+    count_V = np.zeros(len(known), np.int64)
+    sums_LVD = jnp.zeros((c.layers, len(known), c.width), jnp.float32)
+    eot = m.tokenizer.eot_token if m.experiment.data.packing else None
+    batch = max(1, min(BATCH_TOKENS // windows_WT.shape[1], len(windows_WT)))
+    for start in range(0, len(windows_WT), batch):
+        rows_BT = windows_WT[start : start + batch]
+        word_BT, weight_BT = map(np.stack, zip(*(find(row_T, count_V) for row_T in rows_BT), strict=True))
+        missing = ((0, batch - len(rows_BT)), (0, 0))  # the last batch has the shape of the others: one program
+        given = np.pad(rows_BT, missing), np.pad(word_BT, missing, constant_values=NONE), np.pad(weight_BT, missing)
+        sums_LVD = _add_states(sums_LVD, m.params, *given, c, eot)
+        if report:
+            report(min(start + batch, len(windows_WT)), len(windows_WT))
+    seen = np.flatnonzero(count_V)
+    require(len(seen) > 0, f"none of the {len(known)} words stands in the text that was read; give --text FILE")
+    words, names = tuple(np.array(list(known), object)[seen]), [f"contextual.{i + 1}" for i in range(c.layers)]
+    means_LVD = np.asarray(sums_LVD)[:, seen] / count_V[seen, None].astype(np.float32)
+    about = f"mean over {int(np.median(count_V[seen])):,} places (median over words) in {windows_WT.size:,} tokens"
+    return [Space(name, words, means_VD, about) for name, means_VD in zip(names, means_LVD, strict=True)]
+
+
+@functools.partial(jax.jit, static_argnames=("c", "eot"), donate_argnums=0)
+def _add_states(sums_LVD, params, tokens_BT, word_BT, weight_BT, c, eot):
+    taps = Taps(("residual.after",))
+    segments_BT = None if eot is None else document_segments(tokens_BT, eot)
+    transformer.bind(c, params).hidden(tokens_BT, segments_BT=segments_BT, taps=taps)
+    states_LND = taps.values["residual.after"].astype(jnp.float32).reshape(c.layers, -1, c.width)
+    word_N = jnp.where(word_BT == NONE, sums_LVD.shape[1], word_BT).reshape(-1)  # outside, and so dropped
+    return sums_LVD.at[:, word_N].add(states_LND * weight_BT.reshape(-1, 1), mode="drop")
+
+
+def _tokens(m: Model, text: str | None) -> np.ndarray:
+    """The text's tokens, or those that the run was trained on."""
+    if text is not None:
+        return tokenizers.encode(m.tokenizer, text)
+    if m.run is None:
+        raise UserError("contextual spaces need a text: this model comes from no run")
+    data, hashes = prepare(m.experiment.data), m.run.record["hashes"]
+    require(
+        data.hashes == hashes,
+        f"the corpus {m.experiment.data.corpus} has changed since {m.run.path} was trained on it; give --text FILE",
+    )
+    return data.train.tokens
+
+
+def _windows(tokens: np.ndarray, context: int, most: int) -> np.ndarray:
+    """Windows [W, T] spread evenly over the tokens: about `most` tokens, or all of a shorter text."""
+    require(len(tokens) >= 2, f"a text of {len(tokens)} tokens has no word with something before it")
+    T = min(context, len(tokens))
+    count = max(1, min(-(-most // T), -(-len(tokens) // T)))
+    starts = np.linspace(0, len(tokens) - T, count).astype(np.int64)
+    return np.stack([tokens[start : start + T] for start in starts]).astype(np.int32)
+
+
+class Finder:
+    """Finds words in tokens. A word runs from a token that cannot continue one to just before the next such."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, known: Vocabulary):
+        self.number = {tokens: number for number, tokens in enumerate(known.values())}
+        self.continues_V = np.zeros(tokenizer.n_vocab, bool)
+        for token, text in token_texts(tokenizer).items():  # a byte above 127 is, or is part of, a letter
+            self.continues_V[token] = re.match(rb"[\w\x80-\xff]", text) is not None
+
+    def __call__(self, tokens_T: np.ndarray, count_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The word's number at each of its tokens (else NONE), and one over its length; adds what it found to count_V.
+
+        The first word of a window has no context and the last may go on: neither counts.
+        """
+        word_T, weight_T = np.full(len(tokens_T), NONE, np.int32), np.zeros(len(tokens_T), np.float32)
+        starts, row = np.flatnonzero(~self.continues_V[tokens_T]).tolist(), tokens_T.tolist()
+        for start, end in itertools.pairwise(starts):
+            number = self.number.get(tuple(row[start:end]), NONE) if start else NONE
+            if number != NONE:
+                word_T[start:end], weight_T[start:end] = number, 1 / (end - start)
+                count_V[number] += 1
+        return word_T, weight_T

@@ -1,0 +1,136 @@
+"""Files of questions: analogies as Google's and BATS write them, word similarities, groups of words.
+
+Google (Mikolov et al. 2013)   one file: `: section`, then lines `a b c d`, a is to b as c is to d
+BATS (Gladkova et al. 2016)    a folder, a file a section: lines `a<tab>b1/b2/...`; each pair asks every other
+similarity (WordSim-353 ...)   lines `word word score`, separated by tabs, commas or spaces; a first line may be titles
+groups                         `: group`, then its words
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lm.errors import UserError, require
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Section:
+    """Pairs of one relation, and which of them are asked of which."""
+
+    name: str
+    pairs: list[tuple[str, tuple[str, ...]]]
+    """A word, and the words that are right for it, the best first."""
+    questions_Q2: np.ndarray
+    """(i, j): pair i is to be to pair j as a, b to c, d."""
+
+    @property
+    def words(self) -> list[str]:
+        return list(dict.fromkeys(word for a, rights in self.pairs for word in (a, *rights)))
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """A number for each pair, the same for a pair and its reverse: what a bootstrap draws together."""
+        number: dict[frozenset[str], int] = {}
+        return np.array([number.setdefault(frozenset((a, rights[0])), len(number)) for a, rights in self.pairs])
+
+
+def read_suite(path: str | Path) -> list[Section]:
+    """A file in Google's format, or a folder in BATS's. Raises UserError with the line that is malformed."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*.txt") if "[" in file.name) or sorted(path.rglob("*.txt"))
+        files = [file for file in files if not re.match(r"readme|licen[cs]e", file.name, re.IGNORECASE)]
+        require(bool(files), f"{path}: no .txt files in this folder; BATS has a file a section, lines a<tab>b1/b2")
+        sections = [_bats(file) for file in files]
+    else:
+        sections = _google(path)
+    require(any(len(s.questions_Q2) for s in sections), f"{path}: no questions in it")
+    return sections
+
+
+def _google(path: Path) -> list[Section]:
+    sections = []
+    for name, lines in _blocks(path):
+        pairs: dict[tuple[str, str], int] = {}
+        questions = []
+        for number, words in lines:
+            require(len(words) == 4, f"{path}, line {number}: a question is four words, `a b c d`, not {len(words)}")
+            questions.append([pairs.setdefault((a, b), len(pairs)) for a, b in (words[:2], words[2:])])
+        both = [(a, (b,)) for a, b in pairs]
+        sections.append(Section(name, both, np.array(questions, np.int64).reshape(-1, 2)))
+    return sections
+
+
+def _bats(path: Path) -> Section:
+    pairs = []
+    for number, line in _lines(path):
+        parts = line.split("\t") if "\t" in line else line.split()
+        rights = tuple(word.strip() for word in re.split(r"[/,]", parts[-1]) if word.strip())
+        require(
+            len(parts) == 2 and bool(parts[0].strip()) and bool(rights),
+            f"{path}, line {number}: a pair is `word<tab>answer/answer`, not {line.strip()!r}",
+        )
+        pairs.append((parts[0].strip(), rights))
+    i, j = np.divmod(np.arange(len(pairs) ** 2), max(len(pairs), 1))
+    return Section(path.stem, pairs, np.stack([i, j], 1)[i != j])
+
+
+@dataclasses.dataclass(frozen=True)
+class Rated:
+    """Two words and how alike people find them."""
+
+    first: str
+    second: str
+    score: float
+
+
+def read_similarities(path: str | Path) -> list[Rated]:
+    """A file of word pairs with scores. Raises UserError with the line that is malformed."""
+    rated = []
+    for place, (number, line) in enumerate(_lines(Path(path))):
+        parts = [part.strip() for part in line.split(next((mark for mark in "\t,;" if mark in line), None))]
+        try:
+            first, second, score = parts[:3]
+            rated.append(Rated(first, second, float(score)))
+        except ValueError:  # too few parts, or the score is no number: titles, in the first line
+            require(place == 0, f"{path}, line {number}: `word word score` was expected, not {line.strip()!r}")
+    require(len(rated) >= 3, f"{path}: {len(rated)} rated pairs; a rank correlation needs at least 3")
+    return rated
+
+
+def read_groups(path: str | Path) -> dict[str, list[str]]:
+    """Named groups of words. Raises UserError where words come before a name."""
+    groups: dict[str, list[str]] = {}
+    for name, lines in _blocks(Path(path)):
+        groups.setdefault(name, []).extend(word for _, words in lines for word in words)
+    return groups
+
+
+def _blocks(path: Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
+    """(name, its numbered lines as words) for each `: name`."""
+    name, lines = None, []
+    for number, line in _lines(path):
+        if line.startswith(":"):
+            if name is not None:
+                yield name, lines
+            name, lines = line.lstrip(": ").strip(), []
+            require(bool(name), f"{path}, line {number}: a section without a name; write `: name`")
+        else:
+            require(name is not None, f"{path}, line {number}: words before the first section; begin with `: name`")
+            lines.append((number, line.split()))
+    if name is not None:
+        yield name, lines
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines with something on them."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); give a text file") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
