@@ -71,8 +71,7 @@ def main() -> None:
     for section in SECTIONS:
         print(f"\n=== {section.__doc__.splitlines()[0]}")
         section()
-    options.figure.parent.mkdir(parents=True, exist_ok=True)
-    draw().savefig(options.figure, metadata={"Date": None} if options.figure.suffix == ".svg" else None)
+    save(draw(), options.figure)
     print(f"\nevery value is as by hand; {options.figure}")
 
 
@@ -330,12 +329,20 @@ SECTIONS = (
 # --- the figure ------------------------------------------------------------------------------------------------------
 def draw() -> Figure:
     """Attention weights in fractions, all seen and causal; and what temperature does."""
-    with matplotlib.rc_context({"font.size": 15, "svg.hashsalt": "lm"}):
-        figure = Figure(figsize=(15, 4.8), layout="constrained")
+    with matplotlib.rc_context({"font.size": 15}):
+        figure = Figure(figsize=(15, 4.9), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
         whole, masked, bars = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
         draw_weights(whole, masked)
         draw_temperature(bars)
     return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure; the same figure is the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "lm"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def draw_weights(*axes) -> None:

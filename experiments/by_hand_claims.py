@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from by_hand import SHEET, beside, same
+from by_hand import SHEET, beside, same, save
 from flax import nnx
 from matplotlib.figure import Figure
 
@@ -54,8 +54,7 @@ def main() -> None:
         print(f"\n=== {section.__doc__.splitlines()[0]}")
         made[section] = section()
     figure = draw(made[parameters], made[kv_cache], made[quadratic_attention])
-    options.figure.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.figure, metadata={"Date": None} if options.figure.suffix == ".svg" else None)
+    save(figure, options.figure)
     print(f"\nevery statement holds; {options.figure}")
 
 
@@ -268,8 +267,9 @@ SECTIONS = (sinusoidal_positions, layer_norm, variance_of_scores, parameters, kv
 # --- the figure ------------------------------------------------------------------------------------------------------
 def draw(counts: dict, cache: dict, growth: dict) -> Figure:
     """A move of sinusoids as a rotation; shares of parameters; the cache's savings; attention's growth."""
-    with matplotlib.rc_context({"font.size": 14, "svg.hashsalt": "lm"}):
+    with matplotlib.rc_context({"font.size": 14}):
         figure = Figure(figsize=(12, 10), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
         (circle, shares), (saved, grown) = figure.subplots(2, 2)
         draw_rotation(circle)
         draw_shares(shares, counts)
@@ -278,7 +278,7 @@ def draw(counts: dict, cache: dict, growth: dict) -> Figure:
         saved.set(xscale="log", yscale="log", xlabel="tokens generated", ylabel="without cache / with cache")
         saved.set_title("What a KV cache saves")
         for name, colour in (("T^2", "C3"), ("rest", "C0")):
-            label = "scores and mixing" if name == "T^2" else "all else in a block"
+            label = "scores and mixing" if name == "T^2" else "projections and MLP"
             times, flops = np.array(growth[f"ms, {name}"]), np.array(growth[f"FLOPs, {name}"])
             grown.plot(growth["T"], times, "o-", color=colour, label=label)
             grown.plot(growth["T"], flops * times[-1] / flops[-1], "--", color=colour, alpha=0.6)
@@ -295,7 +295,7 @@ def draw(counts: dict, cache: dict, growth: dict) -> Figure:
 
 def draw_rotation(axis) -> None:
     """Two features at positions 0 to 8, and two moves by three tokens."""
-    P = np.asarray(sinusoids(jnp.arange(9)[None], 6), float)[0]
+    P = np.asarray(sinusoids(jnp.arange(9)[None], 16), float)[0]
     y, x = P[:, 2], P[:, 3]  # a sine and its cosine
     around = np.linspace(0, 2 * np.pi, 200)
     axis.plot(np.cos(around), np.sin(around), color="0.85")
@@ -314,7 +314,8 @@ def draw_rotation(axis) -> None:
 def draw_shares(axis, counts: dict) -> None:
     left = np.zeros(len(counts))
     for part, colour in (("MLP", "C0"), ("attention", "C1"), ("embeddings", "0.75")):
-        share = np.array([100 * n[part] / sum(n.values()) for n in counts.values()])
+        own = [n[part] + (n["positions"] if part == "embeddings" else 0) for n in counts.values()]
+        share = 100 * np.array(own) / [sum(n.values()) for n in counts.values()]
         axis.barh(list(counts), share, left=left, color=colour, label=part)
         left += share
     axis.axvline(50, color="black", linewidth=1, linestyle=":")
