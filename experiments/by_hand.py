@@ -37,9 +37,10 @@ def matrix(text: str, of: Callable = int) -> np.ndarray:
     return np.array(rows, dtype=object if of is Fraction else None)
 
 
-# The inputs of Professor Tom Yeh's exercises; columns are positions. BLOCK's first row of X and A follow from the
-# exercise's text; SHEET, ATTENTION, WORDS and SOFTMAX are those of his spreadsheets (github.com/ImagineAILab/
-# ai-by-hand-excel, MIT licence, (c) 2024 Tom Yeh).
+# The inputs of Professor Tom Yeh's exercises; columns are positions. SHEET, ATTENTION, WORDS and SOFTMAX are from his
+# spreadsheets (github.com/ImagineAILab/ai-by-hand-excel, MIT licence, (c) 2024 Tom Yeh). Of BLOCK, A and the first row
+# of X follow from the published text; the rest is as in a port in the public domain (github.com/jeremy-london/
+# solve-by-hand), but for W1[0, 2]: with PORT there, the network's first cell is 10, and the text says 11.
 BLOCK = dict(
     X=matrix("5 6 0 7 0; 0 2 4 0 3; 1 0 1 1 0"),
     A=matrix("1 0 0 0 1; 1 1 0 0 0; 0 1 1 0 0; 0 0 1 1 0; 0 0 0 1 1"),
@@ -61,7 +62,6 @@ ATTENTION = dict(
 WORDS, LOGITS, TEMPERATURE = ("who", "where", "why", "what", "how"), np.array([2.5, 1.0, 5.2, 3.1, 2.15]), 2
 SOFTMAX = ([1, 0, 1, 5], [1, 3, 1, 2, 3, 2])
 PORT = 0
-"""W1[0, 2] in a public port of the exercise, whose first feed-forward cell is therefore 10; the text says 11."""
 
 
 def main() -> None:
@@ -98,11 +98,12 @@ def feed_forward(Z, W1, b1, W2, b2) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return H, R, Y
 
 
-def self_attention(X, Wq, Wk, Wv, rule: Callable = lambda S: S / np.sqrt(3), causal: bool = False) -> dict:
+def self_attention(X, Wq, Wk, Wv, rule: Callable | None = None, causal: bool = False) -> dict:
     """Q, K, V, A and Z by the library's attention layer, one head of width 3.
 
-    rule(S) is what goes into softmax, for the scores S = K^T Q as exact integers in float64. Softmax runs down columns:
-    column j is what query j gives each key. causal: query j sees keys up to j; else all positions are the same one.
+    rule(S) is what goes into softmax, for the scores S = K^T Q as exact integers in float64; without a rule, what the
+    library makes of them, in float32. Softmax runs down columns: column j is what query j gives each key. causal: query
+    j sees keys up to j; else all positions are the same one.
     """
     (H, D), T = Wq.shape, X.shape[1]
     c = lm.ModelConfig(width=D, heads=1, head_width=H, positions="none", qk_norm=False, attention="plain")
@@ -110,7 +111,7 @@ def self_attention(X, Wq, Wk, Wv, rule: Callable = lambda S: S / np.sqrt(3), cau
         # The library's scores are float32, divided by sqrt(H): integers again after rounding.
         edit = lambda scores, layer: rule(jnp.round(scores.astype(float) * H**0.5))  # noqa: E731
         names = [f"attention.{name}" for name in ("query", "key", "value", "weights", "heads")]
-        layer, taps = Attention(c, nnx.Rngs(0)), Taps(read=names, edits={"attention.scores": edit})
+        layer, taps = Attention(c, nnx.Rngs(0)), Taps(read=names, edits={"attention.scores": edit} if rule else {})
         for linear, W in ((layer.query, Wq), (layer.key, Wk), (layer.value, Wv)):
             linear.kernel[...] = W.T
         positions_BT = (jnp.arange(T) if causal else jnp.zeros(T, int))[None]
@@ -140,7 +141,7 @@ def same(actual, expected, tolerance: float = 1e-12) -> None:
 
 
 def beside(**matrices) -> None:
-    """Print matrices next to each other, as on paper; a name's trailing underscores are left out."""
+    """Print matrices next to each other, as on paper."""
     blocks = []
     for name, values in matrices.items():
         cells = [[_cell(x) for x in row] for row in np.atleast_2d(values)]
@@ -176,12 +177,12 @@ def transformer_block() -> None:
     same(R, np.maximum(H, 0))
     same(Y, W2 @ R + b2[:, None])
     assert H[0, 0] == 11 and Y.shape == X.shape
-    # A port of the exercise gives 10 there. Among numbers as the other cells have, one change alone makes it 11.
+    # The port gives 10 there. Among -1, 0 and 1, which the others are, one change of one number makes it 11.
     row = np.append(W1[0], b1[0]) * [1, 1, 0, 1] + [0, 0, PORT, 0]
     features = np.append(Z[:, 0], 1)
     changes = [(i, x) for i in range(4) for x in (-1, 0, 1) if row @ features + (x - row[i]) * features[i] == 11]
     assert row @ features == 10 and changes == [(2, 1)]
-    print(f"H[1,1] is 11, as the text says; a public port, with {PORT} for W1[1,3], has 10.")
+    print(f"H[1,1] is 11, as the text says; a public port of the exercise, with {PORT} for W1[1,3], has 10.")
 
 
 def spreadsheet_block() -> None:
@@ -215,12 +216,13 @@ def self_attention_in_fractions() -> None:
 
 def self_attention_exactly() -> None:
     """The same with sqrt(3) and e, as the library attends; and what a dot product is not."""
-    made = self_attention(**ATTENTION)
+    made = self_attention(**ATTENTION, rule=lambda S: S / math.sqrt(3))
     Q, K, V, A, Z = made.values()
     plain = plain_attention(Q, K, V, lambda S: S / math.sqrt(3), np.exp)
     beside(**{"S": plain["S"], "A": A, "Z": Z})
     same(A, plain["A"])
     same(Z, plain["Z"])
+    same(self_attention(**ATTENTION)["Z"], Z, 1e-5)  # nothing edited: the library's own scale, in float32
     # The score is a cosine times both lengths: only for unit vectors does "near 1" mean "the same direction".
     lengths = np.linalg.norm(K, axis=0)[:, None] * np.linalg.norm(Q, axis=0)
     beside(**{"score / lengths = cosine": plain["S"] / lengths})

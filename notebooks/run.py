@@ -13,11 +13,11 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parent
 
 
-def execute(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
+def execute(path: Path, timeout: int | None = None) -> nbformat.NotebookNode:
     """The notebook run from its first cell, in its own folder. Raises nbclient's CellExecutionError where a cell does.
 
     Nothing of when and by which Python it ran is kept, so that only other outputs make another file. timeout: seconds
-    a cell.
+    for a cell.
     """
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}

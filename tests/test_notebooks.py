@@ -46,7 +46,7 @@ def test_runs_again(path):
     specification = importlib.util.spec_from_file_location("notebooks_run", FOLDER / "run.py")
     run = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(run)
-    before, after = nbformat.read(path, as_version=4), run.execute(path)
+    before, after = nbformat.read(path, as_version=4), run.execute(path, timeout=600)
     for old, new in zip(cells(before), cells(after), strict=True):
         if "measured" not in old.metadata.get("tags", []):
             assert printed(new) == printed(old), old.source
