@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint format parity clean
+.PHONY: quickstart test notebooks lint format parity clean
 
 quickstart: $(VENV)/lm  ## train a first model, show its figures and a sample
 	$(BIN)/lm train quickstart
 
 test: $(VENV)/dev  ## pass the tests
 	$(BIN)/python -m pytest -n auto --dist loadgroup $(TESTS)
+
+notebooks: $(VENV)/dev  ## run the notebooks again, and keep their outputs
+	$(BIN)/python notebooks/run.py
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check .

@@ -16,6 +16,8 @@ def script(request):
     specification = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # its dataclasses look themselves up
-    specification.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)  # as when it runs: scripts may import their neighbours
+        specification.loader.exec_module(module)
     yield module
     del sys.modules[name]
