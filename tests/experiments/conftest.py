@@ -16,6 +16,8 @@ def script(request):
     specification = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # its dataclasses look themselves up
+    sys.path.insert(0, str(FOLDER))  # as when it is run: some share a module
     specification.loader.exec_module(module)
+    sys.path.remove(str(FOLDER))
     yield module
     del sys.modules[name]
