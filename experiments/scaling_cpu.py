@@ -104,19 +104,22 @@ def divided(s: Setting, e: lm.Experiment, sizes: Sequence[Size], rates: Rates, o
         )
         ahead = design.target  # the optimum of four times the largest compute
         held_out = o.seeds * ahead["flops"] / rates.at(ahead["params"])
-        piloted = sum(len(s.learning_rates) * row.flops / rates.at(row.params_total) for row in shortest(design)[1])
-        if o.seeds * design.seconds + held_out + piloted <= seconds and ahead["tokens"] <= epoch:
+        tried = sum(len(s.learning_rates) * row.flops / rates.at(row.params_total) for row in pilots(design))
+        if o.seeds * design.seconds + held_out + tried <= seconds and ahead["tokens"] <= epoch:
             return design
     raise UserError(f"--minutes {o.minutes}: too few for a sweep and a run of {FARTHER} times its largest; give more")
 
 
-def shortest(design: Design) -> tuple[list[Row], list[Row]]:
-    """The shortest row of each trunk, and three of them: the smallest size, the middle, and one between it and the end.
+def pilots(design: Design) -> list[Row]:
+    """The shortest rows of three trunks: the smallest size, the middle one, and one between that and the largest.
 
-    The pilot's rates are wanted where most of the compute is, but not at its price.
+    The rate matters most where most of the compute is, but piloting the largest size would cost too much of it.
     """
-    rows = list({row.trunk: row for row in reversed(design.rows)}.values())[::-1]
-    return rows, [rows[i] for i in sorted({0, len(rows) // 2, 3 * len(rows) // 4})]
+    trunks: dict[str, Row] = {}
+    for row in design.rows:
+        trunks.setdefault(row.trunk, row)
+    rows = list(trunks.values())
+    return [rows[i] for i in sorted({0, len(rows) // 2, 3 * len(rows) // 4})]
 
 
 # --- 2: the learning rate --------------------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ def piloted(s: Setting, design: Design, folder: Path) -> tuple[float, float]:
     """The rule that pilots at three widths give: see `rule`."""
     e = lm.settings.from_dict(design.experiment)
     tried = "optimizer.learning_rate=" + ",".join(map(repr, s.learning_rates))
-    made = of_design(e, dataclasses.replace(design, rows=tuple(shortest(design)[1])))
+    made = of_design(e, dataclasses.replace(design, rows=tuple(pilots(design))))
     return rule(read_points(trained(grid(made, [tried]), folder)))
 
 
@@ -161,7 +164,7 @@ def held_out(s: Setting, design: Design, law: lm.scaling.Law, epoch: int, file: 
     flops = FARTHER * law.data.flops.max()
     wanted = float(law.optimum(flops)["params"][0])
     unit = s.rules.head_width
-    sizes = [size(e.model, width, head_width=unit) for width in range(unit, 4 * max(s.widths), unit // 2)]
+    sizes = [size(e.model, width, head_width=unit) for width in range(unit, 2 * max(s.widths) + 1, unit // 2)]
     ends = [trunk(one, flops, e, s.rules, epoch, None) for one in sizes]
     ends = [rows for rows in ends if rows and rows[-1].flops >= 4 * law.data.flops.max()]
     if not ends:
