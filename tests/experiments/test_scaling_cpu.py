@@ -100,7 +100,7 @@ def test_the_pilot_finds_the_rate_and_all_runs_take_it(done, report):
 @pytest.mark.parametrize("p, kept", [(0.4, 0.4), (-0.5, 0.0), (1.5, 1.0)])
 def test_the_rule_is_the_power_law_of_exact_parabolas(report, p, kept):
     """Four rates a width, a factor 2 apart, none of them the best; exponents beyond 0 and 1 are not believed."""
-    widths, rates = np.repeat([16.0, 32.0, 64.0], 4), np.tile([0.004, 0.008, 0.016, 0.032], 3)
+    widths, rates = np.repeat([24.0, 32.0, 128 / 3], 4), np.tile([0.004, 0.008, 0.016, 0.032], 3)
     loss = 2 + 0.1 * np.log(rates / (0.0125 * (widths / 32) ** -p)) ** 2
     pilot = make_points(np.full(12, 1e5), np.full(12, 1e6), loss, columns={"width": widths, "learning_rate": rates})
     k, found = report.rule(pilot)
