@@ -69,9 +69,11 @@ def mean_of_seeds(points: Points) -> Points:
 def sliced(points: Points) -> Points:
     """Lines of equal compute, root 2 apart, across each size's losses interpolated in ln C.
 
-    The design's own lines are equal in exact FLOPs; where those are counted, these are its points.
+    The design's own lines are equal in exact FLOPs; where those are counted, these are its points. Counted otherwise,
+    the sizes end apart: the highest line is where the first of those that end near the largest compute does.
     """
-    levels = np.log(points.flops.max()) - math.log(2) / 2 * np.arange(40)
+    ends = np.array([points.flops[points.params == n].max() for n in np.unique(points.params)])
+    levels = np.log(ends[ends > ends.max() / 1.4].min()) - math.log(2) / 2 * np.arange(40)
     found = []
     for n in np.unique(points.params):
         of = points.where(points.params == n)
@@ -264,20 +266,21 @@ def draw_residuals(axes, points: Points, law, unseen: Points | None) -> None:
 
 def draw_exponents(axes, fits: dict) -> None:
     """A forest of a by approach and count, beside what was published."""
-    rows = [(name, count) for name in APPROACHES for count in fits]
-    for row, (name, count) in enumerate(rows):
-        law, colour = fits[count][name], f"C{list(fits).index(count)}"
-        if law is None:
-            axes.text(0.02, row, "not determined", transform=axes.get_yaxis_transform(), color="0.5", va="center")
-            continue
-        e = exponent(law)
-        axes.plot([e.low, e.high], [row, row], color=colour, linewidth=3, alpha=0.45)
-        axes.plot(e.value, row, "o", color=colour, markersize=7)
-        axes.text(e.high, row, f"  {e.value:.2f}", va="center", fontsize=11, color=colour)
+    for group, name in enumerate(APPROACHES):
+        for i, (count, laws) in enumerate(fits.items()):
+            row, e = group + 0.22 * (i - 1), exponent(laws[name]) if laws[name] else None
+            if e is None:
+                axes.text(0.02, row, "not determined", transform=axes.get_yaxis_transform(), color=f"C{i}", va="center")
+                continue
+            axes.plot([e.low, e.high], [row, row], color=f"C{i}", linewidth=4, alpha=0.35)
+            axes.plot(e.value, row, "o", color=f"C{i}", markersize=8, label=count if group == 2 else None)
+            axes.annotate(f"{e.value:.2f}", (e.value, row), (0, 6), textcoords="offset points", ha="center",
+                          fontsize=10.5, color=f"C{i}")  # fmt: skip
     for name, a in {"Hoffmann et al.": 0.50, "Kaplan et al.": 0.73}.items():
-        axes.axvline(a, color="0.4", linestyle=":")
-        axes.text(a, -0.8, name, ha="center", fontsize=10.5, color="0.3")
-    axes.set_yticks(range(len(rows)), [f"{name}, {count}" for name, count in rows], fontsize=10.5)
-    axes.set_ylim(len(rows) - 0.4, -1.2)
+        axes.axvline(a, color="0.4", linestyle=":", zorder=0)
+        axes.text(a, -0.62, name, ha="center", fontsize=10.5, color="0.3")
+    axes.set_yticks(range(3), [name.replace(" ", "\n", 1) for name in APPROACHES])
+    axes.set_ylim(3.2, -0.75)
     axes.set_xlabel(f"exponent a of N* ∝ C^a, {LEVEL:.0%} interval")
-    axes.set_title("The count decides the exponent", loc="left")
+    axes.set_title("Three approaches, three ways to count", loc="left")
+    axes.legend(loc="lower center", ncols=3, fontsize=10, columnspacing=0.8, handletextpad=0.1)

@@ -78,3 +78,10 @@ def test_budgets_without_a_bottom_are_told():
         fit_frontier(make_points(params, tokens, one_sided), bootstraps=0)
     with pytest.raises(UserError, match="at least 3 sizes"):
         fit_frontier(make_points(params, tokens, one_sided), "frontier", bootstraps=0)
+
+
+def test_an_envelope_of_one_size_has_no_exponent():
+    """Of three sizes over a wide range of budgets the middle one alone is ever lowest between others."""
+    params, tokens = (axis.ravel() for axis in np.meshgrid([1e7, 1e8, 1e9], np.geomspace(1e8, 1e11, 30)))
+    with pytest.raises(UserError, match="fewer than 3 sizes make the envelope"):
+        fit_frontier(make_points(params, tokens, chinchilla_loss(params, tokens)), "frontier", bootstraps=0)
