@@ -16,7 +16,7 @@ GPU = dataclasses.replace(
     experiment=lm.replace(CPU.experiment, {"model.context": 512, "train.eval_tokens": 1 << 21, "model.unroll": 4}),
     widths=(64, 96, 128, 192, 256, 384, 512),
     learning_rates=(0.001, 0.002, 0.004, 0.008, 0.016),
-    rules=dataclasses.replace(CPU.rules, head_width=64),
+    rules=dataclasses.replace(CPU.rules, head_width=64, batch_tokens=2048),
     minutes=30,
     name="scaling_gpu",
 )
