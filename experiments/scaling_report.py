@@ -234,7 +234,10 @@ def draw_frontier(axes, points: Points, law, unseen: Points | None, score: dict 
     low, high = law.predict_interval(best["params"], best["tokens"])
     axes.fill_between(flops, low, high, color="C0", alpha=0.2, linewidth=0, label=f"{law.level:.0%} of new runs")
     axes.plot(flops, best["loss"], color="C0", label="law, compute-optimal")
-    axes.scatter(points.flops, points.loss, c=colours(points.params), s=14)
+    mean = mean_of_seeds(points)
+    for n, colour in zip(np.unique(mean.params), colours(np.unique(mean.params)), strict=True):
+        of = mean.where(mean.params == n)
+        axes.plot(of.flops, of.loss, "o-", color=colour, markersize=4, linewidth=0.9)
     if score is not None:
         at = unseen.flops.mean()
         axes.errorbar(
@@ -274,8 +277,7 @@ def draw_exponents(axes, fits: dict) -> None:
                 continue
             axes.plot([e.low, e.high], [row, row], color=f"C{i}", linewidth=4, alpha=0.35)
             axes.plot(e.value, row, "o", color=f"C{i}", markersize=8, label=count if group == 2 else None)
-            axes.annotate(f"{e.value:.2f}", (e.value, row), (0, 6), textcoords="offset points", ha="center",
-                          fontsize=10.5, color=f"C{i}")  # fmt: skip
+            axes.text(max(e.high, e.value), row, f"  {e.value:.2f}", va="center", fontsize=10.5, color=f"C{i}")
     for name, a in {"Hoffmann et al.": 0.50, "Kaplan et al.": 0.73}.items():
         axes.axvline(a, color="0.4", linestyle=":", zorder=0)
         axes.text(a, -0.62, name, ha="center", fontsize=10.5, color="0.3")
