@@ -89,7 +89,8 @@ def sliced(points: Points) -> Points:
 def exponent(law: lm.scaling.Law) -> Estimate:
     """a of N* = G C^a with C = k N^(1+g) D: beta / (alpha + (1+g) beta), g = 0 where C = 6ND."""
     if "a" in law.parameters:
-        return law.parameters["a"]
+        a = law.parameters["a"]
+        return a if a.low is not None else dataclasses.replace(a, low=math.nan, high=math.nan)
     g = cost_of(law.data)[1]
     of = lambda p: p["beta"] / (p["alpha"] + (1 + g) * p["beta"])  # noqa: E731
     drawn = of(law.draws)
@@ -277,7 +278,7 @@ def draw_exponents(axes, fits: dict) -> None:
                 continue
             axes.plot([e.low, e.high], [row, row], color=f"C{i}", linewidth=4, alpha=0.35)
             axes.plot(e.value, row, "o", color=f"C{i}", markersize=8, label=count if group == 2 else None)
-            axes.text(max(e.high, e.value), row, f"  {e.value:.2f}", va="center", fontsize=10.5, color=f"C{i}")
+            axes.text(np.fmax(e.high, e.value), row, f"  {e.value:.2f}", va="center", fontsize=10.5, color=f"C{i}")
     for name, a in {"Hoffmann et al.": 0.50, "Kaplan et al.": 0.73}.items():
         axes.axvline(a, color="0.4", linestyle=":", zorder=0)
         axes.text(a, -0.62, name, ha="center", fontsize=10.5, color="0.3")
