@@ -17,21 +17,23 @@ TOKENS_PER_PARAMETER = 80
 
 
 def training_rates(
-    e: Experiment, sizes: Sequence[Size], *, seconds: float = 1.0, rounds: int = 3, display: Display | None = None
-) -> Rates:
+    e: Experiment, sizes: Sequence[Size], *, runs: int = 1, seconds: float = 1.0, rounds: int = 3,
+    display: Display | None = None,
+) -> Rates:  # fmt: skip
     """FLOP/s (exact) of the experiment's training step on random tokens at each of these sizes, and seconds to compile.
 
-    Each trains alone: packs of runs side by side are faster. The sizes take turns (lm.bench.rounds); the median counts.
-    e: its vocabulary known.
+    runs: trained side by side as a pack, which is faster than one after another; their FLOPs add up. The sizes take
+    turns (lm.bench.rounds); the median counts. e: its vocabulary known.
     """
     with display or Display(quiet=True) as display:
         display.stage("compiling", 0, None)
         measured = [_sized(e, s) for s in sizes]
-        programs = [Program(one) for one in measured]
+        programs = [Program(*[one] * runs) for one in measured]
         contestants = [Contestant(f"{s.layers} x {s.width}", p.run) for s, p in zip(sizes, programs, strict=True)]
         report = lambda done, total: display.stage("measuring the rate", done, total)  # noqa: E731
         timings = compare(contestants, seconds, rounds, report=report)
-    speeds = [s.flops * one.batch_tokens / t.seconds.median for s, one, t in zip(sizes, measured, timings, strict=True)]
+    work = [runs * s.flops * one.batch_tokens for s, one in zip(sizes, measured, strict=True)]
+    speeds = [flops / timing.seconds.median for flops, timing in zip(work, timings, strict=True)]
     setup = sum(program.compile_seconds for program in programs) / len(programs)
     return Rates(tuple(float(s.params_total) for s in sizes), tuple(speeds), setup)
 

@@ -172,6 +172,11 @@ def fit_frontier(
         f"{law}: only {len(at)} of {len(found)} budgets have a lowest loss that points on both sides bracket; it takes "
         "3 for an exponent, and more sizes at each budget",
     )
+    require(
+        _several_sizes([found[i] for i in at], law),
+        "frontier: fewer than 3 sizes make the envelope, too few for an exponent: train more sizes, or a wider range "
+        "of budgets",
+    )
     random = np.random.RandomState(seed)
     drawn = [find(*_resample(points, groups, cluster, random)) for _ in range(bootstraps)]
     n_RG = np.array([[np.nan if optimum is None else optimum.params for optimum in of] for of in drawn])
@@ -181,7 +186,7 @@ def fit_frontier(
     draws = []
     for of in drawn:
         which = [i for i in at if of[i] is not None]
-        if len(which) >= 3:
+        if len(which) >= 3 and _several_sizes([of[i] for i in which], law):
             draws.append(regress([of[i] for i in which], weigh(which)))
     draws = {name: np.array([draw[name] for draw in draws]) for name in values}
     estimates = {name: _estimate(values[name], draws[name], level) for name in values}
@@ -209,6 +214,11 @@ def _approach(points: Points, law: str, valley: str):
     )
     levels = np.linspace(*np.log([points.flops.min(), points.flops.max()]), 42)[1:-1]
     return [np.arange(len(points))], lambda some, groups: envelope(some.where(groups[0]), levels)
+
+
+def _several_sizes(optima: list[Optimum], law: str) -> bool:
+    """An envelope knows no sizes but those trained, however many budgets it is looked at."""
+    return law != "frontier" or len({round(o.params, 9) for o in optima}) >= 3
 
 
 def _resample(points: Points, groups: list[np.ndarray], cluster: str, random: np.random.RandomState):

@@ -58,6 +58,8 @@ class Rules:
     """Most between the smallest and the largest size: one law over more is much to ask."""
     head_width: int = 16
     """About this wide."""
+    batch_tokens: int = BATCH_TOKENS
+    """Of a step in a run of a million tokens. Smaller: the large sizes reach least_steps at less compute."""
 
     def __post_init__(self):
         low, high = self.tokens_per_parameter
@@ -68,6 +70,7 @@ class Rules:
         require(0 < self.cooldown < 1, f"cooldown {self.cooldown}: a fraction between 0 and 1, such as 0.15")
         require(self.span > 1, f"span {self.span}: must be above 1")
         require(self.head_width >= 2, f"head width {self.head_width}: must be at least 2")
+        require(self.batch_tokens >= 1, f"batch tokens {self.batch_tokens}: must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +151,9 @@ def affordable_sizes(base: ModelConfig, flops: float, rules: Rules) -> list[Size
     return found
 
 
-def batch_of(tokens: float, context: int) -> int:
-    """Sequences in a step of a run of so many tokens."""
-    return max(1, round(BATCH_TOKENS * (tokens / BATCH_AT) ** BATCH_EXPONENT / context))
+def batch_of(tokens: float, context: int, batch_tokens: int = BATCH_TOKENS) -> int:
+    """Sequences in a step of a run of so many tokens; batch_tokens: tokens in a step where the run has a million."""
+    return max(1, round(batch_tokens * (tokens / BATCH_AT) ** BATCH_EXPONENT / context))
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -161,7 +164,7 @@ def trunk(
     T, most = e.model.context, corpus_tokens or math.inf
     wanted = [tokens for tokens in _token_counts(s, top, rules) if tokens <= most]
     while wanted:
-        batch = batch_of(math.exp(np.mean(np.log(wanted))), T)
+        batch = batch_of(math.exp(np.mean(np.log(wanted))), T, rules.batch_tokens)
         if int(wanted[0] / (batch * T)) >= rules.least_steps:
             break
         wanted.pop(0)

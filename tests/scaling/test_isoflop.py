@@ -90,3 +90,10 @@ def test_budgets_that_lie_close_do_not_chain():
     log_c = np.log(points.flops)
     assert all(np.abs(log_c[group] - np.median(log_c[group])).max() <= 0.1 for group in groups)
     assert 5 <= len(groups) <= 8
+
+
+def test_an_envelope_of_one_size_has_no_exponent():
+    """Of three sizes over a wide range of budgets the middle one alone is ever lowest between others."""
+    params, tokens = (axis.ravel() for axis in np.meshgrid([1e7, 1e8, 1e9], np.geomspace(1e8, 1e11, 30)))
+    with pytest.raises(UserError, match="fewer than 3 sizes make the envelope"):
+        fit_frontier(make_points(params, tokens, chinchilla_loss(params, tokens)), "frontier", bootstraps=0)
