@@ -18,8 +18,9 @@ STYLE = {
 }  # fmt: skip
 
 
-def check_format(out: Path) -> None:
-    require(out.suffix in UNDATED, f"--out {out}: write a {', '.join(UNDATED)}")
+def check_format(out: Path, option: str = "--out") -> None:
+    """Raise UserError unless the file's name says a format that can be written."""
+    require(out.suffix in UNDATED, f"{option} {out}: write a {', '.join(UNDATED)}")
 
 
 def save(figure: plt.Figure, *paths: Path) -> None:

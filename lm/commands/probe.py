@@ -99,9 +99,9 @@ def _load(name: str, o: Where):
     from lm.run import load
 
     if o.figure is not None:
-        from lm.probe.figures import require_drawable
+        from lm.figures import check_format
 
-        require_drawable(o.figure)
+        check_format(o.figure, "--figure")
     return load(name, o.checkpoint)
 
 

@@ -6,32 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from lm.errors import UserError, require
-from lm.plot import STYLE, UNDATED, plt
+from lm.figures import STYLE, check_format, plt, save
 from lm.probe.geometry import Direction, Isotropy, Map
 from lm.probe.similarities import Similarity
 from lm.probe.suites import Suite
 
 
-def require_drawable(out: Path) -> None:
-    """Raise UserError unless the file's name says a format that can be written."""
-    require(out.suffix in UNDATED, f"--figure {out}: write a {', '.join(UNDATED)}")
-
-
 @contextlib.contextmanager
 def canvas(out: Path, rows: int = 1, columns: int = 1, **options) -> Iterator:
     """Axes to draw on, in the house's style; saved to `out` at the end. `options` go to plt.subplots."""
-    require_drawable(out)
+    check_format(out, "--figure")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, layout="constrained", **options)
-        try:
-            yield axes
-            out.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(out, metadata=UNDATED[out.suffix])
-        except OSError as error:
-            raise UserError(f"cannot write {out}: {error.strerror}") from error
-        finally:
-            plt.close(figure)
+        yield axes
+        save(figure, out)
 
 
 def draw_map(

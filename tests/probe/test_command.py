@@ -119,7 +119,7 @@ def test_figures(place, lm, action):
     ("analogy king queen fish", "analogy: the run comes first: lm probe RUN analogy ..."),
     ("word neighbours king", "no run word; did you mean words?"),
     ("words analogy king queen", "an analogy takes three words, not 2"),
-    ("words analogy king queen fsh", "words of space input; did you mean fish? (words of several tokens: --pieces mean)"),
+    ("words analogy king queen fsh", "of space input; did you mean fish? (words of several tokens: --pieces mean)"),
     ("words neighbours king --space inside", "space inside: no such space"),
     ("words neighbours king --n 0", "--n 0: at least one answer"),
     ("words neighbours king --figure a.jpg", "--figure a.jpg: write a .png, .svg, .pdf"),
