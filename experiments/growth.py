@@ -224,8 +224,9 @@ def draw_panel(axis, panel: Panel) -> None:
     axis.set_ylim(low, high * (high / low) ** (0.1 + 0.08 * len(panel.series)))  # room for the legend
     axis.legend(frameon=False, fontsize=11.5, loc="upper left", handlelength=1.2, borderaxespad=0.1)
     for which in (axis.xaxis, axis.yaxis):
-        which.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        which.set_major_formatter(lambda x, _: f"{x:g}")
+        lowest, highest = which.get_view_interval()
+        which.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if highest < 100 * lowest else (1, 3)))
+        which.set_major_formatter(lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x >= 1e4 else f"{x:g}")
         which.set_minor_formatter(ticker.NullFormatter())
     axis.grid(alpha=0.25)
 
