@@ -200,6 +200,9 @@ def decoding(slots: Sequence[int], rounds: int, display: lm.Display) -> Panel:
     return Panel("Decoding: time against context", x, "ms per token", [series])
 
 
+LARGE = (1e6, "M"), (1e3, "k")
+
+
 # --- the figure ------------------------------------------------------------------------------------------------------
 def draw(panels: list[Panel], path: Path) -> None:
     """Points as measured; dashed, what theory counts, scaled to meet the last point."""
@@ -226,7 +229,7 @@ def draw_panel(axis, panel: Panel) -> None:
     for which in (axis.xaxis, axis.yaxis):
         lowest, highest = which.get_view_interval()
         which.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if highest < 100 * lowest else (1, 3)))
-        which.set_major_formatter(lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x >= 1e4 else f"{x:g}")
+        which.set_major_formatter(lambda x, _: next((f"{x / k:g}{of}" for k, of in LARGE if x >= k), f"{x:g}"))
         which.set_minor_formatter(ticker.NullFormatter())
     axis.grid(alpha=0.25)
 
