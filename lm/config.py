@@ -103,7 +103,9 @@ class ModelConfig:
     """Compute dtype of matrix products; auto is bfloat16 on accelerators and float32 on CPU."""
     base_width: int | None = None
     """Width at which rates, decay and Adam's epsilon were chosen: CompleteP (lm/model/parametrization.py) carries them
-    over to this one. Heads widen with it unless head_width is given. None: nothing is scaled with the width."""
+    over to this one. None: nothing is scaled with the width."""
+    base_head_width: int | None = None
+    """H at the base width, where heads widen with the model; None where a wider model has more of them instead."""
     base_layers: int | None = None
     """Layers at which they were chosen; None: nothing is scaled with the depth."""
     attention: Literal["auto", "plain", "cudnn"] = "auto"
@@ -116,7 +118,7 @@ class ModelConfig:
             require(getattr(self, name) >= 1, f"model.{name} {getattr(self, name)}: must be at least 1")
         for name in (
             "kv_heads", "head_width", "feedforward", "vocab", "window", "global_every", "logit_softcap", "base_width",
-            "base_layers", "unroll",
+            "base_head_width", "base_layers", "unroll",
         ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value > 0, f"model.{name} {value}: must be positive, or None")
@@ -125,13 +127,12 @@ class ModelConfig:
             f"model.width {self.width} is not a multiple of model.heads {self.heads}; change one, or head_width",
         )
         require(
-            self.head_width is not None or not self.base_width or self.base_width >= self.heads,
-            f"model.base_width {self.base_width} has no room for model.heads {self.heads}: give model.head_width, the "
-            "same for both widths, or fewer heads",
-        )
-        require(
             self.heads % self.K == 0,
             f"model.heads {self.heads} is not a multiple of model.kv_heads {self.K}: each key head serves equally many",
+        )
+        require(
+            self.width != self.base_width or self.base_head_width in (None, self.H),
+            f"model.base_head_width {self.base_head_width}: at the base width heads are {self.H} wide",
         )
         require(
             self.positions != "rotary" or self.H % 2 == 0,
@@ -158,11 +159,6 @@ class ModelConfig:
         if self.feedforward:
             return self.feedforward
         return 8 * math.ceil(self.width / 3) if self.activation == "swiglu" else 4 * self.width
-
-    @property
-    def base_H(self) -> float:
-        """H of the base shape: this shape with base_width instead of width."""
-        return self.head_width or (self.base_width or self.width) / self.heads
 
     @property
     def V(self) -> int:

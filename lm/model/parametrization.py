@@ -10,7 +10,7 @@ m = width / base_width and l = layers / base_layers, each 1 where there is no ba
     last norm                                      1              1      none    1 / m
     untied head               as at the base, or 0 1 / m (logits) 1      1       1 / m
     what a half-block adds    its last matrix's: 1 / (2 base_layers rows), or 0; times 1 / l
-    attention's scores        sqrt(base H) / H, instead of 1 / sqrt(H)
+    attention's scores        sqrt(base_head_width) / H instead of 1 / sqrt(H), where heads widen
 
 so that a model at its base shape is the one without a base, bit for bit. Feed-forward width and the heads' together
 are taken to grow in proportion to the width. Decay is multiplied with the rate: a matrix loses the same share of itself
@@ -69,7 +69,7 @@ def branch_factor(c: ModelConfig) -> float:
 
 def query_factor(c: ModelConfig) -> float:
     """Of the queries, whose products with keys attention divides by sqrt(H)."""
-    return (c.base_H / c.H) ** 0.5
+    return (c.base_head_width / c.H) ** 0.5 if c.base_width and c.base_head_width else 1.0
 
 
 def logit_factor(c: ModelConfig) -> float:

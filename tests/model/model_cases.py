@@ -17,7 +17,7 @@ VARIANTS = {
     "window with a global layer, remat": dict(window=2, global_every=2, layers=3, remat=True),
     "multi-query learned window of one, unrolled": dict(kv_heads=1, window=1, positions="learned", unroll=2),
     "value residuals, grouped window, a base shape": dict(
-        value_residual=True, kv_heads=2, window=3, layers=3, base_width=8, base_layers=1
+        value_residual=True, kv_heads=2, window=3, layers=3, base_width=8, base_head_width=2, base_layers=1
     ),
     "grouped sinusoidal, two of three unrolled": dict(kv_heads=2, window=2, positions="sinusoidal", layers=3, unroll=2),
 }

@@ -17,7 +17,7 @@ from lm.training.step import Batch, TrainState, hyperparameters, optimizer_of, t
 
 WIDE = ModelConfig(
     layers=6, width=32, heads=2, context=6, feedforward=96, vocab=10, norm="layernorm", bias=True, positions="learned",
-    activation="swiglu", value_residual=True, zero_init=False, base_width=8, base_layers=2,
+    activation="swiglu", value_residual=True, zero_init=False, base_width=8, base_head_width=4, base_layers=2,
 )  # fmt: skip
 """Every kind of parameter, at m = 4 and l = 3."""
 
@@ -35,7 +35,7 @@ def test_at_its_base_shape_a_model_is_the_standard_one(corpus, optimizer):
     """Bits of parameters and optimizer after three steps, and so of all that they came from."""
     e = tiny.experiment(corpus, optimizer__name=optimizer, model__vocab=29, optimizer__epsilon=1e-3)
     ends = []
-    for base in ({}, {"model__base_width": 16, "model__base_layers": 2}):
+    for base in ({}, {"model__base_width": 16, "model__base_head_width": 8, "model__base_layers": 2}):
         each = tiny.replaced(e, **base)
         params = transformer.init(each.model, 0)
         state = TrainState(params, optimizer_of(each).init(params), jnp.int32(0), {
@@ -69,16 +69,16 @@ def test_the_start_is_scaled_as_the_table_says():
     assert stds[1] == pytest.approx(stds[0], rel=0.05) and stds[0] == pytest.approx(0.02, rel=0.05)
 
 
-@pytest.mark.parametrize("changes", [{}, {"qk_norm": False, "head_width": 4}, {"tied": True}])
+@pytest.mark.parametrize("changes", [{"base_head_width": 2}, {"qk_norm": False}, {"base_head_width": 2, "tied": True}])
 def test_the_forward_pass_is_the_standard_one_of_scaled_weights(changes):
-    """Logits / m, half-blocks / l, queries times sqrt(base H / H), which is 1 for heads of a fixed width."""
+    """Logits / m, half-blocks / l, queries times sqrt(base H / H) where heads widen."""
     c = small(width=32, layers=3, base_width=8, base_layers=1, bias=True, **changes)
     params, tokens_BT = lively(c), some_tokens(c)
     plain = jax.tree.map(np.asarray, params)
     for half, last in (("attention", "out"), ("feedforward", "outer")):
         for part in ("kernel", "bias"):
             plain["blocks"][half][last][part] = plain["blocks"][half][last][part] / 3
-    if not changes.get("head_width"):
+    if "base_head_width" in changes:
         plain["blocks"]["attention"]["query_norm"]["scale"] = plain["blocks"]["attention"]["query_norm"]["scale"] / 2
     standard = forward(dataclasses.replace(c, base_width=None, base_layers=None))(plain, tokens_BT)
     np.testing.assert_allclose(forward(c)(params, tokens_BT), np.asarray(standard) / 4, rtol=2e-4, atol=2e-5)
@@ -120,5 +120,5 @@ def test_what_cannot_carry_over_is_refused():
         Experiment(model=ModelConfig(base_width=64), optimizer=OptimizerConfig(name="sgd"))
     with pytest.raises(UserError, match=r"model\.base_width 0"):
         ModelConfig(base_width=0)
-    with pytest.raises(UserError, match=r"no room for model\.heads 8"):
-        ModelConfig(width=64, heads=8, base_width=4)
+    with pytest.raises(UserError, match="at the base width heads are 8 wide"):
+        ModelConfig(width=64, heads=8, base_width=64, base_head_width=16)
