@@ -119,8 +119,7 @@ def directions(space: Space, sections: Sequence[Section], *, case: str = "fold")
     index = Index(space, case=case)
     learned = []
     for section in sections:
-        _, first = np.unique(section.clusters, return_index=True)
-        pairs = [(a, rights[0]) for a, rights in (section.pairs[i] for i in sorted(first))]
+        pairs = section.one_way
         known = [pair for pair in pairs if all(index.key(word) != ABSENT for word in pair)]
         if len(known) >= 3:
             keys_P2 = np.array([[index.key(word) for word in pair] for pair in known])

@@ -36,6 +36,12 @@ class Section:
         number: dict[frozenset[str], int] = {}
         return np.array([number.setdefault(frozenset((a, rights[0])), len(number)) for a, rights in self.pairs])
 
+    @property
+    def one_way(self) -> list[tuple[str, str]]:
+        """Each cluster's pair as it first came."""
+        _, first = np.unique(self.clusters, return_index=True)
+        return [(a, rights[0]) for a, rights in (self.pairs[i] for i in sorted(first))]
+
 
 def read_suite(path: str | Path) -> list[Section]:
     """A file in Google's format, or a folder in BATS's. Raises UserError with the line that is malformed."""

@@ -129,7 +129,8 @@ def test_two_words_a_domain_need_no_analogy(tmp_path):
     asked = [f"m{i} f{i} m{j} f{j}" for i in range(9) for j in range(9) if i != j]
     file.write_text(": nothing\n" + "\n".join(asked))
     (row,) = suite(space, file).sections
-    assert (row.accuracy, row.accuracy_unexcluded, row.only_c, row.only_b) == (1, 0, 1, 0)
+    assert (row.accuracy, row.accuracy_unexcluded, row.only_c) == (1, 0, 1)
+    assert row.only_b < 0.25  # one word in fifteen, by chance
     assert abs(row.offset_cosine) < 0.05
 
 
