@@ -253,6 +253,7 @@ def geometry(name: str, arguments: list[str]) -> None:
     o = parse(GeometryOptions, arguments, "lm probe RUN geometry")
     from lm import probe
 
+    require(o.seed >= 0, f"--seed {o.seed}: not negative")
     groups, sections = _given(o)
     words = [word for section in sections for word in section.words]
     words += [word for some in groups.values() for word in some]
