@@ -113,11 +113,12 @@ def draw(cells: list[Cell], path: Path) -> None:
     with canvas(path, 1, 2, figsize=size, sharey=True) as axes:
         for axis, (what, row) in zip(axes, panels.items(), strict=True):
             draw_scores(axis, row)
-            axis.set_title("with the relations" if what == "corpus" else "control: the same text, attributes at random")
+            axis.set_title("with the relations" if what == "corpus" else "control: attributes at random")
             axis.set_yticks(range(len(labels)), labels, fontsize=10)
-            axis.set_xlabel("share of questions right, mean over seeds (line: their range)")
+            axis.set_xlabel("share right, mean over seeds (line: range)")
         axes[0].invert_yaxis()
-        axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles[1:] + handles[:1], labels[1:] + labels[:1], loc="outside lower center", ncols=3)
 
 
 if __name__ == "__main__":

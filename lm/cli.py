@@ -11,7 +11,7 @@ USAGE = """lm: a laboratory for small language models
   lm train   CONFIG [--model.layers 4 ...]   train or resume; --dry-run shows the cost and trains nothing
   lm sample  RUN --prompt TEXT               continue a text
   lm eval    RUN [--text FILE]               loss, perplexity, bits per byte
-  lm probe   RUN analogy king man woman      what its words mean, and what goes on inside: `lm probe` lists the actions
+  lm probe   RUN analogy king man woman      what its words mean, what goes on inside (`lm probe` lists all)
   lm runs                                    a table of the runs
   lm plan    CONFIG --minutes 15 | --flops 1e13   the design of a scaling sweep, with predicted standard errors
   lm sweep   CONFIG [--grid KEY=A,B ...]     many runs: branches of trunks, packs, one points.csv

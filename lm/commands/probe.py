@@ -253,6 +253,7 @@ def geometry(name: str, arguments: list[str]) -> None:
     o = parse(GeometryOptions, arguments, "lm probe RUN geometry")
     from lm import probe
 
+    require(o.seed >= 0, f"--seed {o.seed}: not negative")
     groups, sections = _given(o)
     words = [word for section in sections for word in section.words]
     words += [word for some in groups.values() for word in some]
@@ -271,7 +272,7 @@ def geometry(name: str, arguments: list[str]) -> None:
             draw = lambda: figures.draw_directions(found[: max(1, len(found) // len(many))], o.figure)  # noqa: E731
         case "map":
             found = [probe.principal_map(space, words, case=o.case) for space in many]
-            pairs = [(a, rights[0]) for section in sections for a, rights in section.pairs]
+            pairs = [pair for section in sections for pair in section.one_way]
             draw = lambda: figures.draw_map(found[0], o.figure, pairs=pairs)  # noqa: E731
         case _:
             found = [probe.isotropy(space, restrict=o.restrict, seed=o.seed) for space in many]

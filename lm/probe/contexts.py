@@ -38,6 +38,7 @@ def contextual(
     with something before them; over the tokens of one occurrence the states are averaged, then over occurrences.
     report(done, windows) is called as it goes on.
     """
+    require(tokens >= 1, f"tokens {tokens}: how much text to read, at least 1")
     c = m.experiment.model
     windows_WT = _windows(_tokens(m, text), c.context, tokens)
     find = Finder(m.tokenizer, known)

@@ -1,6 +1,7 @@
 """Figures of what probes of embeddings found; .png, .svg or .pdf by the file's name."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,27 +35,45 @@ def draw_map(
             axes.scatter(*x_W2.T, s=28, color=f"C{i % 10}", label=name or None, zorder=3)
         for a, b in pairs:
             if a in place and b in place:
-                arrow = dict(arrowstyle="->", color="0.55", shrinkA=6, shrinkB=6, linewidth=1.2)
+                arrow = dict(arrowstyle="->", color="0.6", shrinkA=6, shrinkB=6, linewidth=1)
                 axes.annotate("", place[b], place[a], arrowprops=arrow)
-        _label(axes, place, colour)
         axes.set_xlabel(f"first principal component ({found.shares[0]:.0%} of the variance)")
         axes.set_ylabel(f"second ({found.shares[1]:.0%})")
         axes.set_title(found.space, fontsize=12)
         axes.margins(0.14)
         if groups and any(groups):
-            axes.legend(fontsize=10)
+            axes.figure.legend(loc="outside lower center", ncols=min(4, len(groups)), fontsize=10)
+        _label(axes, place, colour)
 
 
 def _label(axes, place: dict[str, tuple[float, float]], colour: dict[str, str]) -> None:
-    """Each word beside its point, away from the middle of the map."""
-    middle = np.mean(list(place.values()), axis=0)
+    """Each word as near its point as it can stand clear of the points and of the words before it."""
+    axes.figure.draw_without_rendering()  # settles where the axes are
+    pixels = axes.figure.dpi / 72
     size = 11 if len(place) <= 40 else 8
-    for word, (x, y) in place.items():
-        right, up = x >= middle[0], y >= middle[1]
+    points_W2 = axes.transData.transform(np.array([*place.values()]))
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in points_W2]
+    for (word, at), (x, y) in zip(place.items(), points_W2, strict=True):
+        width, height = 0.62 * size * len(word) * pixels, 1.15 * size * pixels
+        boxes = []
+        for step, angle in itertools.product(range(1, 9), np.linspace(0, 2 * np.pi, 17)[:-1]):
+            away = 5 * pixels * step
+            middle = x + (away + width / 2) * np.cos(angle), y + (away + height / 2) * np.sin(angle)
+            boxes.append((middle[0] - width / 2, middle[1] - height / 2, middle[0] + width / 2, middle[1] + height / 2))
+        free = [box for box in boxes if not any(_meet(box, other) for other in taken)]
+        x0, y0, x1, y1 = (free or boxes)[0]
+        taken.append((x0, y0, x1, y1))
+        shift = ((x0 + x1) / 2 - x) / pixels, ((y0 + y1) / 2 - y) / pixels
+        far = dict(arrowstyle="-", color="0.7", linewidth=0.6) if np.hypot(*shift) > width / 2 / pixels + 12 else None
         axes.annotate(
-            word, (x, y), xytext=(5 if right else -5, 4 if up else -4), textcoords="offset points", fontsize=size,
-            ha="left" if right else "right", va="bottom" if up else "top", color=colour.get(word, "0.15"),
+            word, at, xytext=shift, textcoords="offset points", fontsize=size, ha="center", va="center",
+            color=colour.get(word, "0.15"), arrowprops=far,
         )  # fmt: skip
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, bottom, right, top) overlap."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def draw_suite(found: Suite, out: Path) -> None:
@@ -71,7 +90,9 @@ def draw_suite(found: Suite, out: Path) -> None:
             axis.set_xlabel("share of questions right")
         axes[0, 0].invert_yaxis()
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        axes[0, 0].figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10)
+        axes[0, 0].figure.legend(
+            handles[1:] + handles[:1], labels[1:] + labels[:1], loc="outside lower center", ncols=3
+        )
 
 
 def draw_scores(axis, rows: Sequence) -> None:
@@ -116,7 +137,7 @@ def draw_directions(found: Sequence[Direction], out: Path) -> None:
             axis.axvline(0, color="0.4", linewidth=1, linestyle="--")
             axis.set_yticks(y, [f"{a}, {b}" for a, b in one.pairs], fontsize=9 if len(y) <= 40 else 6)
             axis.set_title(f"{one.name}: {one.ordered:.0%} in order", fontsize=12)
-            axis.set_xlabel("place along the direction (unit vectors)")
+            axis.set_xlabel("place along the direction")
             axis.grid(False, axis="y")
             axis.invert_yaxis()
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -138,4 +159,4 @@ def draw_isotropy(found: Sequence[Isotropy], out: Path) -> None:
             axis.set_title(f"{one.space}: sd {one.sd_cosine:.3f}, 1/√D {one.sd_by_law:.3f}", fontsize=11)
             axis.set_xlabel("cosine")
         axes[0, 0].set_ylabel("density")
-        axes[0, 0].legend(fontsize=10)
+        axes[0, 0].figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

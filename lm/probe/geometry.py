@@ -1,6 +1,7 @@
 """The shape of a space: do groups cluster, is a relation one direction, is the room used evenly? Each beside chance."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -66,7 +67,8 @@ def clusters(
 
 
 def _kmeans(x_WD: np.ndarray, k: int, seed: int, restarts: int) -> np.ndarray:
-    runs = (kmeans2(x_WD, k, minit="++", seed=seed + i, missing="warn") for i in range(restarts))
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a start that loses a cluster does not win
+        runs = [kmeans2(x_WD, k, minit="++", seed=seed + i) for i in range(restarts)]
     return min(runs, key=lambda run: ((x_WD - run[0][run[1]]) ** 2).sum())[1]
 
 
@@ -119,8 +121,7 @@ def directions(space: Space, sections: Sequence[Section], *, case: str = "fold")
     index = Index(space, case=case)
     learned = []
     for section in sections:
-        _, first = np.unique(section.clusters, return_index=True)
-        pairs = [(a, rights[0]) for a, rights in (section.pairs[i] for i in sorted(first))]
+        pairs = section.one_way
         known = [pair for pair in pairs if all(index.key(word) != ABSENT for word in pair)]
         if len(known) >= 3:
             keys_P2 = np.array([[index.key(word) for word in pair] for pair in known])
@@ -143,7 +144,8 @@ def _direction(index: Index, name: str, pairs, keys_P2: np.ndarray, dropped: int
     ordered, sides_P2 = place_P2[:, 1] > place_P2[:, 0], place_P2 * [-1, 1] > 0
     return Direction(
         index.space.name, name, len(pairs), dropped, float(ordered.mean()), float(sides_P2.mean()),
-        float(explained / (offset_PD**2).sum()), 1 / a_PD.shape[1], pairs, [tuple(row) for row in place_P2.tolist()],
+        float(explained / max((offset_PD**2).sum(), 1e-30)), 1 / a_PD.shape[1], pairs,
+        [tuple(row) for row in place_P2.tolist()],
     )  # fmt: skip
 
 
@@ -221,7 +223,7 @@ def isotropy(space: Space, *, restrict: int | None = None, seed: int = 0) -> Iso
     axes_DD = np.linalg.eigh(moment_DD)[1]
     z_D = np.concatenate([np.exp(s * (index.unit_VD @ axes_DD)).sum(0) for s in (1, -1)])
     mean_D = index.unit_VD.mean(0, dtype=np.float64)
-    variance_D = np.maximum(np.linalg.eigvalsh(moment_DD - np.outer(mean_D, mean_D)), 0)
+    variance_D = np.maximum(np.linalg.eigvalsh(moment_DD - np.outer(mean_D, mean_D)), 1e-30)
     near = 2 / np.sqrt(D)
     return Isotropy(
         space.name, V, D, float(cos_C.mean()), float(cos_C.std()), D**-0.5, float(random_C.std()),

@@ -36,13 +36,19 @@ class Section:
         number: dict[frozenset[str], int] = {}
         return np.array([number.setdefault(frozenset((a, rights[0])), len(number)) for a, rights in self.pairs])
 
+    @property
+    def one_way(self) -> list[tuple[str, str]]:
+        """Each cluster's pair as it first came."""
+        _, first = np.unique(self.clusters, return_index=True)
+        return [(a, rights[0]) for a, rights in (self.pairs[i] for i in sorted(first))]
+
 
 def read_suite(path: str | Path) -> list[Section]:
     """A file in Google's format, or a folder in BATS's. Raises UserError with the line that is malformed."""
     path = Path(path)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*.txt") if "[" in file.name) or sorted(path.rglob("*.txt"))
-        files = [file for file in files if not re.match(r"readme|licen[cs]e", file.name, re.IGNORECASE)]
+        about = re.compile(r"readme|licen[cs]e", re.IGNORECASE)
+        files = [file for file in sorted(path.rglob("*.txt")) if not about.match(file.name)]
         require(bool(files), f"{path}: no .txt files in this folder; BATS has a file a section, lines a<tab>b1/b2")
         sections = [_bats(file) for file in files]
     else:

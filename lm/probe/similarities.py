@@ -12,6 +12,7 @@ from lm.probe.analogies import cosine
 from lm.probe.index import ABSENT, Index
 from lm.probe.questions import read_similarities
 from lm.probe.spaces import Space, spaces_of
+from lm.probe.suites import require_bootstrap
 from lm.run import Model
 
 
@@ -51,6 +52,7 @@ def similarity(
 
     Raises UserError for malformed files and where no space keeps three pairs.
     """
+    require_bootstrap(level, samples, seed)
     rated = read_similarities(file)
     words = dict.fromkeys(word for one in rated for word in (one.first, one.second))
     made = []
@@ -58,9 +60,9 @@ def similarity(
         index = Index(space, case=case, restrict=restrict)
         keys_R2 = np.array([[index.key(one.first), index.key(one.second)] for one in rated])
         known_R = (keys_R2 != ABSENT).all(1)
-        if known_R.sum() >= 3:
-            scores_R = np.array([one.score for one in rated])[known_R]
-            cosines_R = cosine(*(index.vectors(keys) for keys in keys_R2[known_R].T)).astype(np.float64)
+        scores_R = np.array([one.score for one in rated])[known_R]
+        cosines_R = cosine(*(index.vectors(keys) for keys in keys_R2[known_R].T)).astype(np.float64)
+        if len(scores_R) >= 3 and np.ptp(scores_R) > 0 and np.ptp(cosines_R) > 0:  # else there is nothing to rank
             interval = _interval(cosines_R, scores_R, level, samples, seed)
             rho, pearson = (float(of(cosines_R, scores_R)[0]) for of in (stats.spearmanr, stats.pearsonr))
             kept, about = int(known_R.sum()), (len(index.words), space.about)
@@ -68,8 +70,8 @@ def similarity(
             made.append(Similarity(space.name, rho, interval, pearson, kept, len(rated) - kept, *about, *lists))
     require(
         bool(made),
-        f"{file}: of its {len(rated)} pairs fewer than three have both words in the vocabulary (words of several"
-        " tokens: --pieces mean)",
+        f"{file}: of its {len(rated)} pairs fewer than three have both words in the vocabulary, or all score the same"
+        " (words of several tokens: --pieces mean)",
     )
     return made
 
@@ -79,6 +81,6 @@ def _interval(x_R: np.ndarray, y_R: np.ndarray, level: float, samples: int, seed
     ranks = (stats.rankdata(values[drawn_SR], axis=1) for values in (x_R, y_R))
     x_SR, y_SR = (some - some.mean(1, keepdims=True) for some in ranks)
     spread_S = np.sqrt((x_SR**2).sum(1) * (y_SR**2).sum(1))
-    rho_S = (x_SR * y_SR).sum(1)[spread_S > 0] / spread_S[spread_S > 0]
+    rho_S = (x_SR * y_SR).sum(1) / np.where(spread_S > 0, spread_S, 1)  # a draw of equals alone ranks nothing: 0
     low, high = np.quantile(rho_S, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

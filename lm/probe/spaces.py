@@ -1,7 +1,8 @@
 """Word vectors of a model: what stands for a word before the first block, at the head, or inside, on average.
 
 input         rows of the embedding
-unembedding   columns of the head; with a tied model the same matrix, which is said
+unembedding   columns of the head as they are (the last norm's scale is not multiplied in); with a tied model the same
+              matrix as the input, which is said
 contextual.l  the residual stream after block l at the word, averaged over its places in a text (contexts.py)
 """
 
@@ -64,6 +65,7 @@ def spaces_of(
         made = [m]
     elif not isinstance(m, Model):
         made = list(m)
+        require(bool(made), "no spaces were given: a model, a Space, or several")
     else:
         made = _of_model(m, names, vocabulary(m.tokenizer, words, pieces=pieces, case=case), text, tokens, report)
     if center or whiten:

@@ -78,7 +78,7 @@ def suite(
     Raises UserError for malformed files and where no space keeps a single question.
     """
     require_method(method)
-    require(0 < level < 1 and samples >= 1, f"level {level}, samples {samples}: 0 < level < 1, at least one sample")
+    require_bootstrap(level, samples, seed)
     sections = file if isinstance(file, list) else read_suite(file)
     words = list(dict.fromkeys(word for section in sections for word in section.words))
     rows, totals, about = [], [], {}
@@ -98,6 +98,13 @@ def suite(
         " (words of several tokens: --pieces mean)",
     )
     return Suite(rows, totals, method, case, level, about)
+
+
+def require_bootstrap(level: float, samples: int, seed: int) -> None:
+    require(
+        0 < level < 1 and samples >= 1 and seed >= 0,
+        f"level {level}, samples {samples}, seed {seed}: a level between 0 and 1, at least one sample, a seed >= 0",
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

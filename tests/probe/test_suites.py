@@ -193,3 +193,7 @@ def test_similarity_is_scipys_and_gensims(file):
 def test_similarity_needs_three_pairs(file):
     with pytest.raises(UserError, match="of its 3 pairs fewer than three have both words"):
         similarity(Space("s", ("a", "b"), np.eye(2)), file("a b 1\nb c 2\nc d 3\n"))
+    with pytest.raises(UserError, match="or all score the same"):
+        similarity(random_space(9, 3, cases=False), file("word1 word2 5\nword1 word3 5\nword3 word2 5\n"))
+    few = similarity(random_space(9, 3, cases=False), file("word1 word2 5\nword1 word3 5\nword3 word2 4\n"))
+    assert all(np.isfinite(few[0].interval))

@@ -104,8 +104,10 @@ def test_geometry(place, answer):
 
 
 @pytest.mark.parametrize("action", [
-    "analogy king queen fish", "neighbours king", "suite suite.txt", "similarity rated.txt --space input unembedding",
-    "geometry clusters groups.txt", "geometry directions pairs.txt", "geometry map pairs.txt", "geometry isotropy",
+    "analogy king queen fish", "neighbours king", "suite suite.txt --space input unembedding",
+    "similarity rated.txt --space input unembedding", "geometry clusters groups.txt --space input",
+    "geometry directions pairs.txt --space input", "geometry map pairs.txt --space input",
+    "geometry isotropy --space input unembedding",
 ])  # fmt: skip
 def test_figures(place, lm, action):
     status, out, err = lm("probe", "words", *action.split(), "--figure", "made/figure.svg")
@@ -119,13 +121,13 @@ def test_figures(place, lm, action):
     ("analogy king queen fish", "analogy: the run comes first: lm probe RUN analogy ..."),
     ("word neighbours king", "no run word; did you mean words?"),
     ("words analogy king queen", "an analogy takes three words, not 2"),
-    ("words analogy king queen fsh", "of space input; did you mean fish? (words of several tokens: --pieces mean)"),
+    ("words analogy king queen fsh", "words of space input; did you mean fish? (words of several tokens:"),
     ("words neighbours king --space inside", "space inside: no such space"),
     ("words neighbours king --n 0", "--n 0: at least one answer"),
     ("words neighbours king --figure a.jpg", "--figure a.jpg: write a .png, .svg, .pdf"),
     ("words suite nowhere.txt", "cannot read nowhere.txt: No such file or directory"),
     ("words suite rated.txt", "rated.txt, line 1: words before the first section"),
-    ("words suite suite.txt --level 2", "level 2.0, samples 1000: 0 < level < 1"),
+    ("words suite suite.txt --level 2", "level 2.0, samples 1000, seed 0: a level between 0 and 1"),
     ("words suite suite.txt --restrict 0", "restrict 0: how many words to search, at least 1"),
     ("words suite suite.txt --restrict 1 --space input", "no question kept of 4: the vocabulary lacks"),
     ("words similarity suite.txt", "suite.txt, line 2: `word word score` was expected, not 'king queen fish mat'"),
@@ -133,6 +135,9 @@ def test_figures(place, lm, action):
     ("words geometry isotropy king", "geometry isotropy takes no words, not king"),
     ("words geometry map king queen", "2 of 2 words are in space input: a map needs at least three"),
     ("words geometry shape", "invalid choice"),
+    ("words geometry isotropy --seed -1", "--seed -1: not negative"),
+    ("words similarity rated.txt --samples 0", "samples 0, seed 0: a level between 0 and 1, at least one sample"),
+    ("words neighbours king --space contextual.1 --tokens 0", "tokens 0: how much text to read, at least 1"),
     ("tiny neighbours king", "no word is a single token of tokenizer chars: average over pieces"),
 ])  # fmt: skip
 def test_mistakes_are_told_on_one_line(place, lm, arguments, said):
@@ -144,6 +149,16 @@ def test_mistakes_are_told_on_one_line(place, lm, arguments, said):
 def test_characters_have_words_when_their_pieces_are_averaged(place, answer):
     found = answer("tiny", "analogy", "king", "queen", "fish", "--pieces", "mean", "--space", "contextual.2")
     assert found["searched"] == 3 and found["answers"] == []
+
+
+def test_public_names_are_there_whatever_was_imported_before():
+    """A module of the same name would hide a function once it is imported."""
+    from lm import probe
+
+    for _ in range(2):
+        assert all(callable(getattr(probe, name)) for name in probe.__all__ if name != "METHODS")
+    with pytest.raises(AttributeError):
+        probe.nothing  # noqa: B018
 
 
 def test_help_names_every_action_without_jax():

