@@ -1,0 +1,22 @@
+"""Looking into a trained model.
+
+Names are imported when they are first used.
+"""
+
+import importlib
+
+_HOMES = {
+    "apply": "passes", "attention_patterns": "attention", "head_scores": "attention", "induction": "attention",
+    "logit_lens": "lens", "lens_logits": "lens", "token_losses": "lens", "ablate": "interventions",
+    "Part": "interventions", "every_part": "interventions", "trace": "interventions", "patch": "interventions",
+    "clean_states": "interventions", "every_state": "interventions", "Fact": "facts", "read_facts": "facts",
+    "complete": "facts", "fact_rows": "facts", "summary": "facts", "edit_fact": "edit", "rank_one": "edit",
+    "key_covariance": "edit", "corpus_rows": "edit",
+}  # fmt: skip
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lm.probe' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"lm.probe.{_HOMES[name]}"), name)
