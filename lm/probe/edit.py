@@ -72,7 +72,7 @@ def edit_fact(
 
     given = batch.tokens_BT, batch.scored_BT, last_B, np.int32(layer)
     numbers = tuple(np.float32(x) for x in (rate, decay))
-    key_F, out_D, change_D, nats = jax.device_get(_new_value(c, m.params, *given, numbers, steps))
+    key_F, change_D, nats = jax.device_get(_new_value(c, m.params, *given, numbers, steps))
     outer = m.params["blocks"]["feedforward"]["outer"]
     w_FD = np.asarray(outer["kernel"][layer], np.float64)
     old_D = key_F.astype(np.float64) @ w_FD
@@ -87,16 +87,15 @@ def edit_fact(
 
 @functools.partial(jax.jit, static_argnums=(0, 7))
 def _new_value(c, params, tokens_BT, scored_BT, last_B, layer, numbers, steps: int):
-    """(key [F], what the layer adds [D], change of it [D], nats of the answer with it), means over the prompts.
+    """(key [F], change of what the layer adds [D], nats of the answer with it), means over the prompts.
 
     The change makes the scored tokens likely when it is added at `layer` and last_B, at the price of its length.
     """
     rate, decay = numbers
     rows_B = jnp.arange(len(last_B))
     _, values = forward(c, params, tokens_BT, ("mlp.hidden", "mlp.out"), cached=False)
-    key_F, out_D = (
-        values[name][layer, rows_B, last_B].astype(jnp.float32).mean(0) for name in ("mlp.hidden", "mlp.out")
-    )
+    at_subject = lambda name: values[name][layer, rows_B, last_B].astype(jnp.float32).mean(0)  # noqa: E731
+    key_F, out_D = at_subject("mlp.hidden"), at_subject("mlp.out")
     unit = jnp.linalg.norm(out_D) + 1e-6
 
     def nats(change_D):
@@ -118,7 +117,7 @@ def _new_value(c, params, tokens_BT, scored_BT, last_B, layer, numbers, steps: i
 
     zero_D = jnp.zeros_like(out_D)
     (change_D, _), _ = jax.lax.scan(step, (zero_D, adam.init(zero_D)), None, length=steps)
-    return key_F, out_D, unit * change_D, nats(change_D)
+    return key_F, unit * change_D, nats(change_D)
 
 
 def key_covariance(m: Model, batch: Rows, *, ridge: float = 1e-3) -> np.ndarray:

@@ -33,12 +33,8 @@ class Part:
     def __str__(self) -> str:
         if self.layer is None:
             return "all attention" if self.kind == "attention" else "all feed-forward"
-        place = f"layer {self.layer}"
-        return (
-            f"{place} head {self.head}"
-            if self.kind == "head"
-            else f"{place} {self.kind.replace('mlp', 'feed-forward')}"
-        )
+        what = {"head": f"head {self.head}", "mlp": "feed-forward"}.get(self.kind, self.kind)
+        return f"layer {self.layer} {what}"
 
 
 def every_part(m: Model) -> list[Part]:
@@ -218,6 +214,34 @@ def trace(
         start = stop
     clean_probability, corrupted = float(np.exp(clean_logp)), float(probability_X[0])
     return Trace(labels(m, prompt), answer, subject_T, clean_probability, corrupted, restored)
+
+
+PLACES = ("before the subject", "subject, first", "subject, middle", "subject, last", "between", "last token")
+"""Where a token of a prompt stands, as Meng et al. 2022 average their traces; a subject of one token is its last."""
+
+
+def average_effects(traces: Sequence[Trace]) -> dict[str, np.ndarray]:
+    """{kind: [L or L + 1, 6 places]} mean over traces of the mean `effects` at each place; NaN where no prompt has it."""
+    kinds = {}
+    for kind in RESTORED:
+        means = [[_mean(trace.effects(kind)[:, place_T]) for place_T in _places_of(trace)] for trace in traces]
+        stack = np.ma.masked_invalid(np.array(means))  # [traces, places, layers]
+        kinds[kind] = stack.mean(0).filled(np.nan).T
+    return kinds
+
+
+def _mean(effect_LT: np.ndarray) -> np.ndarray:
+    return effect_LT.mean(-1) if effect_LT.size else np.full(len(effect_LT), np.nan)
+
+
+def _places_of(trace: Trace) -> list[np.ndarray]:
+    """[T] booleans for each of PLACES; a token has one place."""
+    t, subject_T = np.arange(len(trace.labels)), trace.corrupted_T
+    first, last = np.flatnonzero(subject_T)[[0, -1]]
+    is_last, is_first = t == last, (t == first) & (first < last)
+    ends = (t == len(t) - 1) & (t > last)
+    middle = (t > first) & (t < last)
+    return [t < first, is_first, middle, is_last, (t > last) & ~ends, ends]
 
 
 def every_state(m: Model, T: int, window: int = 1) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, int]]]:

@@ -1,4 +1,4 @@
-"""Logit lens (nostalgebraist 2020): what the model would predict if it stopped after each layer; loss token by token."""
+"""Logit lens (nostalgebraist 2020): what a model would predict if it stopped after each layer. Loss by token."""
 
 import dataclasses
 import functools

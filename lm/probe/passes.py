@@ -1,7 +1,7 @@
 """One forward pass with taps, whole or token by token through the KV cache: every probe of the inside goes this way.
 
-An edit here also learns where it is: edit(value, layer, start) -> value, `start` being the position of the value's first
-token. It is 0 in a full pass and the token's own position in cached decoding, so one edit serves both.
+An edit here also learns where it is: edit(value, layer, start) -> value, `start` being the position of the value's
+first token. It is 0 in a full pass and the token's own position in cached decoding, so one edit serves both.
 """
 
 import functools

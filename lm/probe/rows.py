@@ -1,4 +1,4 @@
-"""Texts as rows of tokens: padded on the right, where nothing looks, so that texts of similar length share a program."""
+"""Texts as rows of tokens: padded on the right, where nothing looks, so that texts of like length share a program."""
 
 import dataclasses
 import re
@@ -51,9 +51,7 @@ def rows(m: Model, sequences: Sequence[Sequence[int]], scored_from: Sequence[int
     lengths = np.array([len(sequence) for sequence in sequences])
     require(len(lengths) > 0 and lengths.min() >= 2, "a text of fewer than two tokens has nothing to predict")
     longest = int(lengths.max())
-    require(
-        longest <= context, f"the text has {longest} tokens, more than the model's context of {context}: shorten it"
-    )
+    require(longest <= context, f"the text has {longest} tokens, the model's context holds {context}: shorten it")
     T = min(-(-longest // STEP) * STEP, context)
     tokens_BT = np.zeros((len(lengths), T), np.int32)
     for row, sequence in zip(tokens_BT, sequences, strict=True):
