@@ -134,18 +134,15 @@ def edit(m: lm.Model, facts: list, editable: list, layer: int, count: int) -> di
         answers[fact.relation].add(fact.answer)
     new = [str(rng.choice(sorted(answers[fact.relation] - {fact.answer}))) for fact in chosen]
     covariance_LFF = probe.key_covariance(m, probe.corpus_rows(m))
-    ways = {f"layer {i}": (i, covariance_LFF[i]) for i in range(len(covariance_LFF))}
+    ways = {f"layer {i}": (i, covariance_FF) for i, covariance_FF in enumerate(covariance_LFF)}
     ways[f"layer {layer}, no covariance"] = layer, np.eye(covariance_LFF.shape[-1])
+    pairs = list(zip(chosen, new, strict=True))
     before = [c.correct for c in probe.complete(m, facts)]
-
-    results = {"before": judge(m, facts, before, list(zip(chosen, new, strict=True)), lambda *_: m)}
+    results = {"before": judge(facts, before, [(m, *pair) for pair in pairs])}
     for name, (i, covariance_FF) in ways.items():
-        change = lambda f, a, i=i, covariance_FF=covariance_FF: (
-            probe.edit_fact(  # noqa: E731
-                m, f.prompt.rstrip(), f.subject, a, layer=i, covariance_FF=covariance_FF
-            ).model
-        )
-        results[name] = judge(m, facts, before, list(zip(chosen, new, strict=True)), change)
+        options = dict(layer=i, covariance_FF=covariance_FF)
+        edited = [probe.edit_fact(m, f.prompt.rstrip(), f.subject, answer, **options).model for f, answer in pairs]
+        results[name] = judge(facts, before, [(e, *pair) for e, pair in zip(edited, pairs, strict=True)])
     print(f"\nedit: {len(chosen)} facts, each alone; answers that are as they should be")
     print(f"{'':<26}" + "".join(f"{test:>27}" for test in TESTS))
     for name, shares in results.items():
@@ -153,13 +150,13 @@ def edit(m: lm.Model, facts: list, editable: list, layer: int, count: int) -> di
     return results
 
 
-def judge(m: lm.Model, facts: list, before: list[bool], edits: list[tuple], change) -> dict[str, float]:
-    """Mean over edits and facts of each of TESTS; NaN where no fact is of that kind."""
+def judge(facts: list, before: list[bool], edits: list[tuple]) -> dict[str, float]:
+    """Mean over edits (model, fact, new answer) of each of TESTS; NaN where no fact is of that kind."""
     kept = defaultdict(list)
-    for fact, answer in edits:
+    for m, fact, answer in edits:
         same = [(f.relation, f.subject) == (fact.relation, fact.subject) for f in facts]
         wanted = [dataclasses.replace(f, answer=answer) if s else f for f, s in zip(facts, same, strict=True)]
-        for c, s, was in zip(probe.complete(change(fact, answer), wanted), same, before, strict=True):
+        for c, s, was in zip(probe.complete(m, wanted), same, before, strict=True):
             if s:
                 kept[TESTS[0] if c.fact.prompt == fact.prompt else TESTS[1]].append(c.correct)
             elif was:
@@ -171,12 +168,11 @@ def judge(m: lm.Model, facts: list, before: list[bool], edits: list[tuple], chan
 # --- all together ----------------------------------------------------------------------------------------------------
 def print_spread(studies: list[Study]) -> None:
     print(f"\n=== {len(studies)} runs, mean and standard deviation ===")
-    overall = lambda s, seen: next(
-        (r["accuracy"] for r in s.table if r["relation"] == "all" and r["seen"] == seen), None
-    )  # noqa: E731, E501
     numbers = {
-        "first, phrasing seen": lambda s: overall(s, True),
-        "first, phrasing unseen": lambda s: overall(s, False),
+        f"first, phrasing {name}": lambda s, seen=seen: next(
+            (r["accuracy"] for r in s.table if r["relation"] == "all" and r["seen"] == seen), None
+        )
+        for name, seen in (("seen", True), ("unseen", False))
     }
     last = {"attention": "all attention", "mlp": "all feed-forward"}
     for kind, name in last.items():
@@ -270,7 +266,7 @@ def _draw_trace(figure, s: Study) -> None:
             axes.text(row, place, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
         ticks = ["emb", *range(widths[0] - 1)] if kind == "residual" else range(len(effect_LP))
         axes.set_xticks(range(len(effect_LP)), ticks)
-        axes.set(xlabel="layer", title=f"one {names[kind].replace('output', 'output')} restored")
+        axes.set(xlabel="layer", title=f"one {names[kind]} restored")
         axes.spines[:].set_visible(False)
     panels[0].set_yticks(range(len(there)), [probe.PLACES[i] for i in there])
     figure.colorbar(image, ax=panels, label="p(answer) given back", aspect=20, pad=0.01)

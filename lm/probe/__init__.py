@@ -7,11 +7,12 @@ import importlib
 
 _HOMES = {
     "apply": "passes", "attention_patterns": "attention", "head_scores": "attention", "induction": "attention",
-    "logit_lens": "lens", "lens_logits": "lens", "token_losses": "lens", "ablate": "interventions",
-    "Part": "interventions", "every_part": "interventions", "trace": "interventions", "patch": "interventions", "Ablation": "interventions", "Trace": "interventions",
-    "clean_states": "interventions", "average_effects": "interventions", "PLACES": "interventions", "every_state": "interventions", "Fact": "facts", "read_facts": "facts",
-    "complete": "facts", "fact_rows": "facts", "summary": "facts", "edit_fact": "edit", "rank_one": "edit",
-    "key_covariance": "edit", "corpus_rows": "edit",
+    "logit_lens": "lens", "lens_logits": "lens", "token_losses": "lens", "attribute_logits": "attribution",
+    "ablate": "interventions", "Ablation": "interventions", "Part": "interventions", "every_part": "interventions",
+    "trace": "interventions", "Trace": "interventions", "patch": "interventions", "clean_states": "interventions",
+    "every_state": "interventions", "average_effects": "interventions", "PLACES": "interventions",
+    "Fact": "facts", "read_facts": "facts", "complete": "facts", "fact_rows": "facts", "summary": "facts",
+    "edit_fact": "edit", "rank_one": "edit", "key_covariance": "edit", "corpus_rows": "edit",
 }  # fmt: skip
 __all__ = sorted(_HOMES)
 

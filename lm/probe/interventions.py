@@ -221,7 +221,7 @@ PLACES = ("before the subject", "subject, first", "subject, middle", "subject, l
 
 
 def average_effects(traces: Sequence[Trace]) -> dict[str, np.ndarray]:
-    """{kind: [L or L + 1, 6 places]} mean over traces of the mean `effects` at each place; NaN where no prompt has it."""
+    """{kind: [L or L + 1, places]}: the mean over traces of the mean `effects` at each place; NaN where none has it."""
     kinds = {}
     for kind in RESTORED:
         means = [[_mean(trace.effects(kind)[:, place_T]) for place_T in _places_of(trace)] for trace in traces]
