@@ -6,8 +6,9 @@ seeds give the spread. Prints
   completion    answers that come first, for phrasings that the corpus has and has not
   ablation      loss on the answers with each layer's attention or feed-forward layer off, and with all of a kind off
   trace         where restoring one clean state brings a corrupted subject's answer back (Meng et al. 2022)
-  edit          a rank-one change of one feed-forward layer, for several facts, with what it left alone: the same
-                change without the covariance of the other keys, and one in each other layer, stand beside it
+  edit          a rank-one change of one feed-forward layer, for several facts, with what it left alone: for the
+                subject's last token (Meng et al.) and for the prompt's last, in each layer; beside the best place of
+                the trace, the same change without the covariance of the other keys
 and draws experiments/figures/facts.svg of the first run. Expected: experiments/RESULTS.md.
 """
 
@@ -28,6 +29,7 @@ from lm import probe
 FIGURE = Path(__file__).parent / "figures" / "facts.svg"
 TESTS = ("edited prompt", "other phrasings", "same subject, other facts", "same relation, others", "other relations")
 """What an edit is judged by: the first two should follow it, the rest stay as they were."""
+WITHOUT = "that, without covariance"
 
 
 def main() -> None:
@@ -63,8 +65,8 @@ class Study:
     corrupted: float
     effects: dict[str, np.ndarray]
     """{kind: [layers, places]}, mean over traces."""
-    layer: int
-    """Where facts were edited: the feed-forward layer whose restoration at the subject's end gives back the most."""
+    site: str
+    """The edit in the feed-forward layer and at the token whose restoration gives back the most."""
     edits: dict[str, dict[str, float]]
     """{edit: {test: share of answers that are as they should be}}."""
 
@@ -84,9 +86,15 @@ def study(m: lm.Model, facts: list, options) -> Study:
     clean, corrupted = (float(np.mean([getattr(t, which) for t in traces])) for which in ("clean", "corrupted"))
     print_effects(effects, len(traces), clean, corrupted)
 
-    layer = int(np.argmax(effects["mlp"][:, probe.PLACES.index("subject, last")]))
-    edits = edit(m, facts, [f for f in known if f.seen], layer, options.edits)
-    return Study(table, ablation, clean, corrupted, effects, layer, edits)
+    found_LP = effects["mlp"][:, [probe.PLACES.index("subject, last"), probe.PLACES.index("last token")]]
+    layer, place = np.unravel_index(np.nanargmax(found_LP), found_LP.shape)
+    site = int(layer), ("subject", "last")[place]
+    edits = edit(m, facts, [f for f in known if f.seen], site, options.edits)
+    return Study(table, ablation, clean, corrupted, effects, name_of(*site), edits)
+
+
+def name_of(layer: int, at: str) -> str:
+    return f"layer {layer}, {at} token" if at == "last" else f"layer {layer}, {at}"
 
 
 # --- the four questions ----------------------------------------------------------------------------------------------
@@ -121,7 +129,7 @@ def print_effects(effects: dict[str, np.ndarray], count: int, clean: float, corr
             print(f"{kind + ', ' + place:<24}" + "".join(f"{x:>+20.3f}" for x in effect_P))
 
 
-def edit(m: lm.Model, facts: list, editable: list, layer: int, count: int) -> dict[str, dict[str, float]]:
+def edit(m: lm.Model, facts: list, editable: list, site: tuple[int, str], count: int) -> dict[str, dict[str, float]]:
     """Share of answers that are as they should be after edits of `count` facts, for each way to edit; before, too.
 
     An edit gives one fact, in one phrasing of the corpus, another answer of its relation. It should then be the answer
@@ -134,16 +142,25 @@ def edit(m: lm.Model, facts: list, editable: list, layer: int, count: int) -> di
         answers[fact.relation].add(fact.answer)
     new = [str(rng.choice(sorted(answers[fact.relation] - {fact.answer}))) for fact in chosen]
     covariance_LFF = probe.key_covariance(m, probe.corpus_rows(m))
-    ways = {f"layer {i}": (i, covariance_FF) for i, covariance_FF in enumerate(covariance_LFF)}
-    ways[f"layer {layer}, no covariance"] = layer, np.eye(covariance_LFF.shape[-1])
+    ways = {
+        name_of(i, at): dict(layer=i, at=at, covariance_FF=covariance_FF)
+        for i, covariance_FF in enumerate(covariance_LFF)
+        for at in ("subject", "last")
+    }
+    ways[WITHOUT] = dict(layer=site[0], at=site[1], covariance_FF=np.eye(covariance_LFF.shape[-1]))
     pairs = list(zip(chosen, new, strict=True))
     before = [c.correct for c in probe.complete(m, facts)]
     results = {"before": judge(facts, before, [(m, *pair) for pair in pairs])}
-    for name, (i, covariance_FF) in ways.items():
-        options = dict(layer=i, covariance_FF=covariance_FF)
-        edited = [probe.edit_fact(m, f.prompt.rstrip(), f.subject, answer, **options).model for f, answer in pairs]
+    for name, options in ways.items():
+        try:
+            edited = [probe.edit_fact(m, f.prompt.rstrip(), f.subject, answer, **options).model for f, answer in pairs]
+        except lm.UserError as error:  # the last layer's subject reaches nothing
+            print(f"{name}: {error}")
+            continue
         results[name] = judge(facts, before, [(e, *pair) for e, pair in zip(edited, pairs, strict=True)])
-    print(f"\nedit: {len(chosen)} facts, each alone; answers that are as they should be")
+    print(
+        f"\nedit: {len(chosen)} facts, each alone, best at {name_of(*site)} by the trace; shares that are as they should"
+    )
     print(f"{'':<26}" + "".join(f"{test:>27}" for test in TESTS))
     for name, shares in results.items():
         print(f"{name:<26}" + "".join(f"{shares[test]:>27.3f}" for test in TESTS))
@@ -179,8 +196,7 @@ def print_spread(studies: list[Study]) -> None:
         index = [part.kind == kind and part.layer is None for part in studies[0].ablation.parts].index(True)
         numbers[f"loss without {name}"] = lambda s, index=index: float(s.ablation.loss_A[index])
     for test in TESTS:
-        numbers[f"edit: {test}"] = lambda s, test=test: s.edits[f"layer {s.layer}"][test]
-    numbers["layer edited"] = lambda s: s.layer
+        numbers[f"edit: {test}"] = lambda s, test=test: s.edits[s.site][test]
     for name, of in numbers.items():
         values = [of(s) for s in studies]
         if None not in values:
@@ -196,7 +212,7 @@ def draw(s: Study, path: Path) -> Path:
         first, second, third = above.subplots(1, 3)
         _draw_completions(first, s.table)
         _draw_ablation(second, s.ablation)
-        _draw_edits(third, s.edits, s.layer)
+        _draw_edits(third, s.edits, s.site)
         _draw_trace(below, s)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {}, dpi=130)
@@ -233,12 +249,8 @@ def _draw_ablation(axes, ablation) -> None:
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
-def _draw_edits(axes, edits: dict[str, dict[str, float]], layer: int) -> None:
-    shown = {
-        "before": "before",
-        f"layer {layer}": "rank-one edit",
-        f"layer {layer}, no covariance": "without covariance",
-    }
+def _draw_edits(axes, edits: dict[str, dict[str, float]], site: str) -> None:
+    shown = {"before": "before", site: "rank-one edit", WITHOUT: "without covariance"}
     for place, (name, label) in enumerate(shown.items()):
         at = np.arange(len(TESTS)) + 0.27 * (place - 1)
         axes.barh(at, [edits[name][test] for test in TESTS], 0.25, label=label, color=("0.75", "C0", "C4")[place])
@@ -248,7 +260,7 @@ def _draw_edits(axes, edits: dict[str, dict[str, float]], layer: int) -> None:
     axes.set(
         xlim=(0, 1),
         xlabel="share as it should be: changed above, kept below",
-        title=f"one fact edited in layer {layer}",
+        title=f"one fact edited: {site}",
     )
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.3, -0.16), ncols=3, columnspacing=1)
 

@@ -1,12 +1,13 @@
 """Rank-one edit of one fact (ROME: Meng et al. 2022, section 3): a feed-forward layer as a table of keys and values.
 
-The layer's down-projection W maps a key, mlp.hidden at the subject's last token, to a value, what the layer adds there.
-Of all matrices that map this key to a new value, the edit takes the one that changes the other keys' values least.
+The layer's down-projection W maps a key, mlp.hidden at one token, to a value, what the layer adds there. Of all
+matrices that map this key to a new value, the edit takes the one that changes the other keys' values least.
 """
 
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,7 @@ def edit_fact(
     answer: str,
     *,
     layer: int,
+    at: Literal["subject", "last"] = "subject",
     covariance_FF: np.ndarray | None = None,
     steps: int = 60,
     rate: float = 0.1,
@@ -58,6 +60,7 @@ def edit_fact(
 ) -> Edit:
     """A model that completes each prompt, all of which name the subject, with this answer; m itself stays as it is.
 
+    at: the key is that of the subject's last token (Meng et al.), or of the prompt's, which knows the question too.
     covariance_FF: of this layer's keys, by default `key_covariance(m, corpus_rows(m))[layer]`.
     steps, rate: of Adam on the new value, in units of the old one's length; decay: weight of (change / old length)^2.
     """
@@ -66,13 +69,16 @@ def edit_fact(
     require(0 <= layer < c.layers, f"layer {layer}: the model has layers 0 to {c.layers - 1}")
     encoded = [encode(m, prompt) for prompt in prompts]
     batch = rows(m, [tokens + continuation(m, answer) for tokens in encoded], [len(tokens) for tokens in encoded])
-    last_B = np.array([np.flatnonzero(places(m, prompt, subject))[-1] for prompt in prompts])
+    require(at in ("subject", "last"), f"at {at!r}: one of subject, last")
+    subject_B = [np.flatnonzero(places(m, prompt, subject))[-1] for prompt in prompts]
+    place_B = np.array(subject_B if at == "subject" else [len(tokens) - 1 for tokens in encoded])
     if covariance_FF is None:
         covariance_FF = key_covariance(m, corpus_rows(m))[layer]
 
-    given = batch.tokens_BT, batch.scored_BT, last_B, np.int32(layer)
+    given = batch.tokens_BT, batch.scored_BT, place_B, np.int32(layer)
     numbers = tuple(np.float32(x) for x in (rate, decay))
     key_F, change_D, nats = jax.device_get(_new_value(c, m.params, *given, numbers, steps))
+    require(bool(np.any(change_D)), f"nothing that layer {layer} adds there reaches the answer: edit below it")
     outer = m.params["blocks"]["feedforward"]["outer"]
     w_FD = np.asarray(outer["kernel"][layer], np.float64)
     old_D = key_F.astype(np.float64) @ w_FD
@@ -86,26 +92,26 @@ def edit_fact(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 7))
-def _new_value(c, params, tokens_BT, scored_BT, last_B, layer, numbers, steps: int):
+def _new_value(c, params, tokens_BT, scored_BT, place_B, layer, numbers, steps: int):
     """(key [F], change of what the layer adds [D], nats of the answer with it), means over the prompts.
 
-    The change makes the scored tokens likely when it is added at `layer` and last_B, at the price of its length.
+    The change makes the scored tokens likely when it is added at `layer` and place_B, at the price of its length.
     """
     rate, decay = numbers
-    rows_B = jnp.arange(len(last_B))
+    rows_B = jnp.arange(len(place_B))
     _, values = forward(c, params, tokens_BT, ("mlp.hidden", "mlp.out"), cached=False)
-    at_subject = lambda name: values[name][layer, rows_B, last_B].astype(jnp.float32).mean(0)  # noqa: E731
+    at_subject = lambda name: values[name][layer, rows_B, place_B].astype(jnp.float32).mean(0)  # noqa: E731
     key_F, out_D = at_subject("mlp.hidden"), at_subject("mlp.out")
     unit = jnp.linalg.norm(out_D) + 1e-6
 
     def nats(change_D):
         def edit(value, here, start):
-            moved = value.at[rows_B, last_B].add((unit * change_D).astype(value.dtype))
+            moved = value.at[rows_B, place_B].add((unit * change_D).astype(value.dtype))
             return jnp.where(here == layer, moved, value)
 
         logits_BTV, _ = forward(c, params, tokens_BT, edits={"mlp.out": edit}, cached=False)
         nats_BT, _ = score(logits_BTV, tokens_BT)
-        return jnp.sum(nats_BT * scored_BT) / len(last_B)
+        return jnp.sum(nats_BT * scored_BT) / len(place_B)
 
     price = lambda change_D: nats(change_D) + decay * jnp.sum(jnp.square(change_D))  # noqa: E731
     adam = optax.adam(rate)
