@@ -36,14 +36,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="runs trained on a corpus that states these facts")
     parser.add_argument("--facts", required=True, help="a facts.jsonl")
-    parser.add_argument("--most", type=int, default=600, help="facts used at most, spread evenly")
+    parser.add_argument("--most", type=int, default=1200, help="facts used at most: all of some subjects")
     parser.add_argument("--traces", type=int, default=24, help="facts traced")
     parser.add_argument("--edits", type=int, default=8, help="facts edited")
     parser.add_argument("--samples", type=int, default=10, help="draws of noise in a trace")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     options = parser.parse_args()
     facts = probe.read_facts(options.facts)
-    facts = facts[:: -(-len(facts) // options.most)]
+    subjects = list(dict.fromkeys(fact.subject for fact in facts))
+    kept = set(subjects[:: -(-len(facts) // options.most)])  # every phrasing of some, rather than some phrasings
+    facts = [fact for fact in facts if fact.subject in kept]
 
     studies = []
     for name in options.runs:
@@ -158,9 +160,7 @@ def edit(m: lm.Model, facts: list, editable: list, site: tuple[int, str], count:
             print(f"{name}: {error}")
             continue
         results[name] = judge(facts, before, [(e, *pair) for e, pair in zip(edited, pairs, strict=True)])
-    print(
-        f"\nedit: {len(chosen)} facts, each alone, best at {name_of(*site)} by the trace; shares that are as they should"
-    )
+    print(f"\nedit: {len(chosen)} facts, each alone, best at {name_of(*site)} by the trace; shares as they should be")
     print(f"{'':<26}" + "".join(f"{test:>27}" for test in TESTS))
     for name, shares in results.items():
         print(f"{name:<26}" + "".join(f"{shares[test]:>27.3f}" for test in TESTS))
@@ -259,7 +259,7 @@ def _draw_edits(axes, edits: dict[str, dict[str, float]], site: str) -> None:
     axes.axhline(1.5, color="0.5", linewidth=0.8, linestyle=":")
     axes.set(
         xlim=(0, 1),
-        xlabel="share as it should be: changed above, kept below",
+        xlabel="share that follows (above) or stays (below)",
         title=f"one fact edited: {site}",
     )
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.3, -0.16), ncols=3, columnspacing=1)
@@ -275,14 +275,17 @@ def _draw_trace(figure, s: Study) -> None:
         image = axes.imshow(effect_LP[:, there].T, cmap="Blues", vmin=0, vmax=most, aspect="auto")
         for (row, place), value in np.ndenumerate(effect_LP[:, there]):
             colour = "white" if value > 0.6 * most else "black"
-            axes.text(row, place, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+            axes.text(row, place, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize=8, color=colour)
         ticks = ["emb", *range(widths[0] - 1)] if kind == "residual" else range(len(effect_LP))
         axes.set_xticks(range(len(effect_LP)), ticks)
-        axes.set(xlabel="layer", title=f"one {names[kind]} restored")
+        axes.set(xlabel="layer", title=f"{names[kind]} restored")
         axes.spines[:].set_visible(False)
+        axes.tick_params(left=False)
     panels[0].set_yticks(range(len(there)), [probe.PLACES[i] for i in there])
     figure.colorbar(image, ax=panels, label="p(answer) given back", aspect=20, pad=0.01)
-    figure.suptitle(f"p(answer) {s.clean:.2f}; {s.corrupted:.2f} with the subject corrupted", fontsize=9)
+    figure.suptitle(
+        f"p(answer) is {s.clean:.2f}, {s.corrupted:.2f} with the subject corrupted; what one state restored gives back"
+    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def experiment(corpus: Path | str, **changes):
     """Grouped queries, a window in the first of two layers, rotary positions, plain feed-forward layers."""
     shape = dict(width=32, heads=4, kv_heads=2, feedforward=64, context=32, window=12, global_every=2)
     world = {f"model__{key}": value for key, value in shape.items()} | {
-        "data__tokenizer": "words", "train__steps": 400, "train__batch": 16, "train__eval_every": "100%",
+        "data__tokenizer": "words", "train__steps": 250, "train__batch": 16, "train__eval_every": "100%",
         "train__checkpoint_every": "100%", "optimizer__learning_rate": 1e-2, "train__log_every": 50,
     }  # fmt: skip
     return tiny.experiment(corpus, **(world | changes))

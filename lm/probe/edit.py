@@ -56,13 +56,14 @@ def edit_fact(
     covariance_FF: np.ndarray | None = None,
     steps: int = 60,
     rate: float = 0.1,
-    decay: float = 0.02,
+    decay: float = 0.3,
 ) -> Edit:
     """A model that completes each prompt, all of which name the subject, with this answer; m itself stays as it is.
 
     at: the key is that of the subject's last token (Meng et al.), or of the prompt's, which knows the question too.
     covariance_FF: of this layer's keys, by default `key_covariance(m, corpus_rows(m))[layer]`.
-    steps, rate: of Adam on the new value, in units of the old one's length; decay: weight of (change / old length)^2.
+    steps, rate: of Adam on the new value, in units of the old one's length. decay: price of (change / old length)^2, in
+    nats; what a cheap change costs is other facts, which a tenth of this price can wipe out.
     """
     c = m.experiment.model
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)

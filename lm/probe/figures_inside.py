@@ -43,13 +43,13 @@ def attention_grid(
                 axes = grid[row, column]
                 image = axes.imshow(patterns.weights_LNTS[this_layer, this_head], cmap="Blues", vmin=0, vmax=1)
                 extra = (titles or {}).get((this_layer, this_head), "")
-                name = f"layer {this_layer} head {this_head}" if alone else f"{this_layer}.{this_head}"
+                name = f"layer {this_layer} head {this_head}" if N <= 8 or alone else f"{this_layer}.{this_head}"
                 axes.set_title(f"{name}  {extra}".strip(), fontsize=11 if alone else 9)
                 _token_ticks(axes.xaxis, patterns.labels if row == len(layers) - 1 else [], font, rotation=90)
                 _token_ticks(axes.yaxis, patterns.labels if column == 0 else [], font)
         grid[-1, len(heads) // 2].set_xlabel("attended token (key)")
         grid[len(layers) // 2, 0].set_ylabel("attending token (query)")
-        figure.colorbar(image, ax=grid, shrink=0.6, aspect=30, label="attention weight")
+        figure.colorbar(image, ax=grid, fraction=0.04, pad=0.01, aspect=30, label="attention weight")
         return _saved(figure, out)
 
 
@@ -111,6 +111,11 @@ def trace_maps(
             rows = value_LT.shape[0]
             names = ["emb", *range(rows - 1)] if kind == "residual" else range(rows)
             every = max(1, rows // 8)
+            axes.tick_params(left=False)
+            if rows <= 9:
+                for (row, t), value in np.ndenumerate(value_LT):
+                    colour = "white" if (value - low) > 0.6 * (high - low) else "black"
+                    axes.text(row, t, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
             axes.set_xticks(range(0, rows, every), list(names)[::every])
             axes.set_title(KIND_NAMES[kind], fontsize=10)
             axes.set_xlabel("layer")
@@ -170,13 +175,13 @@ def _head_squares(figure, axes, heads: dict[tuple[int, int], float], L: int, N: 
     image = axes.imshow(values_LN, cmap="RdBu_r", vmin=-most, vmax=most)
     for (layer, head), value in heads.items():
         colour = "white" if abs(value) > 0.6 * most else "black"
-        axes.text(head, layer, f"{value:+.2f}", ha="center", va="center", fontsize=8, color=colour)
+        axes.text(head, layer, f"{round(value, 2) + 0.0:+.2f}", ha="center", va="center", fontsize=8, color=colour)
     axes.grid(visible=False)
     axes.set_xticks(range(N))
     axes.set_yticks(range(L))
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
-    figure.colorbar(image, ax=axes, shrink=0.8, label="the same, one head off")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="change of loss,\none head off")
 
 
 def facts_bars(table: Sequence[dict], out: Path) -> Path:
@@ -212,7 +217,7 @@ def loss_text(losses: TokenLosses, out: Path, *, columns: int = 72) -> Path:
     width, lines = max(x + len(label) for x, _, label, _ in boxes), y + 1
     top = max(float(np.percentile(losses.nats, 95)), 0.1)
     with plt.rc_context(HEAT):
-        figure, axes = plt.subplots(figsize=(0.12 * max(width, 30) + 1.6, 0.34 * lines + 1.0), layout="constrained")
+        figure, axes = plt.subplots(figsize=(0.098 * max(width, 30) + 1.0, 0.27 * lines + 0.75), layout="constrained")
         colours = plt.get_cmap("Oranges")
         for x, y, label, nats in boxes:
             shade = min(nats / top, 1)

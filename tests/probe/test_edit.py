@@ -71,7 +71,9 @@ def test_an_edit_changes_one_matrix_and_makes_the_answer_likely(bias):
     m = lively(**HARD, **({"norm": "layernorm", "bias": True} if bias else {}))
     before = jax.tree.map(np.array, m.params)
     covariance_LFF = probe.key_covariance(m, rows(m, [encode(m, TEXT)]))
-    edit = probe.edit_fact(m, "bob lives in", "bob", "q", layer=0, covariance_FF=covariance_LFF[0], steps=30, rate=0.3)
+    edit = probe.edit_fact(
+        m, "bob lives in", "bob", "q", layer=0, covariance_FF=covariance_LFF[0], steps=30, rate=0.3, decay=0.02
+    )
     jax.tree.map(np.testing.assert_array_equal, m.params, before)
     changed = jax.tree.map(lambda x, y: not np.array_equal(x, y), edit.model.params, before)
     assert [jax.tree_util.keystr(path) for path, one in jax.tree.leaves_with_path(changed) if one] == [
