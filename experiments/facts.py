@@ -83,7 +83,7 @@ def study(m: lm.Model, facts: list, options) -> Study:
     if not known:
         raise SystemExit("the model completes none of these facts: nothing to trace or edit")
     spread = known[:: -(-len(known) // options.traces)]
-    traces = [probe.trace(m, f.prompt.rstrip(), f.subject, f.answer, samples=options.samples) for f in spread]
+    traces = [probe.trace(m, f.prompt, f.subject, f.answer, samples=options.samples) for f in spread]
     effects = probe.average_effects(traces)
     clean, corrupted = (float(np.mean([getattr(t, which) for t in traces])) for which in ("clean", "corrupted"))
     print_effects(effects, len(traces), clean, corrupted)
@@ -155,7 +155,7 @@ def edit(m: lm.Model, facts: list, editable: list, site: tuple[int, str], count:
     results = {"before": judge(facts, before, [(m, *pair) for pair in pairs])}
     for name, options in ways.items():
         try:
-            edited = [probe.edit_fact(m, f.prompt.rstrip(), f.subject, answer, **options).model for f, answer in pairs]
+            edited = [probe.edit_fact(m, f.prompt, f.subject, answer, **options).model for f, answer in pairs]
         except lm.UserError as error:  # the last layer's subject reaches nothing
             print(f"{name}: {error}")
             continue

@@ -37,7 +37,7 @@ class Edit:
 
 def rank_one(w_FD: np.ndarray, key_F: np.ndarray, value_D: np.ndarray, c_FF: np.ndarray) -> np.ndarray:
     """The W' with key W' = value that is nearest to W: tr((W' - W)^T C (W' - W)), the change over keys of covariance C,
-    is least. In closed form W + C^-1 k (v - k W) / (k C^-1 k) (Bau et al. 2020, equation 5; here keys are rows).
+    is least. In closed form W + C^-1 k (v - k W) / (k C^-1 k) (Meng et al., equation 2; here keys are rows).
     """
     w_FD, key_F, value_D, c_FF = (np.asarray(x, np.float64) for x in (w_FD, key_F, value_D, c_FF))
     u_F = np.linalg.solve(c_FF, key_F)
@@ -66,7 +66,7 @@ def edit_fact(
     nats; what a cheap change costs is other facts, which a tenth of this price can wipe out.
     """
     c = m.experiment.model
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompts = [prompt.rstrip() for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
     require(0 <= layer < c.layers, f"layer {layer}: the model has layers 0 to {c.layers - 1}")
     encoded = [encode(m, prompt) for prompt in prompts]
     batch = rows(m, [tokens + continuation(m, answer) for tokens in encoded], [len(tokens) for tokens in encoded])

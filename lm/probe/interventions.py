@@ -14,7 +14,7 @@ import numpy as np
 
 from lm.errors import require
 from lm.probe.passes import forward, part
-from lm.probe.rows import CHUNK, Rows, continuation, encode, labels, places, rows, score
+from lm.probe.rows import CHUNK, Rows, continuation, encode, labels, places, rows, score, whole_words
 from lm.run import Model
 
 TOKENS = 4096
@@ -191,6 +191,7 @@ def trace(
     window: layers whose mlp or attention output is restored together, centred on the one named (Meng et al.: 10).
     """
     require(samples >= 1 and window >= 1 and noise > 0, "samples and window must be at least 1, noise positive")
+    text = text.rstrip()
     prompt, ending = encode(m, text), continuation(m, answer)
     subject_T = places(m, text, subject)
     batch = rows(m, [prompt + ending], [len(prompt)])
@@ -206,14 +207,11 @@ def trace(
 
     masks, shapes = every_state(m, batch.tokens_BT.shape[1], window)
     logp_XS = patch(m, batch, corrupted_STD, clean, masks, cached=cached)
-    probability_X = np.exp(logp_XS).mean(-1)
-    restored, start = {}, 1  # the first mask restores nothing
-    for kind, shape in shapes.items():
-        stop = start + shape[0] * shape[1]
-        restored[kind] = probability_X[start:stop].reshape(shape)[:, : len(prompt)]
-        start = stop
-    clean_probability, corrupted = float(np.exp(clean_logp)), float(probability_X[0])
-    return Trace(labels(m, prompt), answer, subject_T, clean_probability, corrupted, restored)
+    corrupted, *probability_X = np.exp(logp_XS).mean(-1)  # the first mask restores nothing
+    ends = np.cumsum([layers * T for layers, T in shapes.values()])[:-1]
+    kinds = zip(shapes.items(), np.split(np.array(probability_X), ends), strict=True)
+    restored = {kind: values.reshape(shape)[:, : len(prompt)] for (kind, shape), values in kinds}
+    return Trace(labels(m, prompt), answer, subject_T, float(np.exp(clean_logp)), float(corrupted), restored)
 
 
 PLACES = ("before the subject", "subject, first", "subject, middle", "subject, last", "between", "last token")
@@ -248,7 +246,7 @@ def every_state(m: Model, T: int, window: int = 1) -> tuple[dict[str, np.ndarray
     """Masks {kind: [X, L or L + 1, T]} that restore nothing, then each state alone; and each kind's shape, in order."""
     L = m.experiment.model.layers
     shapes = {"residual": (L + 1, T), "mlp": (L, T), "attention": (L, T)}
-    count = 1 + sum(rows * T for rows, _ in shapes.values())
+    count = 1 + sum(layers * T for layers, _ in shapes.values())
     masks = {kind: np.zeros((count, *shape), bool) for kind, shape in shapes.items()}
     site = 1
     for kind, (layers, _) in shapes.items():
@@ -278,7 +276,7 @@ def patch(m: Model, batch: Rows, corrupted_STD, clean: dict, masks: dict[str, np
 
 def _embedding_of(m: Model, text: str, subject: str, other: str, batch: Rows, length: int) -> jax.Array:
     """[1, T, D]: what enters the first block with the other subject in the text."""
-    changed = encode(m, text.replace(subject, other))
+    changed = encode(m, whole_words(subject).sub(lambda _: other.strip(), text))
     require(
         len(changed) == length,
         f"{other!r} makes the prompt {len(changed)} tokens and {subject!r} {length}: name one of as many tokens",

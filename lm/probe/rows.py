@@ -89,8 +89,7 @@ def labels(m: Model, tokens: Sequence[int]) -> list[str]:
 
 def places(m: Model, text: str, words: str) -> np.ndarray:
     """Which of encode(m, text)'s tokens touch `words`, wherever it stands in the text as whole words; [T] booleans."""
-    pattern = rf"(?<!\w){re.escape(words.strip())}(?!\w)"
-    spans = [match.span() for match in re.finditer(pattern, text)] if words.strip() else []
+    spans = [match.span() for match in whole_words(words).finditer(text)] if words.strip() else []
     require(bool(spans), f"{words!r} is not in {text!r}: name words of the text, spelled as they are there")
     tokens = encode(m, text)
     sizes = [0 if t == m.tokenizer.eot_token else len(m.tokenizer.decode_bytes([t])) for t in tokens]
@@ -101,6 +100,11 @@ def places(m: Model, text: str, words: str) -> np.ndarray:
         first, last = len(text[:start].encode()), len(text[:end].encode())
         touched_T |= (starts_T < last) & (ends_T > first)
     return touched_T
+
+
+def whole_words(words: str) -> re.Pattern:
+    """Finds these words where they are not part of others."""
+    return re.compile(rf"(?<!\w){re.escape(words.strip())}(?!\w)")
 
 
 def score(logits_BTV: jax.Array, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
