@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from probe_cases import HARD, TEXT, lively, planted
+from inside_cases import HARD, TEXT, lively, planted
 
 from lm import probe
 from lm.errors import UserError

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from probe_cases import HARD, lively
+from inside_cases import HARD, lively
 
 from lm import probe
 from lm.errors import UserError

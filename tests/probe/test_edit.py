@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-from probe_cases import HARD, TEXT, lively
+from inside_cases import HARD, TEXT, lively
 
 from lm import probe
 from lm.errors import UserError

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from probe_cases import HARD, TEXT, lively
+from inside_cases import HARD, TEXT, lively
 
 import lm
 from lm import probe

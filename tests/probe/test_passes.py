@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probe_cases import HARD, lively
+from inside_cases import HARD, lively
 
 from lm import probe
 from lm.errors import UserError

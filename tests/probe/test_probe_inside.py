@@ -85,7 +85,7 @@ def test_facts(ask, knowing):
 def test_attention(ask, run_path, workplace):
     answer = ask("attention", TEXT, "--json", "--figure", "grid.svg")
     assert len(answer["heads"]) == 8 and answer["tokens"][:3] == ["<eot>", "bob", "·lives"]
-    assert answer["figure"] == "grid.svg" and "1.3" in (workplace / "grid.svg").read_text()
+    assert answer["figure"] == "grid.svg" and "layer 1 head 3" in (workplace / "grid.svg").read_text()
     weights = probe.attention_patterns(lm.load(run_path), TEXT).weights_LNTS
     head = next(head for head in answer["heads"] if (head["layer"], head["head"]) == (1, 2))
     assert head["previous"] == pytest.approx(np.mean([weights[1, 2, t, t - 1] for t in range(1, 9)]))
