@@ -13,6 +13,9 @@ _HOMES = {
     "every_state": "interventions", "average_effects": "interventions", "PLACES": "interventions",
     "Fact": "facts", "read_facts": "facts", "complete": "facts", "fact_rows": "facts", "summary": "facts",
     "edit_fact": "edit", "rank_one": "edit", "key_covariance": "edit", "corpus_rows": "edit",
+    "attention_grid": "figures_inside", "lens_map": "figures_inside", "trace_maps": "figures_inside",
+    "traced": "figures_inside", "ablation_bars": "figures_inside", "facts_bars": "figures_inside",
+    "loss_text": "figures_inside",
 }  # fmt: skip
 __all__ = sorted(_HOMES)
 

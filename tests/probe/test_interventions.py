@@ -181,6 +181,22 @@ def test_a_window_restores_neighbouring_layers_together():
     assert masks["residual"].sum() == 4 * 8
 
 
+def test_effects_are_averaged_by_place():
+    """Two prompts whose subjects have three tokens and one, by hand; a place that a prompt lacks does not count."""
+    subjects = [[0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 0]]
+    traces = [
+        probe.Trace(["x"] * len(s), "", np.array(s, bool), 0.9, 0.5, dict.fromkeys(
+            ("residual", "mlp", "attention"), 0.5 + np.array([[0.01, 0.1], [0, 0]])[:, :1] * np.arange(len(s)))
+        ) for s in subjects
+    ]  # fmt: skip
+    effects = probe.average_effects(traces)
+    t = [(0 + 0.5) / 2, 1, 2, (3 + 2) / 2, 4.5, (6 + 3) / 2]  # before, first, middle, last, between, the end
+    np.testing.assert_allclose(effects["mlp"], [[0.01 * x for x in t], [0] * 6], atol=1e-9)
+    assert len(probe.PLACES) == 6
+    alone = probe.average_effects(traces[1:])["residual"][0]
+    assert np.isnan(alone).tolist() == [False, True, True, False, True, False]
+
+
 def test_tracing_nonsense_is_refused():
     with pytest.raises(UserError, match="'queen' is not in 'the king sat on a'"):
         probe.trace(M, PROMPT, "queen", ANSWER)
