@@ -52,6 +52,22 @@ def tiny_run(corpus, tmp_path_factory, session_cache):
     return train(tiny.experiment(corpus), folder=tmp_path_factory.mktemp("trained") / "runs")
 
 
+@pytest.fixture(scope="session")
+def knowing(tmp_path_factory, session_cache):
+    """Two runs of a pack that know a small world, and its facts.jsonl. For reading only."""
+    import json
+
+    import knowledge
+
+    from lm.training.loop import train_pack
+
+    folder = tmp_path_factory.mktemp("knowing")
+    (folder / "text.txt").write_text(knowledge.text())
+    (folder / "facts.jsonl").write_text("".join(json.dumps(vars(fact)) + "\n" for fact in knowledge.facts()))
+    pack = [knowledge.experiment(folder / "text.txt", name=f"seed{s}", train__seed=s) for s in (0, 1)]
+    return train_pack(pack, folder=folder / "runs"), folder / "facts.jsonl"
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
     """An empty current directory: `runs/`, `configs/` and figures land here."""

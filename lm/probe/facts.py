@@ -1,0 +1,157 @@
+"""What a model knows: prompts that a fact completes, one fact a line of a .jsonl file."""
+
+import dataclasses
+import functools
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lm.errors import UserError, require
+from lm.probe.passes import forward
+from lm.probe.rows import CHUNK, Rows, continuation, encode, rows
+from lm.run import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """`prompt answer` is true of `subject`."""
+
+    relation: str
+    subject: str
+    prompt: str
+    answer: str
+    seen: bool = True
+    """Whether the corpus states this fact in this phrasing."""
+
+
+def read_facts(path: str | Path) -> list[Fact]:
+    """The facts of a .jsonl file; a file that is none is refused, with the line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    known = {field.name: field.type for field in dataclasses.fields(Fact)}
+    facts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            fact = Fact(**{name: values[name] for name in known if name in values or name != "seen"})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path}, line {number}: not a fact ({type(error).__name__}: {error}); each line is an object with"
+                f" {', '.join(known)}"
+            ) from error
+        words = (fact.relation, fact.subject, fact.prompt, fact.answer)
+        require(
+            all(isinstance(word, str) and word.strip() for word in words) and isinstance(fact.seen, bool),
+            f"{path}, line {number}: relation, subject, prompt and answer are words, seen is true or false",
+        )
+        facts.append(fact)
+    require(bool(facts), f"{path} holds no facts")
+    return facts
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """How a model completes one prompt."""
+
+    fact: Fact
+    correct: bool
+    """Every token of the answer is the one that the model holds most likely."""
+    rank: int
+    """Of the answer's first token in the whole vocabulary; 1 is first."""
+    logprob: float
+    """Of the whole answer, nats."""
+    chosen: str
+    """The likeliest of the relation's answers, whole sequences compared."""
+
+    @property
+    def probability(self) -> float:
+        return float(np.exp(self.logprob))
+
+
+def complete(m: Model, facts: Sequence[Fact], *, cached: bool = False) -> list[Completion]:
+    """The answer's probability and rank, and which of all answers to the relation's facts is the likeliest."""
+    require(len(facts) > 0, "no facts to complete")
+    answers = defaultdict(dict)  # as ordered sets
+    for fact in facts:
+        answers[fact.relation].setdefault(fact.answer)
+    answers = {relation: list(group) for relation, group in answers.items()}
+    encoded = {answer: continuation(m, answer) for group in answers.values() for answer in group}
+    asked = [(encode(m, fact.prompt.rstrip()), encoded[answer]) for fact in facts for answer in answers[fact.relation]]
+    logp, ranks = _score_answers(m, asked, cached)
+
+    completions, at = [], 0
+    for fact in facts:
+        group = answers[fact.relation]
+        here, true = slice(at, at + len(group)), at + group.index(fact.answer)
+        chosen, at = group[int(np.argmax([sum(tokens) for tokens in logp[here]]))], here.stop
+        correct = all(rank == 1 for rank in ranks[true])
+        completions.append(Completion(fact, correct, ranks[true][0], float(sum(logp[true])), chosen))
+    return completions
+
+
+def _score_answers(m: Model, asked: list[tuple[list[int], list[int]]], cached: bool):
+    """[log p of each token of the answer] and [their ranks] for each (prompt, answer).
+
+    Answers to one prompt that differ in their last token alone share a pass, which in many vocabularies is all of them.
+    """
+    read = {(*prompt, *answer[:-1]): None for prompt, answer in asked}
+    row_of = {sequence: row for row, sequence in enumerate(read)}
+    wanted = defaultdict(list)
+    for index, (prompt, answer) in enumerate(asked):
+        wanted[row_of[(*prompt, *answer[:-1])]].append(index)
+
+    logp, ranks = [[] for _ in asked], [[] for _ in asked]
+    depth = max(len(answer) for _, answer in asked)
+    batch = rows(m, [(*sequence, 0) for sequence in read])  # what is read for comes in place of the zero
+    for number, chunk in enumerate(batch.chunks(CHUNK)):
+        last_B = chunk.length_B - 2
+        logp_BAV = np.asarray(_last_logp(m.experiment.model, m.params, chunk.tokens_BT, last_B, depth, cached))
+        for row, logp_AV in enumerate(logp_BAV, number * len(last_B)):
+            for index in wanted[row]:
+                answer = asked[index][1]
+                for token, logp_V in zip(answer, logp_AV[depth - len(answer) :], strict=True):
+                    logp[index].append(float(logp_V[token]))
+                    ranks[index].append(int((logp_V >= logp_V[token]).sum()))
+    return logp, ranks
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _last_logp(c, params, tokens_BT, last_B, depth: int, cached: bool):
+    """log p of what follows each of the `depth` tokens up to the row's last, [B, depth, V]."""
+    logits_BTV, _ = forward(c, params, tokens_BT, cached=cached)
+    places_BA = last_B[:, None] - jax.numpy.arange(depth - 1, -1, -1)
+    return jax.nn.log_softmax(jax.numpy.take_along_axis(logits_BTV, places_BA[..., None], axis=1))
+
+
+def fact_rows(m: Model, facts: Sequence[Fact]) -> Rows:
+    """Prompts with their answers; the answers' tokens are what counts. For `ablate`."""
+    prompts = [encode(m, fact.prompt.rstrip()) for fact in facts]
+    pairs = zip(prompts, facts, strict=True)
+    return rows(m, [prompt + continuation(m, fact.answer) for prompt, fact in pairs], [len(p) for p in prompts])
+
+
+def summary(completions: Sequence[Completion]) -> list[dict]:
+    """A row for each relation, and phrasings that the corpus has or has not; then both for all relations together."""
+    table = []
+    for relation in [*dict.fromkeys(c.fact.relation for c in completions), None]:
+        of_relation = [c for c in completions if relation in (c.fact.relation, None)]
+        for seen in (True, False):
+            group = [c for c in of_relation if c.fact.seen == seen]
+            if group:
+                table.append({
+                    "relation": relation or "all", "seen": seen, "facts": len(group),
+                    "accuracy": float(np.mean([c.correct for c in group])),
+                    "choice_accuracy": float(np.mean([c.chosen == c.fact.answer for c in group])),
+                    "choices": len({c.fact.answer for c in of_relation}) if relation else None,
+                    "probability": float(np.mean([c.probability for c in group])),
+                    "median_rank": float(np.median([c.rank for c in group])),
+                })  # fmt: skip
+    return table
