@@ -23,6 +23,7 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 import lm
+from lm.figures import STYLE, save
 from lm.model.attention import Attention, attend
 from lm.model.layers import ACTIVATIONS, FeedForward
 from lm.model.taps import Taps
@@ -331,20 +332,13 @@ SECTIONS = (
 # --- the figure ------------------------------------------------------------------------------------------------------
 def draw() -> Figure:
     """Attention weights in fractions, all seen and causal; and what temperature does."""
-    with matplotlib.rc_context({"font.size": 15}):
+    with matplotlib.rc_context(STYLE | {"font.size": 15, "axes.grid": False}):
         figure = Figure(figsize=(15, 4.9), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
         whole, masked, bars = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
         draw_weights(whole, masked)
         draw_temperature(bars)
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure; the same figure is the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "lm"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def draw_weights(*axes) -> None:

@@ -17,14 +17,12 @@ import dataclasses
 from collections import defaultdict
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
 import lm
 from lm import probe
+from lm.figures import STYLE, save
 
 FIGURE = Path(__file__).parent / "figures" / "facts.svg"
 TESTS = ("edited prompt", "other phrasings", "same subject, other facts", "same relation, others", "other relations")
@@ -205,8 +203,7 @@ def print_spread(studies: list[Study]) -> None:
 
 def draw(s: Study, path: Path) -> Path:
     """Completion, ablation and edits above; the averaged trace below."""
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "lm"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE | {"font.size": 9, "axes.grid": False}):
         figure = plt.figure(figsize=(11, 7.2), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=[1.15, 1])
         first, second, third = above.subplots(1, 3)
@@ -214,9 +211,7 @@ def draw(s: Study, path: Path) -> Path:
         _draw_ablation(second, s.ablation)
         _draw_edits(third, s.edits, s.site)
         _draw_trace(below, s)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {}, dpi=130)
-        plt.close(figure)
+        save(figure, path)
     return path
 
 

@@ -3,15 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import Normalize
 
-from lm.errors import UserError, require
-from lm.plot import STYLE, UNDATED
+from lm.figures import STYLE, check_format, save
 from lm.probe.attention import Patterns
 from lm.probe.interventions import Ablation, Part, Trace
 from lm.probe.lens import Lens, TokenLosses
@@ -250,12 +246,6 @@ def _short(word: str, most: int) -> str:
 
 
 def _saved(figure, out: Path) -> Path:
-    require(out.suffix in UNDATED, f"--figure {out}: write a {', '.join(UNDATED)}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, metadata=UNDATED[out.suffix])
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from error
-    finally:
-        plt.close(figure)
+    check_format(out, "--figure")
+    save(figure, out)
     return out
