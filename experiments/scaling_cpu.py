@@ -64,7 +64,7 @@ CPU = Setting(
             log_every=100, eval_every="100%", checkpoint_every="100%", eval_tokens=1 << 18, keep=1
         ),
     ),
-    widths=(16, 24, 32, 40, 48, 56, 64, 80),
+    widths=(24, 32, 40, 48, 56, 64, 80),
     learning_rates=(0.004, 0.008, 0.016, 0.032),
     rules=Rules(tokens_per_parameter=(4, 500), spacing=math.sqrt(2), batch_tokens=1024),
     minutes=20, name="scaling_cpu",

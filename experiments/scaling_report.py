@@ -25,6 +25,9 @@ APPROACHES = ("1 envelope", "2 isoFLOP", "3 law")
 """Hoffmann et al. 2022."""
 SEALED = {EXACT: "prediction-total.json", KAPLAN: "prediction-nonembedding.json"}
 """A law of N and D does not depend on how C is counted."""
+SMALLEST = 25_000
+"""Parameters (total) of what the law is fitted to. Smaller models gain less from more text, where a sum of a term in N
+and a term in D gains all alike; approaches 1 and 2 need them for the left sides of their valleys."""
 LEVEL, BOOTSTRAPS = 0.9, 1000
 
 
@@ -41,8 +44,11 @@ def fitted(file: Path, count: str) -> dict[str, lm.scaling.Law | None]:
 
 
 def law_of(file: Path, count: str) -> lm.scaling.Law:
-    """Approach 3, every seed a point of its own; whole trunks are resampled."""
+    """Approach 3, every seed a point of its own, without the smallest models; whole trunks are resampled."""
     points = read_points(file, conventions=COUNTS[count])
+    small = points.column("params_total") < SMALLEST
+    if small.any():
+        points = points.drop(small, f"models of less than {SMALLEST:,} parameters")
     return lm.scaling.fit(points, "chinchilla", cluster="run", bootstraps=BOOTSTRAPS, level=LEVEL)
 
 
