@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from by_hand import SHEET, beside, same, save
+from by_hand import SHEET, beside, same
 from flax import nnx
 from matplotlib.figure import Figure
 
 import lm
+from lm.figures import save
 from lm.model.attention import attend_causal, visible
 from lm.model.layers import FeedForward, Norm, project, rotate, sinusoids
 from lm.model.taps import Taps
