@@ -27,7 +27,7 @@ def test_what_is_read_depends_on_every_number_and_on_the_last_pass(read):
 
 @pytest.mark.parametrize("read", [machine._matvec, machine._distance])
 def test_every_pass_over_memory_is_made(read):
-    w_RW = jnp.ones((1024, 1024))
+    w_RW = jnp.ones((2048, 2048))
     one, many = (machine._reader(str(passes), read, w_RW, passes) for passes in (1, 64))
     _, timing = compare([one, many], 0.05, 3)
     assert timing.ratio.median > 6
