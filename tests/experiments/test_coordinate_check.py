@@ -11,11 +11,10 @@ def test_slopes_of_powers(script):
     np.testing.assert_allclose(script.slopes(sizes, 3 * sizes[:, None] ** powers), powers)
 
 
-@pytest.mark.parametrize("axis, sizes", [("width", (32, 64, 128)), ("layers", (2, 4, 8))])
-def test_with_a_base_values_change_alike(script, corpus, monkeypatch, axis, sizes):
-    monkeypatch.setattr(script, "STEPS", (4,))
-    largest = {}
-    for based in (False, True):
-        changes = script.measure("adamw", str(corpus), axis, sizes, 1, based=based)
-        largest[based] = max(abs(float(script.slopes(sizes, change_ZS)[0])) for change_ZS in changes.values())
-    assert largest[True] < 0.25 and largest[False] > 0.5
+@pytest.mark.parametrize("axis, sizes, based", [("width", (32, 128), True), ("width", (32, 128), False),
+                                                ("layers", (4, 16), True)])  # fmt: skip
+def test_with_a_base_values_change_alike(script, corpus, monkeypatch, axis, sizes, based):
+    monkeypatch.setattr(script, "STEPS", (3,))
+    changes = script.measure("adamw", str(corpus), axis, sizes, 1, based=based)
+    steepest = max(abs(float(script.slopes(sizes, change_ZS)[0])) for change_ZS in changes.values())
+    assert steepest < 0.2 if based else steepest > 0.8
