@@ -122,11 +122,12 @@ def ablate(m: lm.Model, facts: list) -> "probe.Ablation":
 
 def print_effects(effects: dict[str, np.ndarray], count: int, clean: float, corrupted: float) -> None:
     print(f"\ntrace: mean over {count} facts; p(answer) {clean:.3f} clean, {corrupted:.3f} with the subject corrupted")
-    print(f"{'restored':<24}" + "".join(f"{place:>20}" for place in probe.PLACES))
+    there = [i for i in range(len(probe.PLACES)) if np.isfinite(effects["mlp"][:, i]).any()]
+    print(f"{'restored':<24}" + "".join(f"{probe.PLACES[i]:>20}" for i in there))
     for kind, effect_LP in effects.items():
         for row, effect_P in enumerate(effect_LP):
             place = "embedding" if kind == "residual" and row == 0 else f"layer {row - (kind == 'residual')}"
-            print(f"{kind + ', ' + place:<24}" + "".join(f"{x:>+20.3f}" for x in effect_P))
+            print(f"{kind + ', ' + place:<24}" + "".join(f"{x:>+20.3f}" for x in effect_P[there]))
 
 
 def edit(m: lm.Model, facts: list, editable: list, site: tuple[int, str], count: int) -> dict[str, dict[str, float]]:

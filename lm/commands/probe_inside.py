@@ -164,10 +164,15 @@ class LensOptions(Common):
 
     text: Text
     """The text to read."""
+    answer: str | None = None
+    """Also say what each part adds to the logit of this word after the text."""
+    other: str | None = None
+    """With --answer: against the logit of this word."""
 
 
 def lens(run: str, arguments: list[str]) -> None:
     o, m = _start(LensOptions, "lens", run, arguments)
+    require(o.answer is not None or o.other is None, "--other: against which --answer?")
     from lm.probe.lens import logit_lens
 
     seen = logit_lens(m, o.text, cached=o.cached)
@@ -194,7 +199,27 @@ def lens(run: str, arguments: list[str]) -> None:
         row = entries[-1]
         first = f"{(rank_T == 1).mean():.3f}"
         _row(summary, name, f"{row['loss']:.3f}", f"{sorted(rank_T)[len(rank_T) // 2]}", first, f"{row['kl']:.3f}")
-    _show(o, {"tokens": seen.labels, "entries": entries}, table, "", summary)
+    result, tables = {"tokens": seen.labels, "entries": entries}, [table, "", summary]
+    if o.answer is not None:
+        result["attribution"] = _attribution(o, m, tables)
+    _show(o, result, *tables)
+
+
+def _attribution(o, m, tables: list) -> dict[str, Any]:
+    from lm.probe.attribution import attribute_logits
+
+    parts = attribute_logits(m, o.text, o.answer, o.other, cached=o.cached)
+    of = f"the logit of {o.answer}" + ("" if o.other is None else f" over that of {o.other}")
+    table = _table(f"what adds to {of} after the text: {parts.total:+.3f} in all", "part", "")
+    named = {"embedding": parts.embedding}
+    for layer, heads_N in enumerate(parts.heads_LN):
+        named |= {f"layer {layer} head {head}": value for head, value in enumerate(heads_N)}
+        named[f"layer {layer} feed-forward"] = parts.mlp_L[layer]
+    for name, value in (named | ({"biases": parts.biases} if m.experiment.model.bias else {})).items():
+        _row(table, name, f"{value:+.3f}")
+    tables += ["", table]
+    listed = {"heads": parts.heads_LN.tolist(), "mlp": parts.mlp_L.tolist()}
+    return {"total": parts.total, "embedding": parts.embedding, "biases": parts.biases} | listed
 
 
 def _log(probability):

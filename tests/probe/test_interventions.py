@@ -1,6 +1,7 @@
 """Switching a part off is zeroing its weights; patching everything is the clean run, patching nothing the corrupted."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,10 @@ def test_parts_there_are_not_are_refused():
 PROMPT, OTHER, ANSWER = "the king sat on a", "the fish sat on a", "mat"
 
 
+close = functools.partial(pytest.approx, rel=5e-3, abs=0)
+"""For probabilities, which are small in a model that knows nothing."""
+
+
 def logp_of_answer(text):
     nats = probe.token_losses(M, f"{text} {ANSWER}").nats
     return -nats[-4:].sum()
@@ -133,8 +138,8 @@ def test_each_restored_state_is_a_patch_by_hand():
     """`trace` with another subject: every (layer, position) of each kind, against one edited full pass each."""
     _, _, clean = prepared()
     trace = probe.trace(M, PROMPT, "king", ANSWER, other="fish")
-    assert trace.clean == pytest.approx(np.exp(logp_of_answer(PROMPT)), rel=1e-3)
-    assert trace.corrupted == pytest.approx(np.exp(logp_of_answer(OTHER)), rel=1e-3)
+    assert trace.clean == close(np.exp(logp_of_answer(PROMPT)))
+    assert trace.corrupted == close(np.exp(logp_of_answer(OTHER)))
     assert trace.labels[5:9] == list("king") and trace.corrupted_T.nonzero()[0].tolist() == [5, 6, 7, 8]
     taps = {"residual": "residual.after", "mlp": "mlp.out", "attention": "attention.out"}
     other = encode(M, f"{OTHER} {ANSWER}")
@@ -146,7 +151,7 @@ def test_each_restored_state_is_a_patch_by_hand():
         logits_BTV, _ = M.apply([other], edits={taps[kind]: edit})
         logp_TV = np.asarray(jax.nn.log_softmax(logits_BTV))[0]
         expected = np.exp(sum(logp_TV[i - 1, other[i]] for i in range(18, 22)))
-        assert trace.restored[kind][layer + (kind == "residual"), t] == pytest.approx(expected, rel=1e-3), (kind, layer)
+        assert trace.restored[kind][layer + (kind == "residual"), t] == close(expected), (kind, layer)
     assert trace.restored["residual"].shape == (L + 1, 18) and trace.restored["mlp"].shape == (L, 18)
     # Before the subject nothing was corrupted: restoring changes nothing.
     assert np.abs(trace.effects("residual")[:, :5]).max() < 1e-3 * trace.clean
@@ -164,10 +169,9 @@ def test_noise_falls_on_the_subject_alone_and_is_a_mean_over_samples():
     logits_BTV, _ = M.apply(np.repeat(batch.tokens_BT, 6, axis=0), edits={"embedding": run})
     logp_STV = np.asarray(jax.nn.log_softmax(logits_BTV))
     answers = np.exp([sum(logp_TV[i - 1, batch.tokens_BT[0, i]] for i in range(18, 22)) for logp_TV in logp_STV])
-    assert trace.corrupted == pytest.approx(answers.mean(), rel=1e-3)
+    assert trace.corrupted == close(answers.mean())
     assert answers.std() > 1e-2 * answers.mean()
-    # With every subject token's embedding clean again the run is clean: so is the whole stream at the last layer.
-    assert trace.restored["residual"][L, 17] != pytest.approx(trace.corrupted, rel=1e-3)
+    assert trace.restored["residual"][L, 17] != close(trace.corrupted)
 
 
 def test_a_window_restores_neighbouring_layers_together():
@@ -186,7 +190,7 @@ def test_effects_are_averaged_by_place():
     subjects = [[0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 0]]
     traces = [
         probe.Trace(["x"] * len(s), "", np.array(s, bool), 0.9, 0.5, dict.fromkeys(
-            ("residual", "mlp", "attention"), 0.5 + np.array([[0.01, 0.1], [0, 0]])[:, :1] * np.arange(len(s)))
+            ("residual", "mlp", "attention"), 0.5 + np.outer([0.01, 0], np.arange(len(s))))
         ) for s in subjects
     ]  # fmt: skip
     effects = probe.average_effects(traces)

@@ -109,6 +109,18 @@ def test_lens_and_loss(ask, run_path, workplace):
     assert "oslo" in ask("lens", TEXT) and f"{score.loss:.4f} nats per token" in ask("loss", TEXT)
 
 
+def test_what_adds_to_a_logit(ask, run_path):
+    """Parts of the difference of two answers' logits, which a full pass gives too."""
+    text = "bob lives in"
+    parts = ask("lens", text, "--answer", "oslo", "--other", "rome", "--json")["attribution"]
+    m = lm.load(run_path)
+    logits_V = np.asarray(m.apply([[m.tokenizer.eot_token, *m.tokenizer.encode_ordinary(text)]])[0])[0, -1]
+    oslo, rome = (m.tokenizer.encode_ordinary(word)[0] for word in (" oslo", " rome"))
+    assert parts["total"] == pytest.approx(logits_V[oslo] - logits_V[rome], rel=1e-3)
+    assert parts["total"] == pytest.approx(parts["embedding"] + np.sum(parts["heads"]) + np.sum(parts["mlp"]), rel=1e-3)
+    assert "layer 1 feed-forward" in ask("lens", text, "--answer", "oslo")
+
+
 def test_ablate(ask, knowing, workplace):
     """Without any feed-forward or without any attention the facts are lost; the base is the answers' loss."""
     answer = ask("ablate", "--facts", knowing[1], "--json", "--figure", "bars.svg", "--parts", "layers")
@@ -142,6 +154,7 @@ def test_trace(ask, workplace):
         ("attention", [TEXT, "--head", "9"], "--head 9: the model has heads 0 to 3"),
         ("attention", [""], "the text is empty"),
         ("lens", [TEXT, "--figure", "lens.jpg"], "--figure lens.jpg: write a .png, .svg, .pdf"),
+        ("lens", [TEXT, "--other", "rome"], "--other: against which --answer"),
         ("lens", [TEXT * 9], "the model's context holds 32"),
         ("facts", ["none.jsonl"], "cannot read none.jsonl"),
         ("ablate", [], "ablate what"),
