@@ -1,6 +1,7 @@
 """The whole study on losses made up from a known law: what it plans, foretells, and finds again."""
 
 import csv
+import functools
 import json
 import math
 import sys
@@ -70,6 +71,10 @@ def done(script, report, tmp_path_factory):
 
     monkeypatch.setattr(script, "sweep", watched)
     monkeypatch.setattr(report, "BOOTSTRAPS", 100)
+    law_of = functools.cache(report.law_of)  # the same fits are asked for many times
+    monkeypatch.setattr(script, "law_of", law_of)
+    monkeypatch.setattr(report, "law_of", law_of)
+    monkeypatch.setattr(report, "fitted", functools.cache(report.fitted))
     call(script, monkeypatch, folder, text)
     yield SimpleNamespace(folder=folder, text=text, there=there)
     monkeypatch.undo()
@@ -119,7 +124,8 @@ def test_the_prediction_is_sealed_before_the_held_out_run_and_comes_true(done, r
     assert 4 <= unseen.flops.min() / swept.flops.max() < 4.3 and len(unseen) == 2
     assert unseen.tokens.max() <= done.text.stat().st_size
     sealed = json.loads((done.folder / report.SEALED[report.EXACT]).read_text())
-    assert sealed["points_sha256"] == swept.sha256() and sealed["points"] == len(swept)
+    large = swept.where(swept.params >= report.SMALLEST)
+    assert sealed["points_sha256"] == large.sha256() and sealed["points"] == len(large) < len(swept)
     [row] = report.score_prediction(done.folder / report.SEALED[report.EXACT], unseen)
     assert row["actual"] == pytest.approx(unseen.loss.mean()) and abs(row["error"]) < 5e-3 and row["inside"]
 
@@ -130,7 +136,7 @@ def test_three_approaches_find_the_exponents_in_every_count(done, report):
     design = Design.read(done.folder / "design.json")
     base = report.lm.settings.from_dict(design.experiment).model
     points = read_points(swept)
-    ends = [size(base, width) for width in (16, 24, 32, 40, 48, 64, 80)]
+    ends = [size(base, width) for width in (24, 32, 40, 48, 56, 64, 80)]
     total = np.geomspace(ends[0].params_total, ends[-1].params_total, 4000)
     of = lambda values: np.exp(np.interp(np.log(total), np.log([s.params_total for s in ends]), np.log(values)))  # noqa: E731
     nonembedding, exact = of([s.params_nonembedding for s in ends]), of([s.flops for s in ends])
@@ -142,7 +148,7 @@ def test_three_approaches_find_the_exponents_in_every_count(done, report):
         budgets = np.geomspace(points.flops.max() / 8, points.flops.max(), 8) * (per_token / exact).mean()
         best = [n[np.argmin(TRUTH.loss(total, budget / per_token))] for budget in budgets]
         expected = np.polyfit(np.log(budgets), np.log(best), 1)[0]
-        for name, near in zip(report.APPROACHES, (0.15, 0.06, 0.06), strict=True):
+        for name, near in zip(report.APPROACHES, (0.2, 0.06, 0.06), strict=True):
             assert report.exponent(laws[name]).value == pytest.approx(expected, abs=near), (count, name, expected)
     total, kaplan = (
         report.exponent(report.fitted(swept, c)["3 law"]).value for c in (report.CHINCHILLA, report.KAPLAN)

@@ -1,6 +1,7 @@
 """lm plan: options to a design, a rate that is measured, and what is refused."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,6 +64,24 @@ def test_rates_are_of_the_training_step():
     rates = training_rates(e, [size(e.model, 16, 1)], seconds=0.05, rounds=1)
     assert rates.params == (float(size(e.model, 16, 1).params_total),) and rates.setup_seconds > 0
     assert 1e5 < rates.at(1e4) < 1e15
+
+
+def test_rates_of_runs_side_by_side_add_up(monkeypatch):
+    """Were every step of a pack to take a second, three runs would make three times the FLOPs of one."""
+    made = []
+
+    def program(*runs):
+        made.append(len(runs))
+        return SimpleNamespace(run=None, compile_seconds=2.0)
+
+    unit = SimpleNamespace(seconds=SimpleNamespace(median=1.0))
+    monkeypatch.setattr("lm.bench.rates.Program", program)
+    monkeypatch.setattr("lm.bench.rates.compare", lambda contestants, *_, **__: [unit] * len(contestants))
+    e = Experiment(model=ModelConfig(context=16, vocab=64, tied=True))
+    sizes = [size(e.model, width) for width in (16, 32)]
+    alone, three = training_rates(e, sizes), training_rates(e, sizes, runs=3)
+    assert made == [1, 1, 3, 3] and three.setup_seconds == alone.setup_seconds == 2.0
+    assert three.flops_per_second == pytest.approx([3 * rate for rate in alone.flops_per_second])
 
 
 def test_sizes_to_measure_span_what_is_affordable(monkeypatch):
