@@ -31,9 +31,9 @@ def _start(options: type, action: str, run: str, arguments: list[str]) -> tuple[
     o = parse(options, arguments, f"lm probe RUN {action}")
     prepare_jax()
     if o.figure is not None:
-        from lm.plot import UNDATED
+        from lm.figures import check_format
 
-        require(o.figure.suffix in UNDATED, f"--figure {o.figure}: write a {', '.join(UNDATED)}")
+        check_format(o.figure, "--figure")
     from lm.run import load
 
     return o, load(run, o.checkpoint)
