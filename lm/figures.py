@@ -14,7 +14,6 @@ UNDATED = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 STYLE = {
     "figure.figsize": (7.2, 4.4), "figure.dpi": 160, "font.size": 12, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
-    "svg.hashsalt": "lm",
 }  # fmt: skip
 
 
@@ -28,7 +27,8 @@ def save(figure: plt.Figure, *paths: Path) -> None:
     try:
         for out in paths:
             out.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(out, metadata=UNDATED[out.suffix])
+            with plt.rc_context({"svg.hashsalt": "lm"}):  # names of parts, otherwise random
+                figure.savefig(out, metadata=UNDATED[out.suffix])
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
     finally:

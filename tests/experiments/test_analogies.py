@@ -21,7 +21,7 @@ def test_a_cell_is_the_mean_over_seeds(script):
 
 def test_the_smallest_of_it_trains_scores_and_draws(script, monkeypatch, tmp_path, capsys, corpus):
     """Two seeds, four steps: every space of tied and untied models, on the text and its control."""
-    small = tiny.experiment(corpus, data__tokenizer="words", data__vocab=300)
+    small = tiny.experiment(corpus, data__tokenizer="words", data__vocab=300, schedule__warmup=1)
     monkeypatch.setattr(script, "BASE", small)
     control, suite, figure = tmp_path / "control.txt", tmp_path / "suite.txt", tmp_path / "made" / "figure.svg"
     control.write_text(tiny.text(seed=1))
