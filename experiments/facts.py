@@ -246,17 +246,19 @@ def _draw_ablation(axes, ablation) -> None:
 
 
 def _draw_edits(axes, edits: dict[str, dict[str, float]], site: str) -> None:
-    shown = {"before": "before", site: "rank-one edit", WITHOUT: "without covariance"}
+    layer = site.split(",")[0]
+    shown = {"before": "before", f"{layer}, last token": "at the last token", f"{layer}, subject": "at the subject"}
     for place, (name, label) in enumerate(shown.items()):
         at = np.arange(len(TESTS)) + 0.27 * (place - 1)
-        axes.barh(at, [edits[name][test] for test in TESTS], 0.25, label=label, color=("0.75", "C0", "C4")[place])
+        shares = edits.get(name, dict.fromkeys(TESTS, 0.0))  # the last layer's subject cannot be edited
+        axes.barh(at, [shares[test] for test in TESTS], 0.25, label=label, color=("0.75", "C0", "C4")[place])
     axes.set_yticks(range(len(TESTS)), [test.replace(", ", ",\n") for test in TESTS])
     axes.invert_yaxis()
     axes.axhline(1.5, color="0.5", linewidth=0.8, linestyle=":")
     axes.set(
         xlim=(0, 1),
         xlabel="share that follows (above) or stays (below)",
-        title=f"one fact edited: {site}",
+        title=f"one fact edited in {layer}",
     )
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.3, -0.16), ncols=3, columnspacing=1)
 

@@ -40,7 +40,7 @@ def test_the_whole_of_it_prints_and_draws(script, knowing, monkeypatch, tmp_path
     for words in ("completion:", "ablation:", "trace: mean over 3 facts", "edit: 2 facts", "2 runs, mean and standard"):
         assert words in printed
     drawn = figure.read_text()
-    for words in ("facts completed", "loss added by switching off", "residual stream", "one fact edited: layer"):
+    for words in ("facts completed", "loss added by switching off", "residual stream", "one fact edited in layer"):
         assert words in drawn
     first = next(line for line in printed.splitlines() if line.startswith("first, phrasing seen"))
     assert float(first.split()[3]) == pytest.approx(1, abs=0.15)
