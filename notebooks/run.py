@@ -4,6 +4,7 @@ python notebooks/run.py                      every notebook of this folder; need
 python notebooks/run.py notebooks/01_*.ipynb
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def execute(path: Path, timeout: int | None = None) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
     resources = {"metadata": {"path": str(path.parent)}}
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's remarks when it is slow on a busy machine
     NotebookClient(notebook, timeout=timeout, resources=resources, record_timing=False).execute()
     notebook.metadata.language_info = {"name": "python"}
     return notebook
