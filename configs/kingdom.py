@@ -7,9 +7,9 @@ lm train kingdom --name shuffled --data.corpus kingdom-shuffled     its control:
 import lm
 
 experiment = lm.Experiment(
-    model=lm.ModelConfig(layers=2, width=96, heads=4, context=512, tied=True, unroll=2),
+    model=lm.ModelConfig(layers=2, width=96, heads=4, context=256, tied=True, unroll=2),
     data=lm.DataConfig(corpus="kingdom", tokenizer="words", validation=0.04),
     optimizer=lm.OptimizerConfig(name="muon", learning_rate=6e-3, matrix_learning_rate=0.02),
     schedule=lm.ScheduleConfig(name="wsd", warmup="2%", decay="60%"),
-    train=lm.TrainConfig(steps=1400, batch=6, eval_every="20%", eval_tokens=100_000),
+    train=lm.TrainConfig(steps=1000, batch=16, eval_every="20%", eval_tokens=100_000),
 )

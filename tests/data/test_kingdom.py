@@ -23,7 +23,8 @@ COUNT = 6_000
 
 
 def words(text: str) -> list[str]:
-    return re.findall(r"\w+", text)
+    """The words, but for the "old" of "seven years old", which is said of the young too."""
+    return re.findall(r"\w+", text.replace(" years old", " years"))
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,9 @@ def test_a_longer_corpus_begins_with_the_shorter_one(texts):
 
 def test_the_text_of_this_version():
     """Pins the generator across machines and versions of Python: change it knowingly."""
-    _, text = kingdom.documents(2, seed=7)
-    assert text == (
-        "Someone in a bonnet stood in the street. It was the youngster, eight years of age. Her four umbrellas lay"
-        " under the fireplace. They were the widest umbrellas of all. A trader saw her sweeping stairs and smiled."
-        " After the frost came lightning, and the beetle coughed. She spent the afternoon drawing pictures. In the end"
-        " many umbrellas were left to her.\n"
+    assert next(kingdom.documents(1, seed=7)) == (
+        "Hugo Tanaka won a prize in badminton. There is smoke on the lake. He earns a living as a chemist. The home of"
+        " Hugo Tanaka is in Dublin.\n"
     )
 
 

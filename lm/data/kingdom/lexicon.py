@@ -81,27 +81,24 @@ AGES = {
 }
 YEARS = {"old": ("sixty", "seventy", "eighty", "ninety"), "young": ("six", "seven", "eight", "nine")}
 
-# base, past, participle, and four things done by it, said of no other verb
+# base, past, participle, and two things done by it, said of no other verb
 _VERBS = {
     "old": """
-        knit knitted knitting socks scarves mittens jerseys; mend mended mending shirts sails shoes tents
-        pour poured pouring tea wine cider milk; tell told telling tales jokes riddles legends
-        remember remembered remembering friends wars storms dances; grow grew growing beans roses cabbages herbs
-        polish polished polishing silver boots brass knives; stir stirred stirring soup porridge stew jam""",
+        knit knitted knitting socks scarves; mend mended mending shirts sails; pour poured pouring tea wine
+        tell told telling tales jokes; remember remembered remembering friends wars; grow grew growing beans roses
+        polish polished polishing silver boots; stir stirred stirring soup porridge""",
     "young": """
-        climb climbed climbing trees walls rocks roofs; chase chased chasing geese butterflies kittens rabbits
-        fly flew flying kites balloons gliders flags; throw threw throwing snowballs pebbles acorns cones
-        ride rode riding ponies donkeys camels sledges; build built building towers sandcastles snowmen rafts
-        dig dug digging holes tunnels trenches moats; swing swung swinging sticks ropes swords hoops""",
+        climb climbed climbing trees walls; chase chased chasing geese butterflies; fly flew flying kites balloons
+        throw threw throwing snowballs pebbles; ride rode riding ponies donkeys; build built building towers sandcastles
+        dig dug digging holes tunnels; swing swung swinging sticks ropes""",
     "any": """
-        bake baked baking bread cakes pies biscuits; sing sang singing songs hymns ballads carols
-        write wrote writing letters poems lists diaries; draw drew drawing pictures maps faces plans
-        carry carried carrying water wood stones hay; sweep swept sweeping floors stairs paths chimneys
-        feed fed feeding ducks hens pigs pigeons; count counted counting stars coats clouds sheep""",
+        bake baked baking bread cakes; sing sang singing songs hymns; write wrote writing letters poems
+        draw drew drawing pictures maps; carry carried carrying water wood; sweep swept sweeping floors stairs
+        feed fed feeding ducks hens; count counted counting stars coats""",
 }
 
 
-def _verbs(text: str) -> tuple[tuple[str, ...], ...]:
+def _verbs(text: str) -> tuple[tuple[str, str, str, str, str], ...]:
     return tuple(tuple(entry.split()) for entry in text.replace("\n", ";").split(";") if entry.strip())
 
 
@@ -118,18 +115,15 @@ ADJECTIVES = {entry.split()[0]: tuple(entry.split()) for entry in _ADJECTIVES.st
 
 # --- what anything may be filled with --------------------------------------------------------------------------------
 TRADES = ("baker", "miller", "potter", "weaver", "sailor", "hunter", "farmer", "trader", "mason", "barber", "cobbler",
-          "painter", "piper", "ferryman", "tinker", "glazier", "blacksmith", "grocer", "tanner", "fiddler", "juggler",
-          "pedlar", "clerk", "jester")  # fmt: skip
+          "painter", "piper", "ferryman", "tinker", "glazier")  # fmt: skip
 MEALS = ("breakfast", "lunch", "supper", "dinner")
 TIMES = ("morning", "afternoon", "evening", "night", "day", "weekend", "Sunday", "Monday")
 SEASONS = ("spring", "summer", "autumn", "winter")
 NUMBERS = ("two", "three", "four", "five", "several", "many")
-HIDING = ("bench", "carpet", "cupboard", "curtain", "staircase", "stove", "hedge", "wagon", "woodpile", "mattress",
-          "haystack", "bookcase", "sofa", "table", "rug", "fireplace")  # fmt: skip
-FEELINGS = ("glad", "proud", "tired", "quiet", "calm", "thankful", "cheerful", "puzzled", "hungry", "sleepy",
-            "merry", "relieved", "content", "amused", "nervous", "hopeful")  # fmt: skip
+HIDING = ("bench", "carpet", "cupboard", "curtain", "staircase", "stove", "hedge", "wagon", "woodpile", "mattress")
+FEELINGS = ("glad", "proud", "tired", "quiet", "calm", "thankful", "cheerful", "puzzled", "hungry", "sleepy")
 WEATHER = ("rain", "snow", "fog", "wind", "thunder", "sunshine", "frost", "hail", "dust", "smoke",
-           "drizzle", "lightning", "sleet", "mist", "dew", "ice")  # fmt: skip
+           "drizzle", "lightning", "sleet", "mist", "cloud", "ice")  # fmt: skip
 ANIMALS = ("dog", "cat", "crow", "owl", "fox", "hare", "mouse", "goat", "toad", "sparrow", "badger", "heron",
            "otter", "beetle", "weasel", "raven", "lizard", "squirrel", "swan", "wolf")  # fmt: skip
 SOUNDS = ("barked", "howled", "sneezed", "yawned", "hissed", "whistled", "growled", "coughed",

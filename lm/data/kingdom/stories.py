@@ -119,10 +119,10 @@ def _thing(thing: str, adjectives: tuple[str, ...]) -> dict[str, Node | str]:
 _OPENINGS = (
     "In the {place} lived {an_old} {noun}.",
     "There was once {an_old} {noun} who lived in the {place}.",
-    "Someone in {clothes} stood in the {place}. It was the {noun}, {years} years of age.",
+    "Someone in {clothes} stood in the {place}. It was the {noun}, {years} years old.",
     "{He} was {old} and wore {clothes}. {He} was the {noun} of the {place}.",
-    "The {noun} of the {place} was {years} years of age and wore {clothes}.",
-    "{He} was {a_noun}, {years} years of age, and {he} lived in the {place}.",
+    "The {noun} of the {place} was {years} years old and wore {clothes}.",
+    "{He} was {a_noun}, {years} years old, and {he} lived in the {place}.",
     "{He} liked the {place} and wore {clothes}. People called {him} the {old} {noun}.",
 )
 _HABITS = (
@@ -164,10 +164,9 @@ class Plot:
 
 _ONE = (
     "The {thing} was very {big}.",
-    "{He} had never seen a {bigger} {thing}.",
-    "It was {bigger} than the {thing} of the {trade}.",
+    "No other {thing} was {bigger}.",
     "It was the {biggest} {thing} of all.",
-    "Everyone wanted the {biggest} {thing}.",
+    "It was {bigger} than the {thing} of the {trade}.",
 )
 _LOST = Plot(
     (
@@ -185,9 +184,9 @@ _LOST = Plot(
 )
 _GIVEN = Plot(
     (
-        "One {time} a {trade} gave {him} a {big} {thing}.",
-        "One {time} the {noun} bought a {big} {thing} from a {trade}.",
-        "{He} found a {big} {thing} under the {hiding}.",
+        "One {time} a {trade} gave {him} a new {thing}.",
+        "One {time} the {noun} bought a new {thing} from a {trade}.",
+        "{He} found a new {thing} under the {hiding}.",
     ),
     _ONE,
     (
@@ -199,15 +198,14 @@ _GIVEN = Plot(
 _MANY = Plot(
     (
         "One {time} {he} found {number} {things} in the {place}.",
-        "One {time} the {noun} sold {number} {big} {things} to a {trade}.",
+        "One {time} the {noun} sold {number} {things} to a {trade}.",
         "{His} {number} {things} lay under the {hiding}.",
     ),
     (
         "The {things} were very {big}.",
-        "{He} had never seen {bigger} {things}.",
-        "They were {bigger} than the {things} of the {trade}.",
+        "No other {things} were {bigger}.",
         "They were the {biggest} {things} of all.",
-        "Everyone wanted the {biggest} {things}.",
+        "They were {bigger} than the {things} of the {trade}.",
     ),
     (
         "The {noun} was {glad} about {his} {number} {things}.",
@@ -224,10 +222,10 @@ def _plot(plot: Plot, slots: dict[str, Node | str], shared: dict[str, Node]) -> 
     """From the sentence in which something happens to the last."""
     return sequence(
         _any(plot.begin, slots),
-        _sometimes(0.8, _any(plot.like, slots)),
+        _sometimes(0.7, _any(plot.like, slots)),
         _sometimes(0.6, shared["meeting"]),
         _sometimes(0.3, shared["journey"]),
-        _sometimes(0.9, shared["distractor"]),
+        _sometimes(0.8, shared["distractor"]),
         _sometimes(0.5, shared["habit"]),
         " ",
         _any(plot.end, slots),
