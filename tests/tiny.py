@@ -28,7 +28,7 @@ def experiment(corpus: Path | str, **changes) -> Experiment:
     """L=2, D=16, T=16, characters, 60 steps of 4 x 16 tokens. Keyword a__b changes the setting a.b."""
     base = Experiment(
         name="tiny",
-        model=ModelConfig(layers=2, width=16, heads=2, context=16, feedforward=32, dtype="float32"),
+        model=ModelConfig(layers=2, width=16, heads=2, context=16, feedforward=32, dtype="float32", unroll=1),
         data=DataConfig(corpus=str(corpus), tokenizer="chars"),
         schedule=ScheduleConfig(warmup=5),
         train=TrainConfig(steps=60, batch=4, log_every=7, eval_every=20, checkpoint_every=15, eval_tokens=512),

@@ -19,6 +19,7 @@ def test_a_cell_is_the_mean_over_seeds(script):
     assert line.count("0.500 ± 0.250") == len(script.COLUMNS) and "tied" in line
 
 
+@pytest.mark.slow
 def test_the_smallest_of_it_trains_scores_and_draws(script, monkeypatch, tmp_path, capsys, corpus):
     """Two seeds, four steps: every space of tied and untied models, on the text and its control."""
     small = tiny.experiment(corpus, data__tokenizer="words", data__vocab=300, schedule__warmup=1)

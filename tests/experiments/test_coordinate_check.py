@@ -11,6 +11,7 @@ def test_slopes_of_powers(script):
     np.testing.assert_allclose(script.slopes(sizes, 3 * sizes[:, None] ** powers), powers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis, sizes, based", [("width", (32, 128), True), ("width", (32, 128), False),
                                                 ("layers", (4, 16), True)])  # fmt: skip
 def test_with_a_base_values_change_alike(script, corpus, monkeypatch, axis, sizes, based):

@@ -29,6 +29,7 @@ def test_an_edit_is_judged_by_what_should_follow_and_what_should_stay(script, mo
     assert list(shares.values()) == [1.0, 0.0, 1.0, 0.0, 1.0]  # carl's was wrong before, and does not count
 
 
+@pytest.mark.slow
 def test_the_whole_of_it_prints_and_draws(script, knowing, monkeypatch, tmp_path, capsys):
     runs, facts = knowing
     figure = tmp_path / "made" / "facts.svg"

@@ -14,6 +14,7 @@ SCRIPT = "gpu_bench"
 HOW = ["--small", "--rounds", "1", "--turn", "0.02"]
 
 
+@pytest.mark.slow
 def test_a_section_prints_its_rows_and_draws(script, tmp_path):
     figure = tmp_path / "figures" / "bench.svg"
     command = [sys.executable, script.__file__, *HOW, "--sections", "tiny", "--budget", "400", "--figure", str(figure)]

@@ -35,6 +35,7 @@ def test_the_sizes_vary_one_thing_each_and_the_base_is_among_them(script):
         assert costs == sorted(costs)
 
 
+@pytest.mark.slow
 def test_the_smallest_of_it_measures_and_draws(script, monkeypatch, tmp_path, capsys):
     """Two sizes of each sweep: memory grows as it is counted, and all four panels are there."""
     small = dict(width=16, layers=1, heads=2, context=16, vocab=31)

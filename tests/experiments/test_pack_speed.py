@@ -2,6 +2,8 @@
 
 import sys
 
+import pytest
+
 from lm.bench import Spread, Timing
 
 SCRIPT = "pack_speed"
@@ -29,6 +31,7 @@ def test_the_choice_is_compared_with_the_fastest(script, monkeypatch):
     assert "threads here: the fastest in 2 of 3 cases, at worst 0.75" in script.judge_choice(measured)
 
 
+@pytest.mark.slow
 def test_the_smallest_of_it_measures_and_draws(script, monkeypatch, tmp_path, capsys):
     tiny = "1 layer, D=8"
     monkeypatch.setattr(script, "SHAPES", {tiny: (dict(layers=1, width=8, heads=1, context=8), 2)})

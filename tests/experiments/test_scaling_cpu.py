@@ -17,6 +17,7 @@ from lm.scaling.precision import Theta
 from lm.scaling.sweep import COLUMNS
 
 SCRIPT = "scaling_cpu"
+pytestmark = pytest.mark.slow
 TRUTH = Theta(E=0.7, A=18.0, B=60.0, alpha=0.35, beta=0.33)
 NOISE = 5e-4
 BEST = (0.05, 0.4)
@@ -149,6 +150,8 @@ def test_three_approaches_find_the_exponents_in_every_count(done, report):
         best = [n[np.argmin(TRUTH.loss(total, budget / per_token))] for budget in budgets]
         expected = np.polyfit(np.log(budgets), np.log(best), 1)[0]
         for name, near in zip(report.APPROACHES, (0.2, 0.06, 0.06), strict=True):
+            if laws[name] is None and name == "1 envelope":  # so few sizes need not make one
+                continue
             assert report.exponent(laws[name]).value == pytest.approx(expected, abs=near), (count, name, expected)
     total, kaplan = (
         report.exponent(report.fitted(swept, c)["3 law"]).value for c in (report.CHINCHILLA, report.KAPLAN)

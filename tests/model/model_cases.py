@@ -26,7 +26,9 @@ VARIANTS = {
 
 def small(**changes) -> ModelConfig:
     """A model that compiles in no time: L=2, D=16, N=4, H=4, T=8, a vocabulary of 29 padded to 32."""
-    shape = dict(layers=2, width=16, heads=4, context=8, vocab=29, feedforward=24, dtype="float32", zero_init=False)
+    shape = dict(
+        layers=2, width=16, heads=4, context=8, vocab=29, feedforward=24, dtype="float32", zero_init=False, unroll=1
+    )
     return ModelConfig(**(shape | changes))
 
 

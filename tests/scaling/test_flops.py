@@ -130,7 +130,7 @@ def test_the_optimizer_agrees_with_xla(name):
         gradients, norm = optimizers.clip(jax.tree.map(lambda g: 0.5 * g, gradients), hyper["clip"])
         directions, optimizer = optimizer_of(e).update(gradients, optimizer, params)
         axes = transformer.axes(e.model)
-        return optimizers.apply(e.optimizer, axes, params, directions, 0.5, hyper), optimizer, norm
+        return optimizers.apply(e.optimizer, axes, params, directions, 0.5, hyper, e.model), optimizer, norm
 
     cost = jax.jit(update).lower(state.params, state.optimizer, state.params).cost_analysis()
     assert optimizer_flops(e.optimizer, e.model) == pytest.approx(cost["flops"] + cost["transcendentals"], rel=0.03)

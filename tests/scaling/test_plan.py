@@ -268,7 +268,8 @@ def test_a_plan_starts_from_a_pilot(tmp_path):
     se = precision.standard_errors(LAW, precision.covariance(LAW, N, D, 0.001))
     assert abs(pilot["law"].a - LAW.a) < 4 * se["a"] and abs(pilot["law"].E - LAW.E) < 4 * se["E"]
     design = plan(BASE, flops=1e13, **pilot)
-    assert design.noise == pilot["noise"] and "points.csv" in design.table()
+    assert design.noise == pilot["noise"] and design.law_from == f"fitted to {path}"
+    assert "(fitted to" in design.table()
     assert not any("assumptions" in warning for warning in design.warnings)
 
 
