@@ -76,7 +76,10 @@ def train(what: str, corpus: str, tied: bool, options) -> list[lm.Run]:
     e = lm.replace(BASE, changes | {"model.context": options.context})
     name = f"{what}-{'tied' if tied else 'untied'}-seed"
     runs = [lm.replace(e, {"train.seed": seed, "name": f"{name}{seed}"}) for seed in range(options.seeds)]
-    return lm.train_pack(runs, folder=options.folder, display=lm.Display())
+    trained = lm.train_pack(runs, folder=options.folder, display=lm.Display())
+    if any(max(run.steps()) < run.record["steps"]["total"] for run in trained):
+        raise SystemExit("stopped; the same command goes on from there")
+    return trained
 
 
 def score(models: list, what: str, tied: bool, sections: list) -> list[Cell]:

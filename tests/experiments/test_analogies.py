@@ -1,6 +1,7 @@
 """Cells hold a number for each seed; the smallest of the study trains eight runs and draws its panels."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -40,3 +41,13 @@ def test_the_smallest_of_it_trains_scores_and_draws(script, monkeypatch, tmp_pat
     ]  # fmt: skip
     assert [line.split()[:5] for line in lines[1:-1]] == expected
     assert len(list((tmp_path / "runs").iterdir())) == 8 and "</svg>" in figure.read_text()
+
+
+def test_what_was_stopped_is_not_scored(script, monkeypatch, tmp_path, corpus):
+    """A run that Ctrl-C ended half way is no result."""
+    monkeypatch.setattr(script, "BASE", tiny.experiment(corpus))
+    half = SimpleNamespace(steps=lambda: [15, 30], record={"steps": {"total": 60}})
+    monkeypatch.setattr(script.lm, "train_pack", lambda *_, **__: [half])
+    options = SimpleNamespace(steps=60, seeds=1, context=16, folder=tmp_path)
+    with pytest.raises(SystemExit, match="stopped; the same command goes on from there"):
+        script.train("corpus", str(corpus), True, options)
