@@ -9,6 +9,7 @@ import lm
 from lm.model.transformer import parameter_count
 
 SCRIPT = "by_hand_claims"
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", ["sinusoidal_positions", "layer_norm", "variance_of_scores", "parameters"])

@@ -61,6 +61,7 @@ def test_a_run_that_gains_nothing_by_more_steps_never_gets_there(recipe, losses)
     assert recipe.steps_to(1.9, (100, 200), losses) == math.inf
 
 
+@pytest.mark.slow
 def test_a_variant_that_learns_twice_as_fast_needs_half_the_steps(recipe, trained, tmp_path):
     """Seed by seed, whatever each seed's own loss; a missing run of either leaves that seed out."""
     loss = lambda n, seed: 3 + 0.1 * seed - 0.25 * math.log(n)  # noqa: E731
@@ -136,6 +137,7 @@ def test_runs_in_a_pack_share_a_program_and_others_do_not(recipe):
     assert program("baseline", longer=True) != program("baseline")
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_not_trained_again_and_short_windows_cost_the_same_tokens(
     recipe, small, tmp_path, monkeypatch
 ):
@@ -155,6 +157,7 @@ def test_what_is_trained_is_not_trained_again_and_short_windows_cost_the_same_to
     recipe.train(*where)
 
 
+@pytest.mark.slow
 def test_variants_of_one_program_are_timed_once_and_kept_beside_others(recipe, small, tmp_path, monkeypatch):
     """A traced setting costs what the baseline costs; sixteen times the batch costs more; another cell's times stay."""
     monkeypatch.setitem(recipe.VARIANTS, "batch x 16", recipe.Variant(batch=16, steps=16))
