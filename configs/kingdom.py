@@ -7,7 +7,7 @@ lm train kingdom --name shuffled --data.corpus kingdom-shuffled     its control:
 import lm
 
 experiment = lm.Experiment(
-    model=lm.ModelConfig(layers=2, width=96, heads=4, context=256, tied=True, unroll=2),
+    model=lm.ModelConfig(layers=2, width=96, heads=4, context=256, tied=True),
     data=lm.DataConfig(corpus="kingdom", tokenizer="words", validation=0.04),
     optimizer=lm.OptimizerConfig(name="muon", learning_rate=6e-3, matrix_learning_rate=0.02),
     schedule=lm.ScheduleConfig(name="wsd", warmup="2%", decay="60%"),

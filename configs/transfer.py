@@ -9,7 +9,7 @@ With a base width the best rate should be the same for all widths; without, the 
 import lm
 
 experiment = lm.Experiment(
-    model=lm.ModelConfig(layers=2, width=32, heads=2, base_head_width=16, context=64, unroll=2),
+    model=lm.ModelConfig(layers=2, width=32, heads=2, base_head_width=16, context=64),
     data=lm.DataConfig(corpus="stdlib"),
     optimizer=lm.OptimizerConfig(name="adamw"),
     schedule=lm.ScheduleConfig(name="cosine", warmup=20),

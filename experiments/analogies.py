@@ -18,7 +18,7 @@ import lm
 
 FIGURE = Path(__file__).parent / "figures" / "analogies.svg"
 BASE = lm.Experiment(
-    model=lm.ModelConfig(layers=2, width=64, heads=4, context=64, unroll=2),
+    model=lm.ModelConfig(layers=2, width=64, heads=4, context=64),
     data=lm.DataConfig(tokenizer="words", validation=0.05),
     optimizer=lm.OptimizerConfig(learning_rate=3e-3),
     train=lm.TrainConfig(steps=1500, batch=32, eval_every="50%", eval_tokens=16_384),

@@ -6,7 +6,6 @@ import fcntl
 import functools
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ import jax
 from lm import checkpoints, settings, tokenizer
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require
+from lm.files import whole
 from lm.model import transformer
 from lm.model.taps import Edit, Taps
 
@@ -85,14 +85,15 @@ class Run:
         """Take over another run's records and checkpoint at a step, to go on from there."""
         with _saying(self.path):
             kept = [record for record in trunk.metrics() if record["step"] <= step]
-            _write(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+            with whole(self.path / "metrics.jsonl") as file:
+                file.writelines(json.dumps(record) + "\n" for record in kept)
             checkpoints.copy(trunk.checkpoint_folder, step, self.checkpoint_folder)
 
     def forget_after(self, step: int) -> None:
         """Drop what was logged after the checkpoint a run resumes from: those steps are about to be made again."""
         kept = [record for record in self.metrics() if record["step"] <= step]
-        with _saying(self.path):
-            _write(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        with _saying(self.path), whole(self.path / "metrics.jsonl") as file:
+            file.writelines(json.dumps(record) + "\n" for record in kept)
 
 
 def _folder(run: str | Path) -> Path | None:
@@ -151,7 +152,8 @@ def _describe(path: Path, experiment: Experiment, hashes: dict[str, str], encodi
         "git": _git_commit(),
     }
     # Last, and at once: a directory is a run from the moment this file is there.
-    _write(path / "experiment.json", json.dumps(record, indent=2) + "\n")
+    with whole(path / "experiment.json") as file:
+        file.write(json.dumps(record, indent=2) + "\n")
 
 
 def refuse_differences(run: Run, experiment: Experiment, hashes: dict[str, str], total: int) -> None:
@@ -177,16 +179,6 @@ def _saying(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write the run to {path}: {error.strerror or error}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _versions() -> dict[str, str]:

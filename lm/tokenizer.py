@@ -5,12 +5,10 @@ real `tiktoken.Encoding`s; bytes and characters are the two small classes below.
 """
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 
 from lm.config import DataConfig
 from lm.errors import UserError, nearest, require
+from lm.files import whole
 
 END_OF_TEXT = "<|endoftext|>"
 KINDS = ("bytes", "chars", "words", "bpe")
@@ -315,15 +314,8 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
     """Write tokenizer.json: whole, or not at all."""
     path = Path(path)
     text = json.dumps(to_json(tokenizer), ensure_ascii=False, indent=1)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    with whole(path) as file:
+        file.write(text)
 
 
 def load(path: str | os.PathLike) -> Tokenizer:

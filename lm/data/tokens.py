@@ -28,6 +28,7 @@ from lm.config import DataConfig
 from lm.data.corpora import Corpus, cache_folder, open_corpus
 from lm.data.readers import Piece
 from lm.errors import UserError, require
+from lm.files import whole
 from lm.tokenizer import Tokenizer
 
 VERSION = 1
@@ -208,14 +209,8 @@ def _remembered_scan(corpus: Corpus, fraction: float, cache: Path, report: Repor
     scan = _scan(corpus, fraction, report)
     if settled:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-        try:
-            with open(handle, "w") as file:
-                json.dump(asdict(scan), file)
-            os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            raise
+        with whole(path) as file:
+            json.dump(asdict(scan), file)
     return scan
 
 

@@ -7,10 +7,8 @@ from scratch, bit for bit on a CPU, at the cost of its decay. Trunks of one shap
 
 import csv
 import dataclasses
-import io
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from lm.config import Experiment, Steps
 from lm.data.batches import Batches
 from lm.data.tokens import Prepared, prepare
 from lm.errors import Diverged, UserError
+from lm.files import whole
 from lm.model.transformer import parameter_count
 from lm.run import Run, exists, refuse_differences
 from lm.scaling.board import Board
@@ -257,7 +256,8 @@ class Sweep:
 
     def _stop_early(self, job: Job, why: str) -> None:
         self.early[job.name] = why
-        replace_file(self.folder / "stopped_early.json", json.dumps(self.early, indent=1) + "\n")
+        with whole(self.folder / "stopped_early.json") as file:
+            file.write(json.dumps(self.early, indent=1) + "\n")
         self._mark_ended(job, "stopped", why)
 
     def train(self, pack: Sequence[Trunk], until: int | None = None) -> None:
@@ -315,7 +315,8 @@ class Sweep:
 
     def _lost(self, job: Job, why: str) -> None:
         self.failed[job.name] = why
-        replace_file(self.failures, json.dumps(self.failed, indent=1) + "\n")
+        with whole(self.failures) as file:
+            file.write(json.dumps(self.failed, indent=1) + "\n")
         self._mark_ended(job, "diverged", why)
 
     def _mark_ended(self, job: Job, status: str, told: str, loss: float = math.nan) -> None:
@@ -366,11 +367,12 @@ class Sweep:
         rows = self.points()
         if not rows:
             return None
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return replace_file(self.folder / "points.csv", text.getvalue())
+        path = self.folder / "points.csv"
+        with whole(path) as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
 
     def result(self, stopped: bool) -> Result:
         finished = [job.name for job in self.jobs if self.finished(job)]
@@ -386,10 +388,3 @@ def _point(job: Job, record: dict[str, Any], trunk: str) -> dict[str, Any]:
         learning_rate=e.optimizer.learning_rate, layers=e.model.layers, width=e.model.width,
         seconds=round(record["seconds"], 3), base_layers=e.model.base_layers, base_width=e.model.base_width,
     )  # fmt: skip
-
-
-def replace_file(path: Path, text: str) -> Path:
-    """Whole or not at all, whenever we are stopped."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    return temporary.replace(path)

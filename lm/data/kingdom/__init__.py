@@ -5,16 +5,13 @@ written by a grammar (grammar.py). Document i is a pure function of the seed and
 shorter one. What is known is exported beside the text: analogies, facts, entropy.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
 import math
-import os
 import random
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from lm.data.kingdom import lexicon, notes, stories
 from lm.data.kingdom.grammar import Node, choice, sequence, ways
 from lm.data.kingdom.notes import facts
 from lm.errors import require
+from lm.files import whole
 
 __all__ = ["DOCUMENTS", "analogies", "documents", "entropy", "export", "facts", "nats", "tree", "version", "write"]
 
@@ -107,16 +105,9 @@ def analogies() -> dict[str, list[tuple[str, str, str, str]]]:
 def write(path: Path, texts: Iterator[str]) -> None:
     """Documents as a text file with a separator line between them: whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(next(texts))
-            file.writelines(f"{SEPARATOR}\n{text}" for text in texts)
-        os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    with whole(path) as file:
+        file.write(next(texts))
+        file.writelines(f"{SEPARATOR}\n{text}" for text in texts)
 
 
 def export(folder: Path, count: int = DOCUMENTS, seed: int = 0, shuffled: bool = False) -> list[Path]:
