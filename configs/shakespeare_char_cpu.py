@@ -7,9 +7,11 @@ lm train shakespeare_char_cpu --data.corpus path/to/input.txt          the same 
 import lm
 
 experiment = lm.Experiment(
-    model=lm.ModelConfig(layers=4, width=128, heads=4, context=64),
+    model=lm.ModelConfig(layers=4, width=128, heads=4, context=64, activation="swiglu", embedding_norm=True),
     data=lm.DataConfig(corpus="shakespeare", tokenizer="chars", validation=0.1),
-    optimizer=lm.OptimizerConfig(name="muon", learning_rate=6e-3, matrix_learning_rate=0.02),
+    optimizer=lm.OptimizerConfig(
+        name="muon", learning_rate=8e-3, matrix_learning_rate=0.03, momentum=0.9, beta2=0.95, newton_schulz=3
+    ),
     schedule=lm.ScheduleConfig(name="wsd", warmup="2%", decay="60%"),
     train=lm.TrainConfig(steps=2000, batch=12, eval_tokens=111_540),
 )
