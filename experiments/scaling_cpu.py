@@ -57,7 +57,7 @@ class Setting:
 
 CPU = Setting(
     experiment=lm.Experiment(
-        model=lm.ModelConfig(context=128, tied=True, unroll=8),
+        model=lm.ModelConfig(context=128, tied=True),
         data=lm.DataConfig(corpus="stdlib", tokenizer="bytes", validation=0.05),
         schedule=lm.ScheduleConfig(name="wsd", warmup="15%"),
         train=lm.TrainConfig(
@@ -66,7 +66,7 @@ CPU = Setting(
     ),
     widths=(24, 32, 40, 48, 56, 64, 80),
     learning_rates=(0.004, 0.008, 0.016, 0.032),
-    rules=Rules(tokens_per_parameter=(4, 500), spacing=math.sqrt(2), batch_tokens=1024),
+    rules=Rules(tokens_per_parameter=(8, 500), spacing=math.sqrt(2), batch_tokens=1024),
     minutes=20, name="scaling_cpu",
 )  # fmt: skip
 """A vocabulary of bytes and a tied head keep embeddings from outweighing the rest. The warm-up is 15% of a trunk's

@@ -25,9 +25,9 @@ APPROACHES = ("1 envelope", "2 isoFLOP", "3 law")
 """Hoffmann et al. 2022."""
 SEALED = {EXACT: "prediction-total.json", KAPLAN: "prediction-nonembedding.json"}
 """A law of N and D does not depend on how C is counted."""
-SMALLEST = 25_000
-"""Parameters (total) of what the law is fitted to. Smaller models gain less from more text, where a sum of a term in N
-and a term in D gains all alike; approaches 1 and 2 need them for the left sides of their valleys."""
+FEWEST = 15
+"""Tokens a parameter of what the law is fitted to. With less text a model's loss still falls faster than by any power of
+D, and seeds differ by percents; approaches 1 and 2 need such runs for the right sides of their valleys."""
 LEVEL, BOOTSTRAPS = 0.9, 1000
 
 
@@ -44,11 +44,11 @@ def fitted(file: Path, count: str) -> dict[str, lm.scaling.Law | None]:
 
 
 def law_of(file: Path, count: str) -> lm.scaling.Law:
-    """Approach 3, every seed a point of its own, without the smallest models; whole trunks are resampled."""
+    """Approach 3, every seed a point of its own, without runs on little text; whole trunks are resampled."""
     points = read_points(file, conventions=COUNTS[count])
-    small = points.column("params_total") < SMALLEST
-    if small.any():
-        points = points.drop(small, f"models of less than {SMALLEST:,} parameters")
+    short = points.tokens < FEWEST * points.column("params_total")
+    if short.any():
+        points = points.drop(short, f"runs of less than {FEWEST} tokens a parameter")
     return lm.scaling.fit(points, "chinchilla", cluster="run", bootstraps=BOOTSTRAPS, level=LEVEL)
 
 

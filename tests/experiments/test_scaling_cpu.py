@@ -125,14 +125,17 @@ def test_the_prediction_is_sealed_before_the_held_out_run_and_comes_true(done, r
     assert 4 <= unseen.flops.min() / swept.flops.max() < 4.3 and len(unseen) == 2
     assert unseen.tokens.max() <= done.text.stat().st_size
     sealed = json.loads((done.folder / report.SEALED[report.EXACT]).read_text())
-    large = swept.where(swept.params >= report.SMALLEST)
-    assert sealed["points_sha256"] == large.sha256() and sealed["points"] == len(large) < len(swept)
+    enough = swept.where(swept.tokens >= report.FEWEST * swept.params)
+    assert sealed["points_sha256"] == enough.sha256() and sealed["points"] == len(enough) < len(swept)
     [row] = report.score_prediction(done.folder / report.SEALED[report.EXACT], unseen)
     assert row["actual"] == pytest.approx(unseen.loss.mean()) and abs(row["error"]) < 5e-3 and row["inside"]
 
 
-def test_three_approaches_find_the_exponents_in_every_count(done, report):
-    """Beside what the known law gives at the same budgets, by brute force over sizes between the trained ones."""
+def test_valleys_and_law_find_the_exponents_in_every_count(done, report):
+    """Beside what the known law gives at the same budgets, by brute force over sizes between the trained ones.
+
+    The envelope of so few sizes is a stair with no slope to compare; tests/scaling has one of many.
+    """
     swept = done.folder / "sweep" / "points.csv"
     design = Design.read(done.folder / "design.json")
     base = report.lm.settings.from_dict(design.experiment).model
@@ -149,10 +152,8 @@ def test_three_approaches_find_the_exponents_in_every_count(done, report):
         budgets = np.geomspace(points.flops.max() / 8, points.flops.max(), 8) * (per_token / exact).mean()
         best = [n[np.argmin(TRUTH.loss(total, budget / per_token))] for budget in budgets]
         expected = np.polyfit(np.log(budgets), np.log(best), 1)[0]
-        for name, near in zip(report.APPROACHES, (0.2, 0.06, 0.06), strict=True):
-            if laws[name] is None and name == "1 envelope":  # so few sizes need not make one
-                continue
-            assert report.exponent(laws[name]).value == pytest.approx(expected, abs=near), (count, name, expected)
+        for name in report.APPROACHES[1:]:
+            assert report.exponent(laws[name]).value == pytest.approx(expected, abs=0.06), (count, name, expected)
     total, kaplan = (
         report.exponent(report.fitted(swept, c)["3 law"]).value for c in (report.CHINCHILLA, report.KAPLAN)
     )
