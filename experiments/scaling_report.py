@@ -26,8 +26,8 @@ APPROACHES = ("1 envelope", "2 isoFLOP", "3 law")
 SEALED = {EXACT: "prediction-total.json", KAPLAN: "prediction-nonembedding.json"}
 """A law of N and D does not depend on how C is counted."""
 FEWEST = 15
-"""Tokens a parameter of what the law is fitted to. With less text a model's loss still falls faster than by any power of
-D, and seeds differ by percents; approaches 1 and 2 need such runs for the right sides of their valleys."""
+"""Tokens a parameter of what the law is fitted to. With less text a model's loss still falls faster than by any power
+of D, and seeds differ by percents; approaches 1 and 2 need such runs for the right sides of their valleys."""
 LEVEL, BOOTSTRAPS = 0.9, 1000
 
 
