@@ -157,15 +157,16 @@ def seeded(design: Design, rate: tuple[float, float], seeds: int) -> list[lm.Exp
 def held_out(s: Setting, design: Design, law: lm.scaling.Law, epoch: int, file: Path) -> Design:
     """A design of one row: the compute-optimal model FARTHER than all fitted ones, as its own trunk would end.
 
-    Of widths whose run is long enough and needs no text twice, the one nearest in size to the law's optimum.
+    Of widths whose run is long enough and needs no text twice, the one nearest in size to the law's optimum, as deep as
+    the largest that was fitted: what one more layer buys, models without it cannot tell.
     """
     if file.is_file():
         return Design.read(file)
     e = lm.settings.from_dict(design.experiment)
     flops = FARTHER * law.data.flops.max()
     wanted = float(law.optimum(flops)["params"][0])
-    unit = s.rules.head_width
-    sizes = [size(e.model, width, head_width=unit) for width in range(unit, 2 * max(s.widths) + 1, unit // 2)]
+    unit, layers = s.rules.head_width, max(design.rows, key=lambda row: row.params_total).layers
+    sizes = [size(e.model, width, layers, unit) for width in range(unit, 2 * max(s.widths) + 1, unit // 2)]
     ends = [trunk(one, flops, e, s.rules, epoch, None) for one in sizes]
     ends = [rows for rows in ends if rows and rows[-1].flops >= 4 * law.data.flops.max()]
     if not ends:
