@@ -350,7 +350,9 @@ def draw(found: dict, path: Path) -> None:
         kept = [pick(found["rows"], name=name)[0]["kept"] for name in sections]
         axes.set_yticks(range(len(sections)), [f"{s} ({n:,})" for s, n in zip(sections, kept, strict=True)])
         axes.set(xlim=(-0.005, None), xlabel="share of analogies right, query words excluded")
-        axes.set_title(f"Trained for {found['minutes']:g} minutes each on the same {found['text']['kept']:,} words")
+        title = f"{found['minutes']:g} minutes each, the same {found['text']['kept'] / 1e6:.3g} million words"
+        axes.set_title(title, fontsize=12)
+        axes.margins(y=0.01)
         axes.grid(False, axis="y")
         axes.invert_yaxis()
         axes.figure.legend(loc="outside lower center", ncols=2, fontsize=10)
