@@ -80,7 +80,8 @@ def draw_suite(found: Suite, out: Path) -> None:
     """Accuracy of each section, a panel a space: words excluded (with interval) or not, and what c alone would give."""
     names = list(dict.fromkeys(row.space for row in found.sections))
     sections = list(dict.fromkeys(row.name for row in found.sections))
-    size = (1.8 + 3.1 * len(names), 1.6 + 0.44 * len(sections))
+    columns = 3 if len(names) > 1 else 1  # of the legend, which is wider than one panel
+    size = (1.8 + 3.1 * len(names), 1.6 + 0.44 * len(sections) + 0.3 * (3 // columns - 1))
     with canvas(out, 1, len(names), figsize=size, sharey=True, squeeze=False) as axes:
         for axis, name in zip(axes[0], names, strict=True):
             rows = {row.name: row for row in found.sections if row.space == name and row.kept}
@@ -91,7 +92,7 @@ def draw_suite(found: Suite, out: Path) -> None:
         axes[0, 0].invert_yaxis()
         handles, labels = axes[0, 0].get_legend_handles_labels()
         axes[0, 0].figure.legend(
-            handles[1:] + handles[:1], labels[1:] + labels[:1], loc="outside lower center", ncols=3
+            handles[1:] + handles[:1], labels[1:] + labels[:1], loc="outside lower center", ncols=columns
         )
 
 

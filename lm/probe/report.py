@@ -23,7 +23,7 @@ def table(columns: str, rows: Iterable[Sequence]) -> str:
     for row in rows:
         made.add_row(*map(_cell, row))
     text = io.StringIO()
-    Console(file=text, width=150, highlight=False).print(made)
+    Console(file=text, width=150, highlight=False, markup=False).print(made)  # BATS's sections have names in brackets
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 

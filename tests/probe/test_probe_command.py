@@ -86,6 +86,15 @@ def test_a_suite_in_every_space(place, answer, lm):
     assert status == 0 and "words searched" in out and "bootstrap over pairs" in out and "not excluded" in out
 
 
+def test_a_folder_of_sections_with_bats_names(place, lm):
+    """They have brackets, which a table must not take for a style."""
+    (place / "bats" / "1_Some").mkdir(parents=True)
+    (place / "bats" / "1_Some" / "I01 [noun - plural_reg].txt").write_text("king\tqueen/fish\nmat\triver\n")
+    status, out, err = lm("probe", "words", "suite", "bats", "--space", "input", "--figure", "bats.svg")
+    assert status == 0, err
+    assert "input  I01 [noun - plural_reg]     2        0" in out and "</svg>" in (place / "bats.svg").read_text()
+
+
 def test_similarity(place, answer):
     found = answer("words", "similarity", "rated.txt", "--space", "input")["spaces"]
     assert [(one["space"], one["kept"], one["dropped"]) for one in found] == [("input", 4, 1)]
