@@ -111,7 +111,8 @@ def trace_maps(
             if rows <= 9:
                 for (row, t), value in np.ndenumerate(value_LT):
                     colour = "white" if (value - low) > 0.6 * (high - low) else "black"
-                    axes.text(row, t, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+                    said = f"{round(value, 2) + 0.0:.2f}"  # no -0.00
+                    axes.text(row, t, said, ha="center", va="center", fontsize=7, color=colour)
             axes.set_xticks(range(0, rows, every), list(names)[::every])
             axes.set_title(KIND_NAMES[kind], fontsize=10)
             axes.set_xlabel("layer")
@@ -234,7 +235,7 @@ def loss_text(losses: TokenLosses, out: Path, *, columns: int = 72) -> Path:
 
 def _token_ticks(axis, labels: Sequence[str], size: float, rotation: float = 0) -> None:
     axis.set_ticks(
-        range(len(labels)), [_short(label, 14) for label in labels], fontsize=size, rotation=rotation, **FAMILY
+        range(len(labels)), [_short(label, 18) for label in labels], fontsize=size, rotation=rotation, **FAMILY
     )
     axis.set_tick_params(length=0)
 
