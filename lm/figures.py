@@ -13,7 +13,7 @@ UNDATED = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 """Formats, and what keeps the time out of each."""
 STYLE = {
     "figure.figsize": (7.2, 4.4), "figure.dpi": 160, "font.size": 12, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
+    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.25, "legend.frameon": False,
 }  # fmt: skip
 
 

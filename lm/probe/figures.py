@@ -102,6 +102,7 @@ def draw_scores(axis, rows: Sequence) -> None:
     y = np.array([y for y, _ in shown], float)
     axis.grid(False, axis="y")
     axis.set_xlim(0, 1.02)
+    axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])  # panels stand side by side
     bars = (("accuracy", "query words excluded", "C0", -0.19), ("accuracy_unexcluded", "not excluded", "C1", 0.19))
     for key, label, colour, shift in bars:
         axis.barh(y + shift, [getattr(row, key) for _, row in shown], 0.36, color=colour, label=label)

@@ -32,7 +32,7 @@ def attention_grid(
     with plt.rc_context(HEAT):
         margin = 0.1 * max(map(len, patterns.labels))
         size = side * len(heads) + margin + 1.2, (side + 0.3) * len(layers) + margin + 0.4
-        figure, grid = plt.subplots(len(layers), len(heads), figsize=size, squeeze=False, layout="constrained")
+        figure, grid = plt.subplots(len(layers), len(heads), figsize=size, squeeze=False, layout="compressed")
         font = 8 if alone else max(3.5, min(7, 72 * 0.8 * side / T / 1.2))
         for row, this_layer in enumerate(layers):
             for column, this_head in enumerate(heads):
@@ -111,7 +111,8 @@ def trace_maps(
             if rows <= 9:
                 for (row, t), value in np.ndenumerate(value_LT):
                     colour = "white" if (value - low) > 0.6 * (high - low) else "black"
-                    axes.text(row, t, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+                    said = f"{round(value, 2) + 0.0:.2f}"  # no -0.00
+                    axes.text(row, t, said, ha="center", va="center", fontsize=7, color=colour)
             axes.set_xticks(range(0, rows, every), list(names)[::every])
             axes.set_title(KIND_NAMES[kind], fontsize=10)
             axes.set_xlabel("layer")
@@ -213,7 +214,7 @@ def loss_text(losses: TokenLosses, out: Path, *, columns: int = 72) -> Path:
     width, lines = max(x + len(label) for x, _, label, _ in boxes), y + 1
     top = max(float(np.percentile(losses.nats, 95)), 0.1)
     with plt.rc_context(HEAT):
-        figure, axes = plt.subplots(figsize=(0.098 * max(width, 30) + 1.0, 0.27 * lines + 0.75), layout="constrained")
+        figure, axes = plt.subplots(figsize=(0.082 * max(width, 30) + 1.0, 0.24 * lines + 0.75), layout="constrained")
         colours = plt.get_cmap("Oranges")
         for x, y, label, nats in boxes:
             shade = min(nats / top, 1)
@@ -234,7 +235,7 @@ def loss_text(losses: TokenLosses, out: Path, *, columns: int = 72) -> Path:
 
 def _token_ticks(axis, labels: Sequence[str], size: float, rotation: float = 0) -> None:
     axis.set_ticks(
-        range(len(labels)), [_short(label, 14) for label in labels], fontsize=size, rotation=rotation, **FAMILY
+        range(len(labels)), [_short(label, 18) for label in labels], fontsize=size, rotation=rotation, **FAMILY
     )
     axis.set_tick_params(length=0)
 

@@ -38,7 +38,8 @@ def norm_of(values: np.ndarray) -> LogNorm:
 
 
 def colourbar(figure, axes, norm: LogNorm, said: str, side: str = "right") -> None:
-    figure.colorbar(plt.cm.ScalarMappable(norm, COLOURS), ax=axes, label=said, location=side)
+    bar = figure.colorbar(plt.cm.ScalarMappable(norm, COLOURS), ax=axes, label=said, location=side)
+    _ticks(bar.ax.yaxis if side == "right" else bar.ax.xaxis, norm.vmin, norm.vmax)
 
 
 def window(axes, loss: np.ndarray) -> None:
@@ -67,7 +68,7 @@ def finish(axes, x: str, y: str, logs: str = "", near: np.ndarray | None = None)
 
 def _ticks(axis, low: float, high: float) -> None:
     """Powers of ten, or as many numbers between them as it takes to read a short axis, and no more."""
-    for subs in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+    for subs in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5), (1, 1.5, 2, 3, 4, 5, 7)):
         tens = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
         ticks = np.outer(tens, subs).ravel()
         ticks = ticks[(low <= ticks) & (ticks <= high)]
@@ -82,7 +83,7 @@ def _ticks(axis, low: float, high: float) -> None:
 def _plain(x: float) -> str:
     """A number as one writes it, with a power of ten where it is very large or small."""
     if 1e-4 <= x < 1e5:
-        return f"{x:.4g}"
+        return f"{x:.6g}"
     power = int(np.floor(np.log10(x) + 1e-9))
     digits = f"{x / 10.0**power:.2g}"
     return rf"$10^{{{power}}}$" if digits == "1" else rf"${digits}\times10^{{{power}}}$"

@@ -95,17 +95,17 @@ def covariance(problem: Problem, theta_P: np.ndarray, s: Spread, *, robust: bool
     corrected for leverage, by which a point draws the fit to itself.
     """
     J_nP = jacobian(problem, theta_P)
-    bread_PP = np.linalg.pinv(J_nP.T @ J_nP)
+    inverse_Pn = np.linalg.pinv(J_nP, rcond=3e-8)  # J' J would square its condition, and a variance come out negative
     if not robust:
-        return s.score2 / s.slope**2 * bread_PP
+        return s.score2 / s.slope**2 * inverse_Pn @ inverse_Pn.T
     r_n = residuals_at(problem, theta_P)
     if np.isinf(problem.delta):
-        leverage_n = np.einsum("np,pq,nq->n", J_nP, bread_PP, J_nP)
+        leverage_n = np.einsum("np,pn->n", J_nP, inverse_Pn)
         score2_n = np.maximum(r_n**2, 1e-30) / np.maximum(1 - leverage_n, 1e-3) ** 2
     else:
         freedom = len(r_n) / max(len(r_n) - J_nP.shape[1], 1)
         score2_n = freedom * np.maximum(np.minimum(np.abs(r_n) / problem.delta, 1) ** 2, 1e-30)
-    return bread_PP @ (J_nP.T @ (score2_n[:, None] * J_nP)) @ bread_PP / s.slope**2
+    return (inverse_Pn * score2_n) @ inverse_Pn.T / s.slope**2
 
 
 def condition_number(problem: Problem, theta_P: np.ndarray) -> float:
@@ -160,7 +160,8 @@ def profiles(problem: Problem, theta_P: np.ndarray, level: float) -> dict[str, P
         low = _crossing(theta_P[index], value_K[:middle][::-1], rise[j, :middle][::-1], limit)
         high = _crossing(theta_P[index], value_K[middle:], rise[j, middle:], limit)
         low, high = (-np.inf if low is None else low), (np.inf if high is None else high)
-        found[name] = Profile(natural(value_K), rise[j], float(natural(low)), float(natural(high)))
+        with np.errstate(over="ignore"):  # what no float holds is infinite
+            found[name] = Profile(natural(value_K), rise[j], float(natural(low)), float(natural(high)))
     return found
 
 

@@ -172,7 +172,7 @@ def exponents(points: Points, law: Law | None, *, bootstraps: int = 100) -> plt.
     for i, how in enumerate(counted):
         axes.plot([], [], "o-", color=f"C{i}", markersize=5, linewidth=2.5, label=how)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.1, 1.04), ncols=2, fontsize=11)
-    finish(axes, f"exponent a of compute-optimal N* ∝ C^a, {level:.0%} interval", "")
+    finish(axes, rf"exponent $a$ of compute-optimal $N^* \propto C^a$, {level:.0%} interval", "")
     return figure
 
 
