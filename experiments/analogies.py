@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--config", help="a name in configs/ or a path, in place of this file's experiment")
     parser.add_argument("--heads", nargs="+", choices=("tied", "untied"), default=("tied", "untied"))
     parser.add_argument("--steps", type=int, help="other than the experiment's")
+    parser.add_argument("--method", default="3cosadd", choices=lm.probe.METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", default="runs/analogies", help="where the runs go")
     parser.add_argument("--figure", type=Path, default=FIGURE)
@@ -67,7 +68,7 @@ def main() -> None:
     for what, corpus in (("corpus", options.corpus), ("control", options.control)):
         for head in options.heads:
             runs = train(what, corpus, head, options)
-            cells += score([lm.load(run) for run in runs], what, head, sections)
+            cells += score([lm.load(run) for run in runs], what, head, sections, options.method)
     print(table(cells))
     draw(cells, options.figure)
     print(options.figure)
@@ -86,9 +87,9 @@ def train(what: str, corpus: str, head: str, options) -> list[lm.Run]:
     return trained
 
 
-def score(models: list, what: str, head: str, sections: list) -> list[Cell]:
+def score(models: list, what: str, head: str, sections: list, method: str) -> list[Cell]:
     """Every section in every space."""
-    found = [lm.probe.suite(m, sections, samples=1).sections for m in models]
+    found = [lm.probe.suite(m, sections, method=method, samples=1).sections for m in models]
     cells = []
     for rows in zip(*found, strict=True):
         seeds = {column: [getattr(row, column) for row in rows] for column in COLUMNS}

@@ -34,7 +34,7 @@ def combine(method: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, *, epsilon
 
 
 def require_method(method: str, known: Sequence[str] = METHODS) -> None:
-    require(method in known, f"method {method}: no such method{nearest(method, known)} One of {', '.join(known)}")
+    require(method in known, f"method {method}: no such method{nearest(method, known)}; one of {', '.join(known)}")
 
 
 # --- one question ----------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def _first_other(nearest_QN: np.ndarray, keys_QX: np.ndarray) -> np.ndarray:
 def answer_pairs(
     index: Index, method: str, keys_P2: np.ndarray, right_PA: np.ndarray, cluster_P: np.ndarray, seed: int = 0
 ) -> Verdicts:
-    """Ask each pair (c, d) of a section what the others teach; the pair's own cluster (its reverse) teaches nothing.
+    """Ask each pair (c, d) of a section what the others teach; the pair's own cluster teaches nothing.
 
     Needs two clusters. lrcos draws as many random words as there are sources.
     """

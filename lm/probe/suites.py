@@ -153,12 +153,13 @@ def _ask(index: Index, section: Section, method: str, seed: int) -> _Asked:
             index, method, np.column_stack([keys_P2[i], keys_P2[j, 0]]), right_PA[j]
         )  # fmt: skip
         return _Asked(section.name, dropped, verdicts, np.stack([cluster_P[i], cluster_P[j]], 1))
-    kept = np.flatnonzero(known_P)
-    enough = len(np.unique(cluster_P[kept])) >= 2
+    first = np.unique(cluster_P, return_index=True)[1]  # a pair and its reverse would teach opposite offsets
+    kept = first[known_P[first]]
+    enough = len(kept) >= 2
     kept = kept if enough else kept[:0]
     given = index, method, keys_P2[kept], right_PA[kept], cluster_P[kept], seed
     verdicts = answer_pairs(*given) if enough else _nothing()
-    return _Asked(section.name, len(a_P) - len(kept), verdicts, cluster_P[kept, None])
+    return _Asked(section.name, len(first) - len(kept), verdicts, cluster_P[kept, None])
 
 
 def _nothing() -> Verdicts:

@@ -68,11 +68,11 @@ def finish(axes, x: str, y: str, logs: str = "", near: np.ndarray | None = None)
 
 def _ticks(axis, low: float, high: float) -> None:
     """Powers of ten, or as many numbers between them as it takes to read a short axis, and no more."""
-    for subs in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+    for subs in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5), (1, 1.5, 2, 3, 5, 7)):
         tens = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
         ticks = np.outer(tens, subs).ravel()
         ticks = ticks[(low <= ticks) & (ticks <= high)]
-        if len(ticks) >= 4:
+        if len(ticks) >= 3:
             break
     if len(subs) > 1:
         axis.set_major_locator(FixedLocator(ticks))

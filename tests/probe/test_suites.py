@@ -46,6 +46,18 @@ def test_a_pair_and_its_reverse_are_drawn_together(file):
     assert section.clusters.tolist() == [0, 1, 0, 1]
 
 
+@pytest.mark.parametrize("method", ["3cosavg", "lrcos"])
+def test_what_pairs_teach_together_goes_one_way(tmp_path, file, method):
+    """A file that asks both ways scores as the one that asks one way: opposite offsets would average to nothing."""
+    space, path = lattice(tmp_path)
+    section = read_suite(path)[0]
+    lines = [f"{a} {b} {c} {d}" for a, b in section.one_way for c, d in section.one_way if a != c]
+    back = [" ".join(np.array(line.split())[[1, 0, 3, 2]]) for line in lines]
+    one, both = (suite(space, file(":s\n" + "\n".join(some)), method=method) for some in (lines, lines + back))
+    (one,), (both,) = one.sections, both.sections
+    assert (both.kept, both.dropped, both.accuracy) == (one.kept, one.dropped, one.accuracy) and one.accuracy > 0.9
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
