@@ -116,7 +116,8 @@ def draw(cells: list[Cell], path: Path) -> None:
     from lm.probe.figures import canvas, draw_scores
 
     panels = {what: [cell for cell in cells if cell.corpus == what] for what in ("corpus", "control")}
-    labels = [f"{c.name}, {c.head}, {c.space}" for c in panels["corpus"]]
+    heads = {c.head for c in cells}
+    labels = [", ".join([c.name, *([c.head] if len(heads) > 1 else []), c.space]) for c in panels["corpus"]]
     size = (11, 1.6 + 0.4 * len(labels))
     with canvas(path, 1, 2, figsize=size, sharey=True) as axes:
         for axis, (what, row) in zip(axes, panels.items(), strict=True):
@@ -124,7 +125,7 @@ def draw(cells: list[Cell], path: Path) -> None:
             axis.set_title("with the relations" if what == "corpus" else "control: attributes at random")
             axis.set_yticks(range(len(labels)), labels, fontsize=10)
             axis.set_xlabel("share right, mean over seeds (line: range)")
-        axes[0].invert_yaxis()
+        axes[0].set_ylim(len(labels) - 0.4, -0.6)
         handles, labels = axes[0].get_legend_handles_labels()
         axes[0].figure.legend(handles[1:] + handles[:1], labels[1:] + labels[:1], loc="outside lower center", ncols=3)
 
