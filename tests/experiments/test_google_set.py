@@ -52,6 +52,7 @@ def study(script, monkeypatch, arguments) -> dict:
     return json.loads((folder / "results-0.005min.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_tiny_study(script, monkeypatch, tmp_path, capsys, arguments):
     """Both read the same tokens, search the same words, and what was made is not made again."""
     pytest.importorskip("gensim")
@@ -79,6 +80,7 @@ def test_the_tiny_study(script, monkeypatch, tmp_path, capsys, arguments):
         study(script, monkeypatch, [*arguments, "--vocab", "9"])
 
 
+@pytest.mark.slow
 def test_without_gensim_the_transformer_is_scored_alone(script, monkeypatch, arguments, capsys):
     monkeypatch.setattr(script, "has_gensim", lambda: False)
     found = study(script, monkeypatch, arguments)
