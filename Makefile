@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 quickstart: $(VENV)/lm  ## train a first model, show its figures and a sample
 	$(BIN)/lm train quickstart
 
-test: $(VENV)/dev  ## pass the tests
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(TESTS)
+test: $(VENV)/dev  ## pass the tests; those of a file share what they compiled
+	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
 notebooks: $(VENV)/dev  ## run the notebooks again, and keep their outputs
 	$(BIN)/python notebooks/run.py

@@ -13,14 +13,6 @@ import tiny
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """With pytest-xdist, the tests of a file stay on one worker: they share what they compiled."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def session_cache(tmp_path_factory):
     """LM_CACHE for this process and every one it starts."""

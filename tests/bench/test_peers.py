@@ -72,6 +72,7 @@ def test_llama_makes_the_tokens_asked_for(gpt2, batch, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_every_peer_takes_part(gpt2):
     """Compiled ones included, where there is a compiler; their rates and ratios tell the same story."""
     pytest.importorskip("torch")

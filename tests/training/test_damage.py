@@ -84,6 +84,7 @@ def test_a_half_deleted_checkpoint_is_refused_and_the_way_out_works(copy, corpus
     assert run.steps() == [45, 60]
 
 
+@pytest.mark.slow
 def test_no_missing_or_cut_file_of_a_checkpoint_changes_what_is_loaded(copy, tiny_run, caplog):
     """Each file of the parameters deleted, emptied and halved: refused, or the very same parameters."""
     good, folder = jax.device_get(load(tiny_run).params), copy.checkpoint_folder / "60"
