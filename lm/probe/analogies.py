@@ -183,19 +183,17 @@ def _first_other(nearest_QN: np.ndarray, keys_QX: np.ndarray) -> np.ndarray:
 
 
 # --- a section's pairs, each in turn ---------------------------------------------------------------------------------
-def answer_pairs(
-    index: Index, method: str, keys_P2: np.ndarray, right_PA: np.ndarray, cluster_P: np.ndarray, seed: int = 0
-) -> Verdicts:
-    """Ask each pair (c, d) of a section what the others teach; the pair's own cluster teaches nothing.
+def answer_pairs(index: Index, method: str, keys_P2: np.ndarray, right_PA: np.ndarray, seed: int = 0) -> Verdicts:
+    """Ask each pair (c, d) of a section what the others teach; none may be another's reverse.
 
-    Needs two clusters. lrcos draws as many random words as there are sources.
+    Needs two pairs. lrcos draws as many random words as there are sources.
     """
     a_PD, b_PD = index.vectors(keys_P2[:, 0]), index.vectors(keys_P2[:, 1])
     cos_PV = index.cosines(keys_P2[:, 0])
     scores_PV, by_b_PV, offset_P = np.empty_like(cos_PV), np.empty_like(cos_PV), np.empty(len(keys_P2))
     random = np.random.default_rng(seed)
-    for p, cluster in enumerate(cluster_P):
-        others = cluster_P != cluster
+    for p in range(len(keys_P2)):
+        others = np.arange(len(keys_P2)) != p
         mean_a_D, mean_b_D = a_PD[others].mean(0), b_PD[others].mean(0)
         by_b_PV[p] = index.unit_VD @ mean_b_D
         offset_P[p] = cosine((b_PD[p] - a_PD[p])[None], (mean_b_D - mean_a_D)[None])[0]

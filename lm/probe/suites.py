@@ -157,7 +157,7 @@ def _ask(index: Index, section: Section, method: str, seed: int) -> _Asked:
     kept = first[known_P[first]]
     enough = len(kept) >= 2
     kept = kept if enough else kept[:0]
-    given = index, method, keys_P2[kept], right_PA[kept], cluster_P[kept], seed
+    given = index, method, keys_P2[kept], right_PA[kept], seed
     verdicts = answer_pairs(*given) if enough else _nothing()
     return _Asked(section.name, len(first) - len(kept), verdicts, cluster_P[kept, None])
 
