@@ -1,6 +1,10 @@
 """Causal self-attention: multi-head, grouped-query and multi-query, full or in a sliding window, cached or not."""
 
 import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,32 +35,44 @@ def visible(queries_BT: jax.Array, keys_BS: jax.Array, window: jax.Array | None,
     return mask_BTS if same_BTS is None else mask_BTS & same_BTS
 
 
-def attend(q_BKGTH: jax.Array, parts: list[tuple[jax.Array, jax.Array, jax.Array]], taps: Taps) -> jax.Array:
-    """Softmax attention over several stretches of keys at once: the cache and the new tokens.
+class Stretch(NamedTuple):
+    """Keys and values of S places, R = B·K rows of key heads, and which queries may see them (broadcast over B)."""
 
-    parts: (k_RHS, v_RSH, mask_BTS) each, R = B·K rows of key heads; masks broadcast over B. Query head n = (k, g) reads
-    key head k = n // G. Returns the mixture of values, [B, K, G, T, H]. Scores and softmax are float32.
+    k_RHS: jax.Array
+    v_RSH: jax.Array
+    mask_BTS: jax.Array
+    held: jax.Array | None = None
+    """Whether anything is in it, so that an empty one is not read; None if that is known."""
+
+
+def attend(q_BKGTH: jax.Array, stretches: list[Stretch], taps: Taps) -> jax.Array:
+    """Softmax attention over several stretches at once: the cache and the new tokens.
+
+    Query head n = (k, g) reads key head k = n // G. Returns the mixture of values, [B, K, G, T, H]. Scores and softmax
+    are float32.
     """
     B, K, G, T, H = q_BKGTH.shape
     q_RQH = q_BKGTH.reshape(B * K, G * T, H)  # one batch axis, as the cache has: no operand needs another view
-    scores_BNTS = jnp.concatenate(
-        [
-            jnp.einsum("RQH,RHS->RQS", q_RQH, k, preferred_element_type=jnp.float32).reshape(B, K * G, T, -1)
-            for k, _, _ in parts
-        ],
-        axis=-1,
-    )
+    score = lambda k_RHS: jnp.einsum("RQH,RHS->RQS", q_RQH, k_RHS, preferred_element_type=jnp.float32)  # noqa: E731
+    scores_RQS = jnp.concatenate([_if_held(s, score, s.k_RHS) for s in stretches], axis=-1)
+    scores_BNTS = scores_RQS.reshape(B, K * G, T, -1)
     scores_BNTS = taps("attention.scores", scores_BNTS * H**-0.5)
-    mask_BTS = jnp.concatenate([jnp.broadcast_to(mask, (B, *mask.shape[1:])) for *_, mask in parts], axis=-1)
+    masks = [jnp.broadcast_to(s.mask_BTS, (B, *s.mask_BTS.shape[1:])) for s in stretches]
+    mask_BTS = jnp.concatenate(masks, axis=-1)
     weights_BNTS = jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BNTS, MASKED), axis=-1)
     weights_RQS = taps("attention.weights", weights_BNTS).reshape(B * K, G * T, -1)
 
     heads_RQH, start = 0.0, 0
-    for _, v_RSH, _ in parts:
-        w_RQS = weights_RQS[..., start : start + v_RSH.shape[1]].astype(v_RSH.dtype)
-        heads_RQH += jnp.einsum("RQS,RSH->RQH", w_RQS, v_RSH)
-        start += v_RSH.shape[1]
+    for s in stretches:
+        w_RQS = weights_RQS[..., start : start + s.v_RSH.shape[1]].astype(s.v_RSH.dtype)
+        heads_RQH += _if_held(s, functools.partial(jnp.einsum, "RQS,RSH->RQH", w_RQS), s.v_RSH)
+        start += s.v_RSH.shape[1]
     return heads_RQH.reshape(q_BKGTH.shape)
+
+
+def _if_held(s: Stretch, product: Callable, x: jax.Array) -> jax.Array:
+    """product(x); zeros, and x is not read, where the stretch holds nothing."""
+    return product(x) if s.held is None else jax.lax.cond(s.held, product, lambda x: jnp.zeros_like(product(x)), x)
 
 
 def attend_causal(q_BKGTH: jax.Array, k_RHT: jax.Array, v_RTH: jax.Array, mask_BTT: jax.Array, taps: Taps):
@@ -67,7 +83,7 @@ def attend_causal(q_BKGTH: jax.Array, k_RHT: jax.Array, v_RTH: jax.Array, mask_B
     heads = []
     for start in range(0, T, block):
         end = min(start + block, T)
-        seen = (k_RHT[..., :end], v_RTH[:, :end], mask_BTT[:, start:end, :end])
+        seen = Stretch(k_RHT[..., :end], v_RTH[:, :end], mask_BTT[:, start:end, :end])
         heads.append(attend(q_BKGTH[:, :, :, start:end], [seen], taps))
     return jnp.concatenate(heads, axis=3)
 
@@ -102,11 +118,20 @@ def cuda_capability() -> float | None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Past:
-    """What one layer remembers: k [B·K, H, S], v [B·K, S, H] and the position of each slot [B, S]."""
+    """What one layer remembers: stretches of k [B·K, H, S] and v [B·K, S, H], and the position of each slot [B, S]."""
 
-    k_RHS: jax.Array
-    v_RSH: jax.Array
+    k_CRHS: tuple[jax.Array, ...]
+    v_CRSH: tuple[jax.Array, ...]
     positions_BS: jax.Array
+    longest: jax.Array
+    """Slots held, in the row that holds most."""
+
+    def stretches(self, mask_BTS: jax.Array) -> list[Stretch]:
+        """With the mask of all slots cut likewise."""
+        starts = list(itertools.accumulate((v_RSH.shape[1] for v_RSH in self.v_CRSH[:-1]), initial=0))
+        masks = jnp.split(mask_BTS, starts[1:], axis=-1)
+        held = [None] if len(starts) == 1 else [self.longest > start for start in starts]
+        return [Stretch(*of) for of in zip(self.k_CRHS, self.v_CRSH, masks, held, strict=True)]
 
 
 class Attention(nnx.Module):
@@ -155,8 +180,8 @@ class Attention(nnx.Module):
             if past is None:
                 heads_BKGTH = attend_causal(q_BKGTH, *new, taps)
             else:
-                old = past.k_RHS, past.v_RSH, visible(positions_BT, past.positions_BS, window)
-                heads_BKGTH = attend(q_BKGTH, [old, new], taps)
+                old = past.stretches(visible(positions_BT, past.positions_BS, window))
+                heads_BKGTH = attend(q_BKGTH, [*old, Stretch(*new)], taps)
             heads_BTNH = heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, c.heads, c.H)
         heads_BTNH = taps("attention.heads", heads_BTNH)
         out_BTD = scaled(self.out(heads_BTNH.reshape(B, T, -1)), branch_factor(c))

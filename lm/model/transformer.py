@@ -85,12 +85,12 @@ class Transformer(nnx.Module):
         windows = None
         if c.window is not None:  # one program for windowed and global layers: the window is data
             windows = jnp.array([UNLIMITED if w is None else w for w in c.windows], jnp.int32)
-        slots_BS = None if cache is None else cache.slot_positions()
+        about = None if cache is None else (cache.slot_positions(), jnp.max(cache.length_B))
 
         def layer(carry, scanned):
             (x_BTD, first_BTKH), (params, window, index, old) = carry, scanned
             inner = taps.inside(index)
-            past = None if old is None else Past(*old, slots_BS)
+            past = None if old is None else Past(*old, *about)
             layer_key = None if keys[1] is None else jax.random.fold_in(keys[1], index)
             block = nnx.merge(graph, params)
             x_BTD, kv, first_BTKH = block(x_BTD, positions_BT, window, same_BTT, past, first_BTKH, inner, layer_key)
@@ -98,11 +98,11 @@ class Transformer(nnx.Module):
 
         if c.remat:
             layer = jax.checkpoint(layer)
-        old = None if cache is None else (cache.k_LRHS, cache.v_LRSH)
+        old = None if cache is None else (cache.k_LCRHS, cache.v_LCRSH)
         no_values_BTKH = jnp.zeros((*tokens_BT.shape, c.K, c.H), x_BTD.dtype) if c.value_residual else None
         carry = x_BTD, no_values_BTKH
         if blocks is None:
-            old = None if old is None else tuple(map(jnp.stack, old))
+            old = None if old is None else tuple(jax.tree.map(lambda *layers: jnp.stack(layers), *of) for of in old)
             scanned = (params, windows, jnp.arange(c.layers), old)
             (x_BTD, _), (kv, values) = jax.lax.scan(layer, carry, scanned, unroll=written_out(c))
         else:

@@ -40,16 +40,17 @@ def choose(among: Callable, logits_BV: jax.Array, settings: Settings, seen_BV: j
     In this order: the repetition penalty (Keskar et al. 2019, section 4.1, but with negative logits multiplied, so that
     it always lowers them); division by the temperature; the top_k likeliest; of these, renormalised, the smallest set
     with probability >= top_p (nucleus: Holtzman et al. 2020); of these, those with at least min_p of the likeliest's
-    probability (Nguyen et al. 2024). At least one token is always left. C is the least that settles it: SHORTLIST of
-    the likeliest, or V of them where a rule reaches beyond; or V in the vocabulary's order where no rule is on.
+    probability (Nguyen et al. 2024). At least one token is always left. C is the least that settles it: the likeliest
+    one, SHORTLIST of them, or V where a rule reaches beyond; or V in the vocabulary's order where no rule is on.
     """
     B, V = logits_BV.shape
     penalty = settings.repetition_penalty
     penalised_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
     x_BV = jnp.where(seen_BV, penalised_BV, logits_BV)
     x_BV = jnp.where(logits_BV > PADDING, x_BV, -jnp.inf)
+    best_B1 = x_BV.max(axis=-1, keepdims=True)
     # Relative to the likeliest before dividing: a small temperature then underflows to -inf, and never overflows.
-    weights_BV = jnp.exp((x_BV - x_BV.max(axis=-1, keepdims=True)) / settings.temperature)
+    weights_BV = jnp.exp((x_BV - best_B1) / settings.temperature)
     total_B1 = weights_BV.sum(axis=-1, keepdims=True)
     all_tokens_BV = jnp.broadcast_to(jnp.arange(V), (B, V))
 
@@ -65,8 +66,13 @@ def choose(among: Callable, logits_BV: jax.Array, settings: Settings, seen_BV: j
         kept_B, _ = _count_kept(sorted_BV, total_B1, V, settings)
         return among(_first(kept_B, sorted_BV), tokens_BV)
 
+    def likeliest():
+        first_B1 = jnp.where(x_BV == best_B1, all_tokens_BV, V).min(axis=-1, keepdims=True)
+        return among(jnp.ones((B, 1)), first_B1)
+
     off = (settings.top_k >= V) & (settings.top_p >= 1) & (settings.min_p <= 0)
-    return jax.lax.cond(off, lambda: among(weights_BV, all_tokens_BV), by_rank)
+    way = jnp.select([settings.top_k == 1, off], [0, 1], 2)
+    return jax.lax.switch(way, [likeliest, lambda: among(weights_BV, all_tokens_BV), by_rank])
 
 
 def _count_kept(sorted_BC, total_B1, V: int, settings: Settings):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from model_cases import VARIANTS, forward, lively, relative_error, small, some_tokens
 
 from lm.errors import UserError
+from lm.model import cache as cache_module
 from lm.model import transformer
 from lm.model.cache import FAR, KVCache
 
@@ -25,7 +26,16 @@ def model(**changes):
 def littered(c):
     """An empty cache whose unused slots hold junk, which must never be seen."""
     empty = KVCache.empty(c, B, T, jnp.float32)
-    return KVCache(tuple(k + 3 for k in empty.k_LRHS), tuple(v - 50 for v in empty.v_LRSH), empty.length_B)
+    junk = lambda x, by: jax.tree.map(lambda one: one + by, x)  # noqa: E731
+    return KVCache(junk(empty.k_LCRHS, 3), junk(empty.v_LCRSH, -50), empty.length_B)
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Caches of T slots in four stretches of three."""
+    monkeypatch.setattr(cache_module, "STRETCH_SLOTS", 3)
+    monkeypatch.setattr(cache_module, "STRETCH_BYTES", 1)
+    assert [v.shape[1] for v in KVCache.empty(model(), B, T, jnp.float32).v_LCRSH[0]] == [3, 3, 3, 3]
 
 
 @functools.cache
@@ -73,8 +83,8 @@ def test_one_token_at_a_time_equals_the_full_pass(changes):
 
 
 @every_variant
-def test_uneven_chunks_with_ragged_rows_equal_the_full_pass(changes):
-    """Prompts of 5, 2 and 1 tokens in one batch, then chunks that differ by row, some of them empty."""
+def test_uneven_chunks_with_ragged_rows_equal_the_full_pass(changes, cut):
+    """Prompts of 5, 2 and 1 tokens in one batch, then chunks that differ by row, some of them empty, over stretches."""
     assert_equals_full_pass(model(**changes), counts=[[5, 2, 1], [1, 4, 0], [0, 1, 1], [5, 5, 4], [1, 0, 2]], width=5)
 
 
@@ -89,14 +99,19 @@ def test_any_chunks_equal_the_full_pass(rows):
     assert_equals_full_pass(c, counts=np.transpose(rows), width=5)
 
 
-def test_append_writes_behind_each_row_and_nowhere_else():
-    """Rows of 0, 2 and 11 tokens of 12 get three more, of which 3, 1 and 1 count; what has no room is dropped."""
+@pytest.mark.parametrize("ends", [[], [3, 11]])
+def test_append_writes_behind_each_row_and_nowhere_else(ends):
+    """Rows of 0, 2 and 11 tokens of 12 get three more, of which 3, 1 and 1 count; what has no room is dropped.
+
+    In one stretch, and in three, the middle row's tokens going to two of them.
+    """
     c = model(kv_heads=2)
     old_LBKSH = np.random.default_rng(0).normal(size=(c.layers, B, c.K, T, c.H)).astype(np.float32)
     new_LBKTH = np.random.default_rng(1).normal(size=(c.layers, B, c.K, 3, c.H)).astype(np.float32)
     flat = lambda x_LBKSH: x_LBKSH.reshape(c.layers, B * c.K, *x_LBKSH.shape[3:])  # noqa: E731
     turned = lambda x: np.swapaxes(x, -1, -2)  # noqa: E731  (keys lie [H, S])
-    cache = KVCache(tuple(turned(flat(old_LBKSH))), tuple(flat(-old_LBKSH)), jnp.array([0, 2, 11]))
+    cut = lambda x, axis: tuple(tuple(np.split(layer, ends, axis)) for layer in x)  # noqa: E731
+    cache = KVCache(cut(turned(flat(old_LBKSH)), -1), cut(flat(-old_LBKSH), -2), jnp.array([0, 2, 11]))
     cache = jax.tree.map(jnp.asarray, cache)
     grown = cache.append(turned(new_LBKTH), -new_LBKTH, jnp.array([3, 1, 1]))
 
@@ -104,10 +119,24 @@ def test_append_writes_behind_each_row_and_nowhere_else():
     expected_LBKSH[:, 0, :, 0:3] = new_LBKTH[:, 0]
     expected_LBKSH[:, 1, :, 2:5] = new_LBKTH[:, 1]
     expected_LBKSH[:, 2, :, 11:12] = new_LBKTH[:, 2, :, :1]
-    np.testing.assert_array_equal(grown.k_LRHS, turned(flat(expected_LBKSH)))
-    np.testing.assert_array_equal(grown.v_LRSH, flat(-expected_LBKSH))
+    whole = lambda x_LC, axis: [np.concatenate(x_C, axis) for x_C in x_LC]  # noqa: E731
+    np.testing.assert_array_equal(whole(grown.k_LCRHS, -1), turned(flat(expected_LBKSH)))
+    np.testing.assert_array_equal(whole(grown.v_LCRSH, -2), flat(-expected_LBKSH))
     np.testing.assert_array_equal(grown.length_B, [3, 3, 12])
     np.testing.assert_array_equal(grown.slot_positions()[1], [0, 1, 2] + [FAR] * 9)
+
+
+def test_an_empty_stretch_is_not_read(cut):
+    """Junk that would make everything NaN, behind the longest row's stretch: a zero weight times NaN would show it."""
+    c, tokens_BT = model(), some_tokens(model(), B, T)
+    params, cache = lively(c), KVCache.empty(c, B, T, jnp.float32)
+    count_B = np.array([3, 5, 0], np.int32)
+    logits_BTV, cache = read_chunk(c)(params, tokens_BT[:, :5], cache, count_B)
+    poisoned = lambda x_LC: tuple((*x_C[:2], x_C[2] * jnp.nan, x_C[3] * jnp.nan) for x_C in x_LC)  # noqa: E731
+    sick = KVCache(poisoned(cache.k_LCRHS), poisoned(cache.v_LCRSH), cache.length_B)
+    one_B = np.ones(B, np.int32)
+    logits_BTV, _ = read_chunk(c)(params, tokens_BT[:, 5:6], sick, one_B)
+    np.testing.assert_array_equal(logits_BTV, read_chunk(c)(params, tokens_BT[:, 5:6], cache, one_B)[0])
 
 
 def test_what_cannot_be_read_is_refused():

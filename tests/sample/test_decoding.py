@@ -44,6 +44,18 @@ def test_greedy_generation_equals_the_naive_loop_before_and_past_the_context(cha
     assert len(made) > 3, "the model repeats itself: the comparison says little"
 
 
+@pytest.mark.parametrize("changes", [{}, {"kv_heads": 2, "window": 5}])
+def test_generation_from_a_cache_in_stretches_equals_the_naive_loop(changes, monkeypatch):
+    """Four stretches of five slots, filled, and emptied by sliding, at different moments of the rows."""
+    monkeypatch.setattr("lm.model.cache.STRETCH_SLOTS", 5)
+    monkeypatch.setattr("lm.model.cache.STRETCH_BYTES", 1)
+    m = little(context=20, **changes)
+    samples = generate(m, RAGGED, GREEDY, max_tokens=40, past_context="slide")
+    for sample, prompt in zip(samples, RAGGED, strict=True):
+        start = m.tokenizer.encode_ordinary(prompt) or [m.tokenizer.eot_token]
+        assert sample.tokens == generate_naive(m, start, 40)[0]
+
+
 @pytest.mark.parametrize("changes", [{}, {"kv_heads": 2, "window": 3, "positions": "learned", "value_residual": True}])
 def test_prefill_in_chunks_equals_one_prefill_equals_the_full_pass(changes):
     """Ragged rows, padded at the end of each chunk, through a window (3) shorter than a chunk (5)."""
@@ -69,9 +81,9 @@ def test_prefill_in_chunks_equals_one_prefill_equals_the_full_pass(changes):
     np.testing.assert_array_equal(whole.length_B, chunked.length_B)
     for b, n in enumerate(length_B):
         heads = slice(b * c.K, (b + 1) * c.K)
-        for one, other in zip(whole.k_LRHS, chunked.k_LRHS, strict=True):
+        for (one,), (other,) in zip(whole.k_LCRHS, chunked.k_LCRHS, strict=True):
             np.testing.assert_allclose(one[heads, :, :n], other[heads, :, :n], atol=1e-4)
-        for one, other in zip(whole.v_LRSH, chunked.v_LRSH, strict=True):
+        for (one,), (other,) in zip(whole.v_LCRSH, chunked.v_LCRSH, strict=True):
             np.testing.assert_allclose(one[heads, :n], other[heads, :n], atol=1e-4)
 
 

@@ -114,6 +114,12 @@ def test_temperature_towards_zero_is_greedy(logits_V):
     np.testing.assert_allclose(ours(logits_V, Sampler(temperature=1e-5)), best / best.sum(), atol=1e-6)
 
 
+def test_greedy_tells_neighbouring_numbers_apart():
+    """The likeliest by its logit; by weights, exp of their difference, these would be equal."""
+    logits_V = np.float32([0, 1, np.nextafter(np.float32(1), np.float32(2)), 1])
+    np.testing.assert_array_equal(ours(logits_V, Sampler(temperature=0)), [0, 0, 1, 0])
+
+
 @pytest.mark.parametrize(
     "sampler",
     [
