@@ -116,17 +116,25 @@ def start_up(what: str, shape: dict, batch: int) -> Row:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/torch",
         }  # fmt: skip
 
-        def run(name: str) -> None:
-            code = FIRST_STEP[name].format(shape=shape, batch=batch)
-            subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | caches)
+        def start(name: str) -> subprocess.Popen:
+            code = FIRST_STEP[name].format(shape=shape, batch=batch) + "; print('stepped', flush=True)"
+            command = [sys.executable, "-c", code]
+            return subprocess.Popen(command, env=os.environ | caches, stdout=subprocess.PIPE, text=True)
 
-        contestants = [lm.bench.Contestant(name, lambda n, name=name: [run(name) for _ in range(n)])
+        def until_first_step(name: str) -> None:
+            with start(name) as process:
+                lines = iter(process.stdout.readline, "")
+                if not any(line == "stepped\n" for line in lines):
+                    raise SystemExit(f"{name}: the process ended before its first step")
+                process.kill()
+
+        contestants = [lm.bench.Contestant(name, lambda n, name=name: [until_first_step(name) for _ in range(n)])
                        for name in FIRST_STEP]  # fmt: skip
-        for one in contestants:
-            one.run(2)  # fills the caches; some keys settle only in the second process
-        start = time.perf_counter()
+        for name in [*FIRST_STEP, *FIRST_STEP]:  # fills the caches; some keys settle only in the second process
+            start(name).communicate()
+        began = time.perf_counter()
         ours, theirs = lm.bench.compare(contestants, 1e-3, STARTS)  # one process a turn
-        print(f"{what}: {time.perf_counter() - start:.0f} s of processes", file=sys.stderr)
+        print(f"{what}: {time.perf_counter() - began:.0f} s of processes", file=sys.stderr)
     return Row(what, theirs.name, theirs.ratio, ours.seconds.median, theirs.seconds.median, "seconds")
 
 

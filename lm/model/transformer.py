@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lm.config import ModelConfig
@@ -184,12 +185,16 @@ def _definition(c: ModelConfig):
 @functools.cache
 def _initialiser(c: ModelConfig):
     """Compiled once for each configuration, whatever the seed."""
-    return jax.jit(lambda key: nnx.to_pure_dict(nnx.state(Transformer(c, nnx.Rngs(params=key)), nnx.Param)))
+
+    def parameters(seed) -> dict:
+        return nnx.to_pure_dict(nnx.state(Transformer(c, nnx.Rngs(params=jax.random.key(seed))), nnx.Param))
+
+    return jax.jit(parameters)
 
 
 def init(c: ModelConfig, seed: int) -> dict:
     """Fresh float32 parameters, a nested dict: the same for the same (configuration, seed) anywhere."""
-    return _initialiser(c)(jax.random.key(seed))
+    return _initialiser(c)(np.uint32(seed))
 
 
 def bind(c: ModelConfig, params: dict) -> Transformer:
