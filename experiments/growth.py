@@ -38,9 +38,9 @@ FAR = 0.1
 """A difference of slopes that is worth a word."""
 WHY = {
     "N by width": "products with narrow matrices run far below the processor's peak",
-    "N by layers": "embedding, head and loss are there at any depth and count few FLOPs for their time",
+    "N by layers": "more than 8 layers are not written out on a CPU, and what a deep one holds outgrows the processor's caches",
     "T": "softmax and masks touch each of T scores a token, in memory, and count no FLOPs",
-    "batch": "the optimizer's update does not grow with the batch, and counts no FLOPs",
+    "batch": "the optimizer's update is there at any batch and counts no FLOPs; what a large one holds outgrows the caches",
     "memory": "XLA gives the room of what is read no more to what comes next, and copies some of what it loops over",
     "decode": "a small model's token costs mostly the calls of many small operations; a cache adds to that only once"
     " it outgrows the processor's own",
