@@ -31,6 +31,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import matplotlib.pyplot as plt
+from matplotlib import ticker
 
 import lm
 from lm.bench import Contestant, Program, compare
@@ -423,6 +424,7 @@ def draw_bars(panel, kind: str, rows: list[Row]) -> None:
         panel.axvline(1, color="black", linewidth=1, zorder=0)
         panel.set_xscale("log")
         panel.set_xlim(min(0.8, 0.8 * min(row.low for row in rows)), max(2, high) ** 2)
+        panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high > 5 else (1, 1.5, 2, 3, 5, 7)))
         panel.xaxis.set_major_formatter("{x:g}")
         panel.xaxis.set_minor_formatter("")
 

@@ -38,9 +38,9 @@ FAR = 0.1
 """A difference of slopes that is worth a word."""
 WHY = {
     "N by width": "products with narrow matrices run far below the processor's peak",
-    "N by layers": "more than 8 layers are not written out on a CPU, and what a deep one holds outgrows the processor's caches",
+    "N by layers": "beyond 8 layers a CPU's loop is not written out, and their numbers outgrow its caches",
     "T": "softmax and masks touch each of T scores a token, in memory, and count no FLOPs",
-    "batch": "the optimizer's update is there at any batch and counts no FLOPs; what a large one holds outgrows the caches",
+    "batch": "the optimizer's update comes with any batch and counts no FLOPs; large ones outgrow the caches",
     "memory": "XLA gives the room of what is read no more to what comes next, and copies some of what it loops over",
     "decode": "a small model's token costs mostly the calls of many small operations; a cache adds to that only once"
     " it outgrows the processor's own",
