@@ -1,6 +1,6 @@
 """Is training runs side by side faster than one after another?
 
-python experiments/pack_speed.py              10 minutes on two CPU cores, nothing else running
+python experiments/pack_speed.py              8 minutes on two CPU cores, nothing else running
 python experiments/pack_speed.py --quick      a look, 4 minutes
 Times the compiled steps of P tiny GPT-2s on random tokens, one run after another and in each way of
 lm/training/pack.py; and, where PyTorch is installed, eight learning rates of the first shape as a pack, against eight
@@ -29,6 +29,8 @@ SHAPES = {
     "4 layers, D=128, T=64, B=12": (dict(layers=4, width=128, heads=4, context=64), 12),
 }
 FIRST = next(iter(SHAPES))
+STEPS = 8
+"""Optimizer steps in a unit of work, at least so many in a dispatch: each dispatch allocates its temporaries anew."""
 APART = "one after another"
 PEER_RUNS = 8
 
@@ -45,26 +47,26 @@ def experiments(shape: str, runs: int) -> list[lm.Experiment]:
     return [lm.replace(one, {"train.seed": p, "optimizer.learning_rate": float(rates[p])}) for p in range(runs)]
 
 
-def repeated(name: str, run: Callable[[int], None], runs: int) -> Contestant:
-    """One run's work, as often as there are runs: what they would cost one after another."""
+def contestant(name: str, run: Callable[[int], None], times: int = 1) -> Contestant:
+    """times: one run's work, as often as there are runs, is what they would cost one after another."""
 
-    def one_after_another(n: int) -> None:
-        for _ in range(runs):
-            run(n)
+    def work(n: int) -> None:
+        for _ in range(times):
+            run(n * STEPS)
 
-    return Contestant(name, one_after_another)
+    return Contestant(name, work)
 
 
 def ways(shape: str, alone: Program, runs: int) -> list[Contestant]:
     """One after another first, then each way to pack."""
-    packs = [Contestant(way, Program(*experiments(shape, runs), how=way).run) for way in WAYS]
-    return [repeated(APART, alone.run, runs), *packs]
+    packs = [contestant(way, Program(*experiments(shape, runs), how=way).run) for way in WAYS]
+    return [contestant(APART, alone.run, runs), *packs]
 
 
 def torch_runs(compiled: bool) -> Contestant:
     run = lm.bench.torch_trainer(experiments(FIRST, 1)[0], compiled)
     run(2)  # a second call may compile again
-    return repeated(f"PyTorch, {'torch.compile' if compiled else 'eager'}", run, PEER_RUNS)
+    return contestant(f"PyTorch, {'torch.compile' if compiled else 'eager'}", run, PEER_RUNS)
 
 
 def measure(contestants: list[Contestant], runs: int, what: str, rounds: int, seconds: float) -> list[Timing]:
@@ -73,7 +75,7 @@ def measure(contestants: list[Contestant], runs: int, what: str, rounds: int, se
     for timing in timings:
         ratio = timing.ratio.per(1)
         print(
-            f"{what:<30}{runs:>4}  {timing.name:<24}{runs / timing.seconds.median:>15.1f}"
+            f"{what:<30}{runs:>4}  {timing.name:<24}{runs * STEPS / timing.seconds.median:>15.1f}"
             f"{ratio.median:>8.2f}  {ratio.low:.2f} to {ratio.high:.2f}", flush=True,
         )  # fmt: skip
     return timings
@@ -92,8 +94,8 @@ def judge_choice(measured: dict[str, dict[int, list[Timing]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, nargs="+", default=[2, 4, 8, 16], metavar="P")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--runs", type=int, nargs="+", default=[2, 4, 8], metavar="P")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a turn")
     parser.add_argument("--quick", action="store_true", help="P of 2 and 8, three rounds of short turns")
     parser.add_argument("--figure", type=Path, default=FIGURE)
@@ -105,10 +107,9 @@ def main() -> None:
     print(f"{'shape':<30}{'P':>4}  {'way':<24}{'steps x runs/s':>15}{'ratio':>8}  quartiles")
     peers = []
     if importlib.util.find_spec("torch"):
-        pack = Contestant(f"lm, {resolve('auto')}", Program(*experiments(FIRST, PEER_RUNS)).run)
-        alone = repeated(f"lm, {APART}", Program(*experiments(FIRST, 1)).run, PEER_RUNS)
+        pack = contestant(f"lm, {resolve('auto')}", Program(*experiments(FIRST, PEER_RUNS)).run)
+        alone = contestant(f"lm, {APART}", Program(*experiments(FIRST, 1)).run, PEER_RUNS)
         theirs = [torch_runs(compiled=False), torch_runs(compiled=True)]
-        # Turns of several steps of all runs, since each is a dispatch.
         peers = measure([pack, alone, *theirs], PEER_RUNS, FIRST, options.rounds, 6 * options.seconds)
     else:
         print("PyTorch is not installed: pip install 'lm[bench]'")
@@ -133,7 +134,9 @@ def draw(measured: dict[str, dict[int, list[Timing]]], peers: list[Timing], path
             draw_ways(panel, by_runs)
             panel.set_title(shape.replace(", T", ",\nT"), fontsize=11)
             panel.sharey(lines[0])
-        highest = max(t.ratio.high for by_runs in measured.values() for timings in by_runs.values() for t in timings)
+        highest = max(
+            t.ratio.per(1).high for by_runs in measured.values() for timings in by_runs.values() for t in timings
+        )
         lines[0].set_ylim(0, 1.08 * highest)
         lines[0].set_ylabel("speed over one after another\n(median, quartiles)")
         lines[0].legend(frameon=False)
