@@ -21,19 +21,9 @@ CHUNK = 64
 """Most tokens made by one call of `decode`."""
 
 
-@functools.partial(jax.jit, static_argnames=("c", "capacity"))
-def prefill(c: ModelConfig, params: dict, tokens_BT: jax.Array, length_B: jax.Array, capacity: int) -> KVCache:
-    """A cache with room for `capacity` tokens a row, holding the first `length_B` of each row of tokens_BT.
-
-    The rest of a row is padding, on the right: nothing before it can see it, and the cache does not count it.
-    """
-    _, kv = bind(c, params).hidden(tokens_BT, keep_kv=True)
-    return KVCache.empty(c, tokens_BT.shape[0], capacity, compute_dtype(c)).append(*kv, length_B)
-
-
 @functools.partial(jax.jit, static_argnames=("c", "single"))
 def lay_out(c: ModelConfig, params: dict, single: bool) -> tuple[dict, list[dict]]:
-    """(params, blocks) as `decode` reads them: each layer's parameters apart, matrices in the compute dtype.
+    """(params, blocks) as the two programs read them: each layer's parameters apart, matrices in the compute dtype.
 
     single: for one row, whose products are with vectors. Made once for many tokens: inside the loop over tokens, every
     slice of the stacked layers would be copied again for each.
@@ -61,6 +51,20 @@ def laid_out(m, single: bool) -> tuple[dict, list[dict]]:
         kept = lay_out(m.experiment.model, m.params, single)
         m.kept["laid out"] = single, leaves, kept
     return kept
+
+
+@functools.partial(jax.jit, static_argnames=("c", "capacity"))
+def prefill(
+    c: ModelConfig, laid_out: tuple[dict, list[dict]], tokens_BT: jax.Array, length_B: jax.Array, capacity: int
+) -> KVCache:
+    """A cache with room for `capacity` tokens a row, holding the first `length_B` of each row of tokens_BT.
+
+    laid_out: from `lay_out`. The rest of a row is padding, on the right: nothing before it can see it, and the cache
+    does not count it.
+    """
+    params, blocks = laid_out
+    _, kv = bind(c, params).hidden(tokens_BT, keep_kv=True, blocks=blocks)
+    return KVCache.empty(c, tokens_BT.shape[0], capacity, compute_dtype(c)).append(*kv, length_B)
 
 
 class Decoded(NamedTuple):

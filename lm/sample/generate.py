@@ -77,7 +77,7 @@ def generate(
     parameters, made = laid_out(m, single=len(rows) == 1), 0
     while made < max_tokens and not all(row.ended for row in rows):
         if cache is None or any(row.full(capacity) for row in rows):
-            cache = _read(c, m.params, rows, capacity)
+            cache = _read(c, parameters, rows, capacity)
         room = min(capacity - row.held for row in rows if not row.ended)
         steps = min(chunk, room, max_tokens - made)
         result = decode(
@@ -179,7 +179,7 @@ def _finish(rows: list[_Row], last: bool, on_text) -> None:
 
 
 # --- the context -----------------------------------------------------------------------------------------------------
-def _read(c: ModelConfig, params: dict, rows: list[_Row], capacity: int) -> KVCache:
+def _read(c: ModelConfig, laid_out: tuple, rows: list[_Row], capacity: int) -> KVCache:
     """A cache holding all of each row's window but its last token; a window that outgrew the context is cut first."""
     for row in rows:
         if len(row.window) > c.context:
@@ -188,7 +188,7 @@ def _read(c: ModelConfig, params: dict, rows: list[_Row], capacity: int) -> KVCa
     tokens_BT = np.zeros((len(rows), min(_power_of_two(longest), capacity)), np.int32)
     for r, row in enumerate(rows):
         tokens_BT[r, : row.held] = row.window[:-1]
-    return prefill(c, params, tokens_BT, np.array([row.held for row in rows], np.int32), capacity)
+    return prefill(c, laid_out, tokens_BT, np.array([row.held for row in rows], np.int32), capacity)
 
 
 def _kept(context: int) -> int:

@@ -77,7 +77,7 @@ def test_prefill_in_chunks_equals_one_prefill_equals_the_full_pass(changes):
             np.testing.assert_allclose(logits_BTV[b, : count_B[b]], expected_BTV[b, there], atol=2e-4)
         chunked, start_B = chunked.append(*kv, count_B), start_B + count_B
 
-    whole = prefill(c, m.params, tokens_BT, length_B, 16)
+    whole = prefill(c, lay_out(c, m.params, single=False), tokens_BT, length_B, 16)
     np.testing.assert_array_equal(whole.length_B, chunked.length_B)
     for b, n in enumerate(length_B):
         heads = slice(b * c.K, (b + 1) * c.K)
@@ -107,8 +107,8 @@ def test_parameters_laid_out_for_decoding_are_the_same_model(changes, single):
     m = little(context=16, **changes)
     c = m.experiment.model
     tokens_BT = np.random.default_rng(0).integers(0, c.vocab, (1, 1) if single else (3, 1)).astype(np.int32)
-    cache = prefill(c, m.params, np.tile(tokens_BT, (1, 4)), np.full(len(tokens_BT), 4), 16)
     params, blocks = lay_out(c, m.params, single)
+    cache = prefill(c, (params, blocks), np.tile(tokens_BT, (1, 4)), np.full(len(tokens_BT), 4), 16)
     assert (jax.tree.leaves(blocks[0]["attention"]["query"]["kernel"])[0].ndim == 3) == single
 
     plain_BTV, (plain_k, _) = bind(c, m.params)(tokens_BT, cache=cache, keep_kv=True)
