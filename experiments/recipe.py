@@ -189,7 +189,7 @@ def train_pack(pack: list[lm.Experiment], folder: Path) -> None:
         if any(run.steps()[-1] < run.record["steps"]["total"] for run in runs):
             raise SystemExit("stopped; the same command goes on from there")
     for e in pack:
-        shutil.rmtree(lm.Run(folder / e.name).checkpoint_folder)
+        shutil.rmtree(lm.Run(folder / e.name).checkpoint_folder, ignore_errors=True)  # one that diverged has none
 
 
 def short_windows(e: lm.Experiment) -> lm.Experiment:
