@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 import lm
 from lm.figures import STYLE, save
-from lm.model.attention import Attention, attend
+from lm.model.attention import Attention, Stretch, attend
 from lm.model.layers import ACTIVATIONS, FeedForward
 from lm.model.taps import Taps
 from lm.sample.filters import choose
@@ -82,8 +82,8 @@ def weigh(X: np.ndarray, A: np.ndarray) -> np.ndarray:
     (H, S), T = X.shape, A.shape[1]
     with jax.enable_x64(True):
         taps = Taps(edits={"attention.weights": lambda weights, layer: jnp.asarray(A.T, float)[None, None]})
-        keys = jnp.zeros((1, H, S)), jnp.asarray(X.T, float)[None], jnp.ones((1, T, S), bool)
-        return np.asarray(attend(jnp.zeros((1, 1, 1, T, H)), [keys], taps))[0, 0, 0].T
+        seen = Stretch(jnp.zeros((1, H, S)), jnp.asarray(X.T, float)[None], jnp.ones((1, T, S), bool))
+        return np.asarray(attend(jnp.zeros((1, 1, 1, T, H)), [seen], taps))[0, 0, 0].T
 
 
 def feed_forward(Z, W1, b1, W2, b2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -276,11 +276,9 @@ def probabilities(T: float) -> np.ndarray:
     """What the library's sampler draws WORDS with at this temperature, in float64."""
     with jax.enable_x64(True):
         unseen = jnp.zeros((1, len(LOGITS)), bool)
-        both = lambda weights, tokens: (weights, tokens.astype(jnp.int32))  # noqa: E731
-        weights_BV, tokens_BV = choose(both, jnp.asarray(LOGITS)[None], lm.Sampler(temperature=T).settings(), unseen)
-    assert (tokens_BV[0] == np.arange(len(LOGITS))).all()
-    weights_V = np.asarray(weights_BV[0])
-    return weights_V / weights_V.sum()
+        spread = lambda weights, tokens: jnp.zeros(len(LOGITS)).at[tokens[0]].set(weights[0])  # noqa: E731
+        weights_V = choose(spread, jnp.asarray(LOGITS)[None], lm.Sampler(temperature=T).settings(), unseen)
+    return np.asarray(weights_V) / np.asarray(weights_V).sum()
 
 
 # --- byte pairs ------------------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def _initialiser(c: ModelConfig):
 
 def init(c: ModelConfig, seed: int) -> dict:
     """Fresh float32 parameters, a nested dict: the same for the same (configuration, seed) anywhere."""
-    return _initialiser(c)(np.uint32(seed))
+    return _initialiser(c)(np.uint32(seed % 2**32))  # the bits that jax.random.key takes of any number
 
 
 def bind(c: ModelConfig, params: dict) -> Transformer:
