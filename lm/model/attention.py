@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from flax import nnx
 
 from lm.config import ModelConfig
 from lm.errors import require
+from lm.model.cache import starts
 from lm.model.layers import Linear, Norm, project, rotate, scaled
 from lm.model.parametrization import branch_factor, output_scale, query_factor
 from lm.model.taps import Taps
@@ -128,9 +128,9 @@ class Past:
 
     def stretches(self, mask_BTS: jax.Array) -> list[Stretch]:
         """With the mask of all slots cut likewise."""
-        starts = list(itertools.accumulate((v_RSH.shape[1] for v_RSH in self.v_CRSH[:-1]), initial=0))
-        masks = jnp.split(mask_BTS, starts[1:], axis=-1)
-        held = [None] if len(starts) == 1 else [self.longest > start for start in starts]
+        first_slots = starts(self.v_CRSH)
+        masks = jnp.split(mask_BTS, first_slots[1:], axis=-1)
+        held = [None] if len(first_slots) == 1 else [self.longest > first for first in first_slots]
         return [Stretch(*of) for of in zip(self.k_CRHS, self.v_CRSH, masks, held, strict=True)]
 
 

@@ -71,12 +71,16 @@ class KVCache:
 
         def write_layer(k_CRHS, v_CRSH, k_BKHT, v_BKTH):
             new = k_BKHT.transpose(0, 3, 1, 2), v_BKTH.swapaxes(1, 2)
-            firsts = itertools.accumulate((v_RSH.shape[1] for v_RSH in v_CRSH[:-1]), initial=0)
-            written = [write(k, v, *new, first) for k, v, first in zip(k_CRHS, v_CRSH, firsts, strict=True)]
+            written = [write(k, v, *new, first) for k, v, first in zip(k_CRHS, v_CRSH, starts(v_CRSH), strict=True)]
             return tuple(zip(*written, strict=True))
 
         written = [write_layer(*layer) for layer in zip(self.k_LCRHS, self.v_LCRSH, k_LBKHT, v_LBKTH, strict=True)]
         return KVCache(*zip(*written, strict=True), self.length_B + count_B)
+
+
+def starts(v_CRSH: tuple[jax.Array, ...]) -> list[int]:
+    """The first slot of each stretch."""
+    return list(itertools.accumulate((v_RSH.shape[1] for v_RSH in v_CRSH[:-1]), initial=0))
 
 
 def _stretches(capacity: int, slot_bytes: int) -> list[int]:
