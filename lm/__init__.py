@@ -2,6 +2,8 @@
 
 import importlib
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "Experiment": "lm.config", "ModelConfig": "lm.config", "DataConfig": "lm.config", "OptimizerConfig": "lm.config",
     "ScheduleConfig": "lm.config", "TrainConfig": "lm.config", "UserError": "lm.errors", "Diverged": "lm.errors",

@@ -4,7 +4,8 @@ import importlib
 import os
 import sys
 
-from lm.errors import UserError, nearest
+from lm import __version__
+from lm.errors import UserError, nearest, one_line, require
 
 USAGE = """lm: a laboratory for small language models
 
@@ -23,6 +24,9 @@ USAGE = """lm: a laboratory for small language models
 
 CONFIG is a name in configs/ or a path to a .py file; RUN a directory or its name under runs/.
 `lm VERB --help` explains every option; every verb takes --json. Start with: lm train quickstart
+
+Exit status: 0 done; 1 some runs of a sweep failed, or nobody reads the output; 2 wrong input, told on one line;
+75 a run was stopped and saved, and the same command goes on with it; 130 interrupted with nothing to save.
 """
 VERBS = {
     "train": "train", "sample": "sample", "eval": "evaluate", "runs": "runs", "plot": "plot", "data": "data",
@@ -33,30 +37,63 @@ VERBS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Exit status 0, or 2 with one line on standard error when the input was wrong."""
+    """Entry point. Returns the exit status that USAGE explains; a mistake is told on one line of standard error."""
+    _complete_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has gone: `lm runs | head`
+        status = 1
+    except KeyboardInterrupt:
+        print("lm: interrupted", file=sys.stderr)
+        status = 130
+    except (UserError, OSError, MemoryError) as error:  # of the machine's limits a traceback would say no more
+        print(f"lm: {one_line(_told(error), arguments)}", file=sys.stderr)
+        status = 2
+    _drop_unwritten()
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
+    if arguments[0] == "--version":
+        print(f"lm {__version__}")
+        return 0
+    for argument in arguments:
+        is_text = "\0" not in argument and argument.encode(errors="replace").decode() == argument
+        require(is_text, f"{argument}: not UTF-8 text")
     verb, *rest = arguments
+    require(verb in VERBS, f"{verb}: no such verb{nearest(verb, VERBS)} (`lm --help` lists them)")
+    return importlib.import_module(f"lm.commands.{VERBS[verb]}").run(rest) or 0
+
+
+def _told(error: Exception) -> str:
+    """An error's message; of one of the operating system the file and what is the matter with it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"not enough memory: {error}" if isinstance(error, MemoryError) else str(error)
+
+
+def _complete_streams() -> None:
+    """Standard streams that were closed lead nowhere, before another file gets their number; the rest escape what
+    their encoding lacks."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    if hasattr(sys.stdout, "reconfigure"):  # not what a notebook or a test puts there
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_unwritten() -> None:
+    """What standard output could not take is forgotten, or Python would fail on it once more at its end."""
     try:
-        if verb not in VERBS:
-            raise UserError(f"{verb}: no such verb{nearest(verb, VERBS)} (`lm --help` lists them)")
-        importlib.import_module(f"lm.commands.{VERBS[verb]}").run(rest)
         sys.stdout.flush()
-    except UserError as error:
-        print(f"lm: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("lm: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read our output has gone: `lm runs | head`
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # the disk, the network: nothing that a traceback would help with
-        print(f"lm: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":

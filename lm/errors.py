@@ -1,7 +1,13 @@
 """Errors that are the user's to mend: one sentence with the value and the way out."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST_LINE = 600
+"""Characters of an error line."""
+LONGEST_QUOTE = 160
+"""Characters repeated of any one input."""
 
 
 class UserError(ValueError):
@@ -28,8 +34,37 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
     Of dotted names the last part may stand for the whole: `layers` is close to `model.layers`.
     """
+    if len(word) > LONGEST_QUOTE:
+        return ""
     whole = list(known)
     by_leaf = {name.split(".")[-1]: name for name in whole}
     match = difflib.get_close_matches(word, whole, n=1, cutoff=0.6)
     match = match or [by_leaf[leaf] for leaf in difflib.get_close_matches(word, by_leaf, n=1, cutoff=0.6)]
     return f"; did you mean {match[0]}?" if match else ""
+
+
+def one_line(message: str, inputs: Iterable[str] = ()) -> str:
+    """An error on one printable line that repeats little of what was wrong, however long that was.
+
+    Each of the inputs is shortened where the message repeats it, and so is whatever else looks like a quotation: a
+    word, a text in quotation marks or brackets. What cannot be printed is escaped.
+    """
+    for text in sorted(inputs, key=len, reverse=True):
+        if len(text) > LONGEST_QUOTE:
+            message = message.replace(text, shorten(text)).replace(repr(text)[1:-1], shorten(repr(text)[1:-1]))
+    message = _escape(" ".join(message.split()))
+    long = f"{{{LONGEST_QUOTE},}}"
+    quotation = rf"'[^']{long}'|\"[^\"]{long}\"|\[[^\]]{long}\]|\{{[^}}]{long}\}}|\S{long}"
+    message = re.sub(quotation, lambda found: shorten(found[0]), message)
+    return shorten(message, LONGEST_LINE)
+
+
+def shorten(text: str, longest: int = LONGEST_QUOTE) -> str:
+    """The text, or its beginning and end with three dots for the middle."""
+    end = longest // 3
+    return text if len(text) <= longest else f"{text[: longest - end - 1]}…{text[-end:]}"
+
+
+def _escape(text: str) -> str:
+    """Control characters, surrogates and whatever else cannot be printed, as Python writes them: \\x1b, \\udcff."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

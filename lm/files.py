@@ -1,22 +1,36 @@
 """Files that are there whole, or not at all."""
 
 import contextlib
+import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[TextIO]:
-    """A text file to write, which takes the place of `path` at the end; of one that fails nothing is left."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """A file to write, text ("w", UTF-8) or bytes ("wb"), which takes the place of `path` at the end.
+
+    Until it is whole and on the disk, what stood at `path` stays as it was; of one that fails nothing is left. A link
+    is followed. Raises OSError, which names `path`, where it cannot be written or is no regular file.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():  # a folder; a device or pipe, which would become a file
+        raise OSError(errno.EINVAL, "Is not a regular file", str(path))
+    temporary = target.with_name(f".{target.name[:48]}.{secrets.token_hex(4)}")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+        with open(temporary, mode.replace("w", "x"), **text) as file:
             yield file
-        os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
-        os.replace(temporary, path)
+            file.flush()
+            os.fsync(file.fileno())  # some disks say only now that they are full
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a full disk names no file
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

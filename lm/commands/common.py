@@ -4,12 +4,16 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
+import sys
+import tempfile
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import tyro
 
-from lm.errors import UserError, nearest, require
+from lm.errors import UserError, nearest, one_line, require
 from lm.settings import settings
 
 RunName = Annotated[str, tyro.conf.Positional]
@@ -59,13 +63,46 @@ def split(verb: str, options: type, arguments: list[str]) -> tuple[str, list[str
 
 
 def prepare_jax() -> None:
-    """Keep compiled programs between processes, and keep libraries from narrating."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from lm.data.corpora import cache_folder
-    from lm.hardware import keep_compiled_programs
+    """Start JAX in the one precision that models are computed in, keep compiled programs, and keep libraries quiet.
 
-    keep_compiled_programs(cache_folder() / "programs")
+    Raises UserError where JAX_PLATFORMS asks for a device that is not there.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import absl.logging
+    import jax
 
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax logs every save, and each failure several times over
     logging.getLogger("jax").setLevel(logging.ERROR)
+    jax.config.update("jax_enable_x64", False)  # whatever JAX_ENABLE_X64 says: parameters and losses are float32
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter, without words, where no such plugin is installed
+        asked, why = os.environ.get("JAX_PLATFORMS"), str(error) or "there is no such device"
+        raise UserError(f"JAX_PLATFORMS={asked}: {why}; unset it, or say JAX_PLATFORMS=cpu") from error
+    _keep_compiled_programs()
+
+
+ROOM = 64 * 2**20
+"""Bytes free below which compiled programs are not kept: those of one training take a few million."""
+
+
+def _keep_compiled_programs() -> None:
+    """Between processes, where there is room for them; else one line says that they are not kept."""
+    from lm.data.corpora import cache_folder
+    from lm.hardware import keep_compiled_programs
+
+    folder = cache_folder() / "programs"
+    # What JAX itself says when the folder fills up is a warning for every program.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free
+        reason = f"{free / 1e6:.1f} MB free" if free < ROOM else None
+    except OSError as error:
+        reason = error.strerror
+    if reason is None:
+        keep_compiled_programs(folder)
+    else:
+        told = one_line(f"compiled programs are not kept in {folder}: {reason}; set LM_CACHE to a folder with room")
+        print(f"lm: {told}", file=sys.stderr)
