@@ -80,7 +80,8 @@ def main() -> None:
     found |= {"text": text, "plan": plan, "seconds": seconds, "minutes": options.minutes, "width": BASE.model.width}
     print(described(found))
     file = options.folder / f"results-{options.minutes:g}min.json"
-    file.write_text(json.dumps(found, indent=1) + "\n")
+    with whole(file) as target:
+        target.write(json.dumps(found, indent=1) + "\n")
     draw(found, options.figure)
     print(f"{file}\n{options.figure}")
 
@@ -224,9 +225,8 @@ def kept(file: Path, make) -> tuple[probe.Space, float]:
     """What `make` makes, from the file where it was made before."""
     if not file.is_file():
         space, seconds = make()
-        temporary = file.with_suffix(".part.npz")
-        np.savez(temporary, words=space.words, vectors_VD=space.vectors_VD, seconds=seconds)
-        temporary.replace(file)
+        with whole(file, "wb") as target:
+            np.savez(target, words=space.words, vectors_VD=space.vectors_VD, seconds=seconds)
     with np.load(file) as held:
         return probe.Space("input", tuple(held["words"].tolist()), held["vectors_VD"]), float(held["seconds"])
 

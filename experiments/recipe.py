@@ -34,6 +34,7 @@ from lm.data.batches import Batches, validation_windows
 from lm.data.tokens import prepare
 from lm.evaluation import score_windows
 from lm.figures import STYLE, save
+from lm.files import whole
 from lm.hardware import keep_compiled_programs
 from lm.settings import FREE, PACKABLE, flatten, to_dict
 from lm.tokenizer import token_bytes
@@ -213,7 +214,8 @@ def train_on_short_windows(e: lm.Experiment, folder: Path) -> None:
     score = score_windows(e.model, state.params, *windows, token_bytes(data.tokenizer), batch=e.train.batch)
     (folder / e.name).mkdir(parents=True, exist_ok=True)
     record = {"step": total, "tokens": total * e.batch_tokens, "val_loss": score.loss}
-    (folder / e.name / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    with whole(folder / e.name / "metrics.jsonl") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 # --- how long a step takes -------------------------------------------------------------------------------------------
@@ -246,7 +248,8 @@ def time_steps(cells: Sequence[str], names: Sequence[str], folder: Path, rounds:
             ratios[name] = [spread.median / parts, spread.low / parts, spread.high / parts]
             print(f"{cell:<20}{name:<25}{ratios[name][0]:.3f} ({ratios[name][1]:.3f} to {ratios[name][2]:.3f})")
         times = json.loads(file.read_text()) if file.is_file() else {}
-        file.write_text(json.dumps(times | {cell: times.get(cell, {}) | ratios}, indent=2) + "\n")
+        with whole(file) as target:
+            target.write(json.dumps(times | {cell: times.get(cell, {}) | ratios}, indent=2) + "\n")
 
 
 # --- time to a loss --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from lm.errors import UserError, require
+from lm.files import whole
 
 UNDATED = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 """Formats, and what keeps the time out of each."""
@@ -27,8 +28,8 @@ def save(figure: plt.Figure, *paths: Path) -> None:
     try:
         for out in paths:
             out.parent.mkdir(parents=True, exist_ok=True)
-            with plt.rc_context({"svg.hashsalt": "lm"}):  # names of parts, otherwise random
-                figure.savefig(out, metadata=UNDATED[out.suffix])
+            with plt.rc_context({"svg.hashsalt": "lm"}), whole(out, "wb") as file:  # names of parts, otherwise random
+                figure.savefig(file, format=out.suffix[1:], metadata=UNDATED[out.suffix])
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
     finally:

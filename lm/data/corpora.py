@@ -3,7 +3,6 @@
 Nothing is fetched unless `fetch` is called: the default corpus is the source and documentation of the running Python.
 """
 
-import contextlib
 import functools
 import glob
 import hashlib
@@ -11,7 +10,6 @@ import http.client
 import itertools
 import os
 import sysconfig
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from lm.config import DataConfig
 from lm.data import kingdom, readers
 from lm.data.readers import Piece
 from lm.errors import UserError, nearest, require
+from lm.files import whole
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ def open_corpus(data: DataConfig, corpus: str | None = None) -> Corpus:
 
 def _own_files(wanted: str) -> list[Path]:
     """The supported files at a path, under a folder or behind a glob, in an order that is the same everywhere."""
-    path = Path(wanted).expanduser()
+    path = Path(os.path.expanduser(wanted))  # which leaves the ~ of a user who is not known
     if path.is_file():
         files = [path]
     elif path.is_dir():
@@ -245,9 +244,12 @@ def _stdlib_files() -> list[Path]:
 def cache_folder() -> Path:
     """Where fetched corpora and prepared tokens are kept: $LM_CACHE, else $XDG_CACHE_HOME/lm, else ~/.cache/lm."""
     if own := os.environ.get("LM_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "lm"
+        return Path(os.path.expanduser(own))
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "lm"
+    home = os.path.expanduser("~")
+    require(home != "~", "this user has no home folder to keep tokens and programs in; set LM_CACHE to a folder")
+    return Path(home) / ".cache" / "lm"
 
 
 def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) -> list[Path]:
@@ -281,27 +283,21 @@ def _generated(source: Source) -> Path:
 
 def _download(download: Download, file: Path, progress: Callable[[int, int | None], None]) -> None:
     pin = file.with_name(file.name + ".sha256")
-    temporary = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        with open(handle, "wb") as target:
+        with whole(file, "wb") as target:
             sha256 = _stream(download.url, target, progress)
-        expected = download.sha256 or (pin.read_text().strip() if pin.is_file() else sha256)
-        require(
-            sha256 == expected,
-            f"{download.url} has sha256 {sha256[:12]}…, expected {expected[:12]}…: it was changed or cut; try again",
-        )
-        pin.write_text(sha256 + "\n")
-        os.replace(temporary, file)
+            expected = download.sha256 or (pin.read_text().strip() if pin.is_file() else sha256)
+            require(
+                sha256 == expected,
+                f"{download.url} has sha256 {sha256[:12]}…, not {expected[:12]}…: it was changed or cut; try again",
+            )
+        with whole(pin) as note:
+            note.write(sha256 + "\n")
     except urllib.error.URLError as error:
         raise UserError(f"{download.url} could not be fetched ({error}); check the network and try again") from error
     except OSError as error:
         raise UserError(f"{file} could not be written: {error}; set LM_CACHE to a folder with room") from error
-    finally:
-        if temporary:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
 
 
 def _stream(url: str, target, progress: Callable[[int, int | None], None]) -> str:

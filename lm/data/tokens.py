@@ -327,7 +327,8 @@ def _make(job: _Job, folder: Path) -> Prepared:
         sidecar = {"train": train.finish(), "validation": held.finish()}
         digests = {"corpus": job.scan.sha256, "tokenizer": tokenizers.digest(tokenizer)}
         sidecar["hashes"] = digests | {"validation": sidecar["validation"]["sha256"]}
-        (temporary / "tokens.json").write_text(json.dumps(sidecar, indent=1))
+        with whole(temporary / "tokens.json") as file:
+            json.dump(sidecar, file, indent=1)
         temporary.chmod(0o755)  # mkdtemp's folders are the owner's alone
         return _publish(temporary, folder)
     finally:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lm.errors import UserError, require
+from lm.files import whole
 from lm.scaling.precision import Theta
 
 
@@ -86,7 +87,8 @@ class Design:
 
     def write(self, path: str | Path) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        with whole(path) as file:
+            file.write(json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: str | Path) -> "Design":

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lm.errors import UserError, nearest, require
+from lm.files import whole
 
 KNOWN = {
     "params": {
@@ -80,7 +81,8 @@ class Points:
         """As a CSV file that read_points knows without flags."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.csv())
+        with whole(path) as file:
+            file.write(self.csv())
         return path
 
     def csv(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lm.errors import UserError, require
+from lm.files import whole
 from lm.scaling.law import Law, cost_of
 from lm.scaling.laws import form_of
 from lm.scaling.points import Points
@@ -102,7 +103,8 @@ def write_prediction(law: Law, path: str | Path, at: list[dict[str, float]]) -> 
     path = Path(path)
     require(not path.exists(), f"{path} exists: a prediction is not written twice; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(body | {"sha256": _seal(body)}, indent=1) + "\n")
+    with whole(path) as file:
+        file.write(json.dumps(body | {"sha256": _seal(body)}, indent=1) + "\n")
     return path
 
 

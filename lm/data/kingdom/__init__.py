@@ -132,14 +132,15 @@ def export(folder: Path, count: int = DOCUMENTS, seed: int = 0, shuffled: bool =
 
     files = [folder / name for name in ("kingdom.txt", "analogies.txt", "facts.jsonl", "entropy.json")]
     write(files[0], noted(documents(count, seed, shuffled)))
-    with open(files[1], "w", encoding="utf-8") as file:
+    with whole(files[1]) as file:
         for section, questions in analogies().items():
             file.writelines([f": {section}\n", *(" ".join(question) + "\n" for question in questions)])
-    with open(files[2], "w", encoding="utf-8") as file:
+    with whole(files[2]) as file:
         for sentence, fact in sentences.items():
             file.write(json.dumps(dataclasses.asdict(fact) | {"seen": sentence in written}) + "\n")
     about = {"seed": seed, "shuffled": shuffled}
-    files[3].write_text(json.dumps(entropy(shuffled) | size | about, indent=1) + "\n", encoding="utf-8")
+    with whole(files[3]) as file:
+        file.write(json.dumps(entropy(shuffled) | size | about, indent=1) + "\n")
     return files
 
 
