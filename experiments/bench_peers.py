@@ -2,7 +2,7 @@
 
 python experiments/bench_peers.py                                  every row, about 25 minutes on two CPU cores
 python experiments/bench_peers.py --rows train-small start-up      some of them
-Needs the extra `bench` (pip install 'lm[bench]'), and for torch.compile a C++ compiler. Both sides train or decode a
+Needs the extra `bench` (pip install -e '.[bench]'), and for torch.compile a C++ compiler. Both sides train or decode a
 GPT-2 of the same shape in float32 (bfloat16 on accelerators), in alternating turns; a ratio is of neighbouring turns,
 shown as median (quartiles). Prints a markdown table and draws experiments/figures/bench_peers.svg.
 Expected results: experiments/RESULTS.md.

@@ -308,7 +308,7 @@ def beside_torch(compiled: bool) -> Part:
 
     def rows(scale: Scale, turns: Turns) -> Iterator[Row]:
         if importlib.util.find_spec("torch") is None:
-            raise lm.UserError("not installed: pip install 'lm[bench]'")
+            raise lm.UserError("not installed: pip install -e '.[bench]'")
         import torch
 
         device = "cpu" if jax.default_backend() == "cpu" else "cuda"

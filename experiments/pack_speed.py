@@ -112,7 +112,7 @@ def main() -> None:
         theirs = [torch_runs(compiled=False), torch_runs(compiled=True)]
         peers = measure([pack, alone, *theirs], PEER_RUNS, FIRST, options.rounds, 6 * options.seconds)
     else:
-        print("PyTorch is not installed: pip install 'lm[bench]'")
+        print("PyTorch is not installed: pip install -e '.[bench]'")
     measured: dict[str, dict[int, list[Timing]]] = {}
     for shape in SHAPES:
         alone = Program(*experiments(shape, 1))

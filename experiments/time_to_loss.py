@@ -184,7 +184,7 @@ def main() -> int:
     require(o.corpus.is_file(), f"{o.corpus}: no such file; give nanoGPT's input.txt, 1.1 MB of Shakespeare")
     require(o.rounds >= 1, f"--rounds {o.rounds}: must be at least 1")
     require(o.figure.suffix in (".svg", ".png", ".pdf"), f"--figure {o.figure}: write a .svg, .png or .pdf")
-    require(importlib.util.find_spec("torch") is not None, "the rival needs PyTorch: pip install 'lm[parity]'")
+    require(importlib.util.find_spec("torch") is not None, "the rival needs PyTorch: pip install -e '.[parity]'")
 
     attempts = measure(o.corpus.resolve(), ("lm", *dict.fromkeys(o.torch)), o.rounds, passed_on)
     rows = summary(attempts)

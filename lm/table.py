@@ -1,12 +1,11 @@
 """A table of the runs in a folder."""
 
-import io
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from lm.console import as_text
 from lm.errors import require
 from lm.run import Run, find
 
@@ -45,6 +44,4 @@ def runs_table(folder: Path) -> tuple[list[dict[str, Any]], str]:
             number(r["loss"], ".4f"), number(r["val_loss"], ".4f"), number(r["best_val_loss"], ".4f"),
             number(r["val_bits_per_byte"], ".4f"), number(minutes, ".1f"),
         )  # fmt: skip
-    text = io.StringIO()
-    Console(file=text, width=150).print(table)
-    return rows, "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    return rows, as_text(table, width=150)

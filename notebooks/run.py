@@ -1,6 +1,6 @@
 """Execute notebooks where they lie and keep their outputs.
 
-python notebooks/run.py                      every notebook of this folder; needs pip install 'lm[notebooks]'
+python notebooks/run.py                      every notebook of this folder; needs pip install -e '.[notebooks]'
 python notebooks/run.py notebooks/01_*.ipynb
 """
 

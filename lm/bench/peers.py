@@ -76,7 +76,7 @@ def gather(entries: Sequence[Entry], display: Display) -> tuple[list[Contestant]
         display.stage("preparing peers", i, len(entries))
         missing = [module for module in entry.needs if importlib.util.find_spec(module) is None]
         if missing:
-            absent.append(Absent(entry.name, f"{', '.join(missing)} not installed: pip install 'lm[bench]'"))
+            absent.append(Absent(entry.name, f"{', '.join(missing)} not installed: pip install -e '.[bench]'"))
             continue
         try:
             run = entry.make()

@@ -1,16 +1,15 @@
 """What a bench found, as plain dataclasses and as a table."""
 
 import dataclasses
-import io
 from collections.abc import Sequence
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
 from lm.bench.profile import Operation
 from lm.bench.rounds import Spread, Timing
 from lm.config import ModelConfig
+from lm.console import as_text
 from lm.model.transformer import compute_dtype
 
 
@@ -57,22 +56,13 @@ class Bench:
 
     def table(self) -> str:
         """Text for a person."""
-        text = io.StringIO()
-        console = Console(file=text, width=120, highlight=False)
-        console.print(self.what, markup=False)
-        console.print()
-        console.print(self._contestants())
-        console.print()
         facts = Table(box=None, pad_edge=False, show_header=False)
         facts.add_column()
         facts.add_column()
         for name, value in self.facts():
             facts.add_row(name, value)
-        console.print(facts)
-        if self.operations:
-            console.print()
-            console.print(self._operations())
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+        operations = ["", self._operations()] if self.operations else []
+        return as_text(self.what, "", self._contestants(), "", facts, *operations, width=120)
 
     def _contestants(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")

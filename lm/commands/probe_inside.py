@@ -46,13 +46,13 @@ def _show(o, result: dict[str, Any], *tables) -> None:
     if o.json:
         print_json(result)
         return
-    from rich.console import Console
+    from lm.console import console
 
-    console = Console(highlight=False, soft_wrap=True)
+    shown = console(soft_wrap=True)
     for table in tables:
-        console.print(table)
+        shown.print(table)
     if o.figure is not None:
-        console.print(str(o.figure), markup=False)
+        shown.print(str(o.figure))
 
 
 def _table(title: str, *columns: str, left: int = 1):

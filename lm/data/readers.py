@@ -220,7 +220,7 @@ def _parquet_texts(path: Path, field: str) -> Iterator[str]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(f"{path}: reading parquet needs pyarrow: pip install 'lm[parquet]'") from error
+        raise UserError(f"{path}: reading parquet needs pyarrow: pip install -e '.[parquet]'") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names

@@ -1,11 +1,10 @@
 """What probes of embeddings found, as tables for a person."""
 
-import io
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
+from lm.console import as_text
 from lm.probe.analogies import Answer
 from lm.probe.geometry import Clusters, Direction, Isotropy, Map
 from lm.probe.similarities import Similarity
@@ -22,9 +21,7 @@ def table(columns: str, rows: Iterable[Sequence]) -> str:
         made.add_column(title.strip(), justify="right")
     for row in rows:
         made.add_row(*map(_cell, row))
-    text = io.StringIO()
-    Console(file=text, width=150, highlight=False, markup=False).print(made)  # BATS's sections have names in brackets
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    return as_text(made, width=150)
 
 
 def _cell(value) -> str:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from lm.console import console
 
 ROWS = 24
 """Most runs shown at once: those in training, then the next and the last ended."""
@@ -29,7 +30,7 @@ class Board:
     """Takes the place of a training's Display for all packs of a sweep. quiet=True shows nothing."""
 
     def __init__(self, quiet: bool = False):
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = console(stderr=True, quiet=quiet)
         self.entries: dict[str, Entry] = {}
         self.live: Live | None = None
         self.current: Sequence[str] = ()
@@ -75,7 +76,7 @@ class Board:
 
     def tell(self, text: str) -> None:
         """A line of text that stays."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def eta(self) -> float | None:
         """Seconds, at the speed so far."""

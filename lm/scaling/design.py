@@ -1,14 +1,13 @@
 """The design of a sweep: which models, how long, from which trunk. Made by `lm plan`, read by `lm sweep`."""
 
 import dataclasses
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from lm.console import as_text
 from lm.errors import UserError, require
 from lm.files import whole
 from lm.scaling.precision import Theta
@@ -104,14 +103,7 @@ class Design:
 
     def table(self) -> str:
         """Text for a person: rows, totals, and what the sweep is predicted to tell."""
-        text = io.StringIO()
-        console = Console(file=text, width=120, highlight=False)
-        console.print(self._rows())
-        console.print()
-        console.print(self._facts())
-        for warning in self.warnings:
-            console.print(f"Note: {warning}", markup=False)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+        return as_text(self._rows(), "", self._facts(), *(f"Note: {warning}" for warning in self.warnings), width=120)
 
     def _rows(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")

@@ -38,4 +38,4 @@ def _import(package: str):
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"train.trackers needs the package {package}: pip install 'lm[trackers]'") from error
+        raise UserError(f"train.trackers needs the package {package}: pip install -e '.[trackers]'") from error

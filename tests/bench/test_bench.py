@@ -108,5 +108,5 @@ def test_absent_peers_are_named_with_the_way_to_get_them(monkeypatch):
     present, absent = peers.gather(entries, Display(quiet=True))
     assert [one.name for one in present] == ["here"]
     assert [a.why for a in absent] == [
-        "gone not installed: pip install 'lm[bench]'", "does not run here: RuntimeError: no compiler",
+        "gone not installed: pip install -e '.[bench]'", "does not run here: RuntimeError: no compiler",
     ]  # fmt: skip

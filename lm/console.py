@@ -1,0 +1,20 @@
+"""What rich draws, with names, paths and prompts as they are: no `[/x]` is markup here, and no `:x:` an emoji."""
+
+import io
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+
+def console(**options: Any) -> Console:
+    """A console that prints text literally; options are rich's."""
+    return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def as_text(*shown: RenderableType, width: int) -> str:
+    """Tables and lines below each other as plain text, with no spaces at the ends of its lines."""
+    text = io.StringIO()
+    plain = console(file=text, width=width)
+    for one in shown:
+        plain.print(one)
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().removesuffix("\n").split("\n"))
