@@ -1,9 +1,11 @@
 """Dotted settings: an Experiment to and from JSON, overrides, the fingerprint that decides a resume, config files."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import runpy
+import sys
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,8 +106,10 @@ def fingerprint(experiment: Experiment, hashes: dict[str, str]) -> str:
 
 # --- files -----------------------------------------------------------------------------------------------------------
 def config_folders() -> list[Path]:
-    """Where named configurations are looked for: ./configs, then the project's own."""
-    return list(dict.fromkeys([Path.cwd() / "configs", Path(__file__).resolve().parents[1] / "configs"]))
+    """Where named configurations are looked for: ./configs, then those that come with lm."""
+    house = Path(__file__).resolve().parent
+    shipped = house / "configs"  # as it is installed; in the repository they stand beside the package
+    return [Path("configs"), shipped if shipped.is_dir() else house.parent / "configs"]
 
 
 def load_experiment(config: str) -> Experiment:
@@ -131,6 +135,13 @@ def load_experiments(config: str) -> list[Experiment] | None:
     return list(experiments)
 
 
+@functools.cache
+def _tell_of_shadow(path: Path, shipped: Path) -> None:
+    """Say, once, when a config of one's own stands before one of the same name that comes with lm."""
+    if shipped.is_file() and path.read_bytes() != shipped.read_bytes():
+        print(f"lm: this is {path}, not the config {path.stem} that comes with lm", file=sys.stderr)
+
+
 def _run_config(config: str) -> tuple[Path, dict[str, Any]]:
     """A config file's path and the variables it leaves."""
     path = Path(config)
@@ -141,6 +152,7 @@ def _run_config(config: str) -> tuple[Path, dict[str, Any]]:
             config in named, f"no config named {config}{nearest(config, named)} (known: {known}; or a path to a .py)"
         )
         path = named[config]
+        _tell_of_shadow(path, config_folders()[1] / path.name)
     require(path.is_file(), f"no config file {path}")
     try:
         return path, runpy.run_path(str(path))

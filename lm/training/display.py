@@ -14,7 +14,8 @@ class Display:
         self.console = console(stderr=True, quiet=quiet)
         columns = (
             SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24),
-            MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"), TextColumn("ETA"), TimeRemainingColumn(compact=True),
+            MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"), TextColumn("ETA"),
+            TimeRemainingColumn(compact=True),
         )  # fmt: skip
         silent = quiet or not self.console.is_terminal  # into a file, only the lines that stay
         self.progress = Progress(*columns, console=self.console, disable=silent, transient=True)
