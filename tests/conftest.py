@@ -13,6 +13,11 @@ import tiny
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz-seed", type=int, default=0, help="of the command lines and damages that tests/fuzz tries")
+    parser.addoption("--fuzz-cases", type=float, default=1.0, help="how many times as many of them")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def session_cache(tmp_path_factory):
     """LM_CACHE for this process and every one it starts."""

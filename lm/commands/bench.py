@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from lm.arguments import parse, parse_train
+from lm.arguments import Count, Positive, parse, parse_train
 from lm.commands.common import Json, action, prepare_jax, print_json, split
 from lm.config import Experiment
 
@@ -18,9 +18,9 @@ def run(arguments: list[str]) -> None:
 class TrainOptions:
     """Time the training program of a CONFIG, and any of its settings: lm bench train CONFIG --model.layers 4 ..."""
 
-    rounds: int = 5
+    rounds: Count = 5
     """Turns of every contestant, in alternation."""
-    seconds: float = 2.0
+    seconds: Positive = 2.0
     """Length of a turn."""
     peers: bool = True
     """Also time what is installed of the extra `bench`, on a GPT-2 of the same shape."""
@@ -33,11 +33,11 @@ class TrainOptions:
 class DecodeOptions(TrainOptions):
     """Time generation with a RUN, or a CONFIG's random weights: lm bench decode RUN | CONFIG --model.layers 4 ..."""
 
-    batch: int = 1
+    batch: Count = 1
     """Rows made at once."""
-    tokens: int | None = None
+    tokens: Count | None = None
     """To make in each row: 256, or what the context holds, by default."""
-    prompt_tokens: int = 16
+    prompt_tokens: Count = 16
     """In each row's prompt."""
 
 

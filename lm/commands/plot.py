@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lm.arguments import parse
+from lm.arguments import InputFile, Level, Seed, Whole, parse
 from lm.commands.common import Json, prepare_jax, print_json
 from lm.commands.fit import APPROACHES, fit_by_name
 from lm.commands.table import Table
@@ -32,7 +32,7 @@ class Options:
 class ScalingOptions:
     """Scaling figures of a table of trained models, each as PNG and SVG; what the table cannot carry is said."""
 
-    points: Annotated[Path, tyro.conf.Positional]
+    points: Annotated[InputFile, tyro.conf.Positional]
     """A CSV file, one row a trained model: parameters, tokens, training FLOPs and loss (nats per token)."""
     out: Path = Path("scaling")
     """Folder to write to."""
@@ -42,11 +42,11 @@ class ScalingOptions:
     """What is minimised, as in `lm fit`."""
     figures: tuple[str, ...] = ()
     """Only these: isoflop, frontier, losses, isoloss, ratio, exponents, learning_rates."""
-    bootstraps: int = 200
+    bootstraps: Whole = 200
     """Refits for bands; 0 takes asymptotic ones."""
-    level: float = 0.9
+    level: Level = 0.9
     """Coverage of the bands."""
-    seed: int = 42
+    seed: Seed = 42
     table: Table = dataclasses.field(default_factory=Table)
     json: Json = False
 
@@ -103,7 +103,6 @@ def _law(o: ScalingOptions, points):
     """The fitted law, or None and why the points do not allow it: figures that need none are drawn all the same."""
     from lm.scaling.laws import form_of
 
-    require(0 < o.level < 1, f"--level {o.level:g}: between 0 and 1, such as 0.9")
     name = APPROACHES.get(o.law, o.law)
     if name not in ("isoflop", "frontier"):
         form = form_of(name)

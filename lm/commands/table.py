@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from lm.arguments import Positive, Whole
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -18,13 +20,13 @@ class Table:
     """Standard deviation of the loss from seed to seed: points are weighted by it."""
     run_column: str | None = None
     """The trunk a point was branched from, for --cluster run."""
-    seed_noise: float | None = None
+    seed_noise: Positive | None = None
     """The same standard deviation for every point, in nats."""
     convention: tuple[Literal["total", "nonembedding", "exact", "6nd"], ...] = ()
     """How parameters (total, nonembedding) and FLOPs (exact, 6nd) are counted, where the table has several."""
     tokens_from: Literal["6nd"] | None = None
     """Derive tokens from FLOPs: D = C / (6 N)."""
-    drop_largest_losses: int = 0
+    drop_largest_losses: Whole = 0
     """Set aside this many points of the largest loss; what that changed is reported."""
     where: str | None = None
     """Use only these rows: a column, a comparison and a number, joined by `and`: "tokens > 1e9 and params < 1e10"."""
