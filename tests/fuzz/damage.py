@@ -18,7 +18,7 @@ ODD_NAMES = (
     "9" * 30,
     "60.orbax-checkpoint-tmp",
     "tmp",
-    "[/x]",
+    "[red]",
     "\x1b[31m",
     "x" * 200,
 )

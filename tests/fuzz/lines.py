@@ -44,8 +44,8 @@ FILES = (
     "text.txt", "points.csv", "suite.txt", "groups.txt", "facts.jsonl", "similarity.txt", "tokenizer.json", "demo.py",
     "design.json", "prediction.json", "records.jsonl", "broken.py", "exits.py", "list.py", "runs/tiny",
 )  # fmt: skip
-SLOW_TO_BE_RIGHT = {"sample", "eval", "train", "bench", "plan", "sweep", "probe", "fit"}
-"""Verbs that load a model, compile or train once their line is right."""
+SLOW_TO_BE_RIGHT = {"sample", "eval", "train", "bench", "plan", "sweep", "probe", "fit", "plot"}
+"""Verbs that load a model, compile, train or draw once their line is right."""
 
 
 @dataclasses.dataclass(frozen=True)
