@@ -135,11 +135,15 @@ def load_experiments(config: str) -> list[Experiment] | None:
     return list(experiments)
 
 
-@functools.cache
 def _tell_of_shadow(path: Path, shipped: Path) -> None:
-    """Say, once, when a config of one's own stands before one of the same name that comes with lm."""
+    """Say when a config of one's own stands before one of the same name that comes with lm."""
     if shipped.is_file() and path.read_bytes() != shipped.read_bytes():
-        print(f"lm: this is {path}, not the config {path.stem} that comes with lm", file=sys.stderr)
+        _say_once(f"lm: this is {path}, not the config {path.stem} that comes with lm")
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _run_config(config: str) -> tuple[Path, dict[str, Any]]:
