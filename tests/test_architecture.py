@@ -17,13 +17,13 @@ MAY_KNOW = {
     "ranks": {"errors"},
     "tokenizer": {"config", "errors", "files", "ranks"},
     "model": {"config", "errors"},
-    "data": {"config", "errors", "files", "tokenizer"},
+    "data": {"config", "errors", "files", "tokenizer", "typed"},
     "checkpoints": {"errors"},
     "figures": {"errors"},
     "files": set(),
     "hardware": set(),
     "run": {"checkpoints", "config", "errors", "files", "model", "settings", "tokenizer"},
-    "sample": {"config", "errors", "model"},
+    "sample": {"config", "errors", "model", "tokenizer", "typed"},
     "probe": {"config", "data", "errors", "figures", "model", "run", "sample", "tokenizer"},
     "scaling": {"config", "errors", "figures", "model", "settings"},
     "scaling/sweep.py": {"config", "data", "errors", "files", "model", "run", "settings", "training"},
@@ -38,7 +38,7 @@ MAY_KNOW = {
         "settings",
         "training",
     },
-    "evaluation": {"config", "data", "errors", "model", "run", "tokenizer"},
+    "evaluation": {"config", "data", "errors", "model", "run", "tokenizer", "typed"},
 }
 
 
