@@ -122,6 +122,8 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[np.nd
         return (np.frombuffer(piece.encode(), np.uint8).astype(np.uint32) for piece in pieces)
     if isinstance(tokenizer, CharTokenizer):
         return (_encode_chars(tokenizer, piece) for piece in pieces)
+    if not hasattr(tokenizer, "encode_to_numpy"):  # neither ours nor tiktoken's
+        return iter([np.array(tokenizer.encode_ordinary("".join(pieces)), np.uint32)])
     return (_encode_slice(tokenizer, part) for part in slices(pieces, SLICE))
 
 
@@ -130,8 +132,6 @@ def _encode_slice(tokenizer: Tokenizer, text: str) -> np.ndarray:
 
     What it matches it keeps in order, and no two tokens share their bytes; so equal lengths are equal texts.
     """
-    if not hasattr(tokenizer, "encode_to_numpy"):
-        return np.array(tokenizer.encode_ordinary(text), np.uint32)
     try:
         tokens = tokenizer.encode_to_numpy(text, disallowed_special=())
     except ValueError as error:
