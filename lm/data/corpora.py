@@ -293,10 +293,8 @@ def _download(download: Download, file: Path, progress: Callable[[int, int | Non
             with open(temporary / file.name, "wb") as target:
                 sha256 = _stream(download.url, target, progress)
             expected = download.sha256 or (pin.read_text().strip() if pin.is_file() else sha256)
-            require(
-                sha256 == expected,
-                f"{download.url} has sha256 {sha256[:12]}…, expected {expected[:12]}…: changed or cut; try again",
-            )
+            digests = f"sha256 {sha256[:12]}…, expected {expected[:12]}…"
+            require(sha256 == expected, f"{download.url} has {digests}: it was changed or cut; try again")
             pin.write_text(sha256 + "\n")
             os.replace(temporary / file.name, file)
     except urllib.error.URLError as error:

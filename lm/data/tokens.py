@@ -206,7 +206,7 @@ def _remembered_scan(corpus: Corpus, fraction: float, cache: Path, report: Repor
         try:
             values = json.loads(path.read_text())
             return Scan(**values | {"held_out": tuple(values["held_out"])})
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             pass  # not there, or damaged: read again
     scan = _scan(corpus, fraction, report)
     if settled:
@@ -397,5 +397,5 @@ def _open(folder: Path) -> Prepared | None:
         tokenizer, hashes = tokenizers.load(folder / "tokenizer.json"), sidecar["hashes"]
         same = tokenizers.digest(tokenizer) == hashes["tokenizer"]
         return Prepared(**parts, tokenizer=tokenizer, hashes=hashes) if same else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
