@@ -62,7 +62,9 @@ InputFile = Annotated[Path, IsFile()]
 
 def parse(options: type, arguments: list[str], prog: str) -> Any:
     """A dataclass of options from arguments, every number finite and within its type. Help and its exit are tyro's."""
+    arguments, lists = gather(options, arguments)
     parsed = _one_line(lambda: tyro.cli(options, args=arguments, prog=prog, config=PLAIN))
+    parsed = dataclasses.replace(parsed, **lists)
     check(parsed)
     return parsed
 
@@ -84,6 +86,64 @@ def _rules(hint: Any) -> list[Within | IsFile]:
     """What an annotation asks of a value, of an optional one, or of each of several."""
     here = [rule for rule in getattr(hint, "__metadata__", ()) if isinstance(rule, Within | IsFile)]
     return here + [rule for part in typing.get_args(hint) for rule in _rules(part)]
+
+
+def gather(options: type, arguments: list[str]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """The arguments without the options that take several texts, and what these were given.
+
+    Given again, such an option adds to what it has. Text may begin with a dash: where it is the first after its option
+    and no option itself, or joined to it (--prompt=--help). The same holds for options of a single text.
+    """
+    hints = typing.get_type_hints(options, include_extras=True)
+    several = {name for name, hint in hints.items() if hint == tuple[str, ...]}
+    single = {name for name, hint in hints.items() if hint in (str, str | None)}
+    inner = [
+        field.name for part in hints.values() if dataclasses.is_dataclass(part) for field in dataclasses.fields(part)
+    ]
+    names = {*hints, *inner, "help"}
+    rest: list[str] = []
+    lists: dict[str, tuple[str, ...]] = {}
+    into, empty = None, False  # the option whose texts come next, and whether it waits for the first
+    for argument in arguments:
+        key, joined, value = argument.removeprefix("--").partition("=")
+        key = key.replace("-", "_")
+        if into and (_is_text(argument) or (empty and _only_looks_like_an_option(argument, names))):
+            lists[into] += (argument,)
+            empty = False
+            continue
+        _refuse_none(into, empty)
+        into, empty = None, False
+        if argument.startswith("--") and key in several:
+            into, empty = key, not joined
+            lists[key] = lists.get(key, ()) + ((value,) if joined else ())
+        elif rest and _wants_text(rest[-1], single) and _only_looks_like_an_option(argument, names):
+            rest[-1] += f"={argument}"
+        else:
+            rest.append(argument)
+    _refuse_none(into, empty)
+    return rest, lists
+
+
+def _refuse_none(option: str | None, empty: bool) -> None:
+    if option and empty:
+        name = option.replace("_", "-")
+        raise UserError(f"--{name}: no text was given; --{name} TEXT, or --{name}=TEXT where it begins with dashes")
+
+
+def _is_text(argument: str) -> bool:
+    return argument == "-" or not argument.startswith("-")
+
+
+def _only_looks_like_an_option(argument: str, names: set[str]) -> bool:
+    """Whether it begins with a dash and is no option, nor like one that was mistyped."""
+    if argument == "-h" or not argument.startswith("-"):
+        return False
+    key = re.fullmatch(r"--([a-zA-Z][\w.-]*)(=.*)?", argument, re.DOTALL)
+    return key is None or not nearest(key[1].replace("-", "_"), names)
+
+
+def _wants_text(option: str, single: set[str]) -> bool:
+    return option.startswith("--") and option[2:].replace("-", "_") in single
 
 
 @dataclasses.dataclass(frozen=True)

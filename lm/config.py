@@ -208,7 +208,7 @@ class DataConfig:
     corpus: str = "stdlib"
     """A named corpus (see `lm data list`), or a file, folder or glob of .txt .md .py .jsonl .parquet (.gz .xz .zst)."""
     text_field: str = "text"
-    """Field of a .jsonl or .parquet record that holds the text."""
+    """Field of a .jsonl or .parquet record that holds the text; meta.text is the field text within meta."""
     separator: str = "<|endoftext|>"
     """In plain text files, this string stands between documents; empty: a file is one document."""
     tokenizer: str = "bytes"

@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import lzma
 import math
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,16 @@ import numpy as np
 
 from lm import tokenizer as tokenizers
 from lm.config import ModelConfig
-from lm.data.tokens import prepare
-from lm.errors import UserError, require
+from lm.data.corpora import Corpus, Text
+from lm.data.tokens import lay_out, prepare
+from lm.errors import require
 from lm.model import transformer
 from lm.model.loss import window_nats
 from lm.run import Model
+from lm.typed import coerce
+
+Window = tuple[np.ndarray, np.ndarray]
+"""T+1 tokens, and for each of the last T whether it is scored: 1 or 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,91 +64,135 @@ def score_windows(
     eot: int | None = None,
     batch: int = 32,
     chunk: int | None = None,
-    report: Callable[[int, int], None] | None = None,
+    report: Callable[[int], None] | None = None,
 ) -> Score:
-    """Score windows of T+1 tokens where the weights are one.
+    """Score windows of T+1 tokens where the weights are one, as `score_stream` does."""
+    windows = zip(tokens_WT1, weights_WT, strict=True)
+    return score_stream(c, params, windows, bytes_V, eot=eot, batch=batch, chunk=chunk, report=report)
+
+
+def score_stream(
+    c: ModelConfig,
+    params: dict,
+    windows: Iterable[Window],
+    bytes_V: np.ndarray,
+    *,
+    eot: int | None = None,
+    batch: int = 32,
+    chunk: int | None = None,
+    report: Callable[[int], None] | None = None,
+) -> Score:
+    """Score windows as they come, a batch in memory at once.
 
     bytes_V: bytes of text each token stands for. eot: the end-of-text token of a model trained on packed documents.
-    report(done, windows) is called after each batch.
+    report(bytes of text scored so far) is called after each batch.
     """
-    nats = 0.0
-    for start in range(0, len(tokens_WT1), batch):
-        tokens, weights = tokens_WT1[start : start + batch], weights_WT[start : start + batch]
-        missing = ((0, batch - len(tokens)), (0, 0))  # the last batch has the shape of the others: one program
-        nats += float(_nats(params, np.pad(tokens, missing), np.pad(weights, missing), c, eot, chunk))
+    nats, tokens, size = 0.0, 0, 0
+    windows = iter(windows)
+    while some := list(itertools.islice(windows, batch)):
+        tokens_BT1, weights_BT = (np.stack(rows) for rows in zip(*some, strict=True))
+        missing = ((0, batch - len(some)), (0, 0))  # the last batch has the shape of the others: one program
+        nats += float(_nats(params, np.pad(tokens_BT1, missing), np.pad(weights_BT, missing), c, eot, chunk))
+        scored = tokens_BT1[:, 1:][weights_BT > 0]
+        tokens += len(scored)
+        size += int(bytes_V[scored].sum())
         if report:
-            report(min(start + batch, len(tokens_WT1)), len(tokens_WT1))
-    scored = tokens_WT1[:, 1:][weights_WT > 0]
-    return Score(nats, len(scored), int(bytes_V[scored].sum()))
+            report(size)
+    return Score(nats, tokens, size)
 
 
-def strided_windows(tokens: np.ndarray, context: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Overlapping windows [W, T+1] and weights [W, T]: every token after the first is scored once.
+def strided_windows(pieces: Iterable[np.ndarray], context: int, stride: int) -> Iterator[Window]:
+    """Overlapping windows of a stream of tokens: every token after the first is scored once.
 
-    The first window scores all its targets; each later one is `stride` further on and scores its last `stride`, with
-    at least context - stride tokens before each.
+    pieces: arrays that are the stream when joined. The first window scores all its targets; each later one is `stride`
+    further on and scores its last `stride`, with at least context - stride tokens before each. A stream of fewer than
+    two tokens has no window.
     """
-    require(1 <= stride <= context, f"stride {stride}: must be between 1 and the model's context of {context}")
-    targets = len(tokens) - 1
-    require(targets >= 1, f"a text of {len(tokens)} tokens has nothing to predict; give at least two")
-    count = 1 + max(0, math.ceil((targets - context) / stride))
-    windows = np.zeros((count, context + 1), np.int32)
-    weights = np.zeros((count, context), np.float32)
-    for w in range(count):
-        piece = tokens[w * stride : w * stride + context + 1]
-        windows[w, : len(piece)] = piece
-        weights[w, 0 if w == 0 else context - stride : len(piece) - 1] = 1
-    return windows, weights
+    held, scored = np.empty(0, np.int32), 0  # the window to come and what follows it; its places scored already
+    for piece in pieces:
+        held = np.concatenate([held, piece.astype(np.int32)])
+        start = 0
+        while len(held) - start > context:
+            weights = np.zeros(context, np.float32)
+            weights[scored:] = 1
+            yield held[start : start + context + 1], weights
+            start, scored = start + stride, context - stride
+        held = held[start:]
+    if len(held) - 1 > scored:
+        weights = np.zeros(context, np.float32)
+        weights[scored : len(held) - 1] = 1
+        yield np.pad(held, (0, context + 1 - len(held))), weights
 
 
 def evaluate(
     m: Model,
-    text: str,
+    text: str | Corpus | Text,
     *,
     stride: int | None = None,
     batch: int = 32,
-    report: Callable[[int, int], None] | None = None,
+    report: Callable[[int, int | None], None] | None = None,
 ) -> Score:
-    """Score a text with a trained model.
+    """Score a text with a trained model, in memory that does not grow with the text.
 
-    The text starts as documents do in training: from end-of-text where there were several, so that its first token is
-    scored too; a model of one unbroken text never saw that token, and its first token is not scored. stride: tokens
-    scored per window, the context by default; smaller gives each token more context and costs context / stride more.
+    text: a string, read as training reads a file of it, or what `lm.data.corpora.open_text` opened. Its documents are
+    divided by the run's data.separator and laid out as in training: each begins after an end-of-text token, from which
+    its first token is predicted. Scored are the tokens of the text alone: not its ends, nor the first token of each
+    document where the model was trained on one unbroken text and never saw that token.
+    stride: tokens scored per window, the context by default; smaller gives each token more context and costs context /
+    stride more. batch: windows at once. report(bytes scored, bytes in all or None) is called after each batch.
+    Raises UserError for settings that make no sense and for texts with nothing to score.
     """
-    require(bool(text), "the text is empty: there is nothing to score")
-    tokens = tokenizers.encode(m.tokenizer, text).astype(np.int32)
-    if m.run is None or m.run.record["documents"] > 1:
-        tokens = np.concatenate([np.array([m.tokenizer.eot_token], np.int32), tokens])
-    return _score_tokens(m, tokens, stride, batch, report)
+    c, eot = m.experiment.model, m.tokenizer.eot_token
+    stride, batch = _checked(c, stride, batch)
+    if isinstance(text, str):
+        require(bool(text), "the text is empty: there is nothing to score")
+        text = Text("the text", text, m.experiment.data.separator)
+    begins = m.run is None or m.run.record["documents"] > 1
+    streams = lay_out(m.tokenizer, text.pieces(), end_of_text=begins)
+    windows = itertools.chain.from_iterable(strided_windows(pieces, c.context, stride) for pieces in streams)
+    ends_aside = ((window, weights * (window[1:] != eot)) for window, weights in windows)
+    score = _score(m, ends_aside, batch, _towards(report, text.size))
+    require(
+        score.tokens > 0,
+        f"{text.name}: nothing to score, only blank" + ("" if begins else " or a single token, which nothing precedes"),
+    )
+    return score
 
 
 def evaluate_validation(m: Model, *, stride: int | None = None, batch: int = 32, report=None) -> Score:
-    """Score the whole validation split of the run's own corpus, read again from where it came from."""
+    """Score the whole validation split of the run's own corpus, read again from where it came from.
+
+    As in training the ends of documents are scored with it, and count as tokens of no bytes. Otherwise as `evaluate`.
+    """
+    c = m.experiment.model
+    stride, batch = _checked(c, stride, batch)
     data = prepare(m.experiment.data)
     require(
         data.hashes == m.run.record["hashes"],
         f"the corpus {m.experiment.data.corpus} has changed since {m.run.path} was trained on it; give --text FILE",
     )
-    return _score_tokens(m, np.asarray(data.validation.tokens), stride, batch, report)
+    tokens, piece = data.validation.tokens, 1 << 20
+    pieces = (np.asarray(tokens[start : start + piece]) for start in range(0, len(tokens), piece))
+    return _score(m, strided_windows(pieces, c.context, stride), batch, _towards(report, data.validation.bytes))
 
 
-def _score_tokens(m: Model, tokens: np.ndarray, stride: int | None, batch: int, report) -> Score:
-    """Every token after the first, once."""
-    c = m.experiment.model
-    windows = strided_windows(tokens, c.context, c.context if stride is None else stride)
+def _score(m: Model, windows: Iterable[Window], batch: int, report: Callable[[int], None] | None) -> Score:
     eot = m.tokenizer.eot_token if m.experiment.data.packing else None
     bytes_V = tokenizers.token_bytes(m.tokenizer)
-    return score_windows(c, m.params, *windows, bytes_V, eot=eot, batch=batch, report=report)
+    return score_stream(m.experiment.model, m.params, windows, bytes_V, eot=eot, batch=batch, report=report)
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 text file, or a UserError that says what is wrong with it."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); give a text file") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+def _towards(report: Callable[[int, int | None], None] | None, total: int | None) -> Callable[[int], None] | None:
+    return None if report is None else lambda done: report(done, total)
+
+
+def _checked(c: ModelConfig, stride: int | None, batch: int) -> tuple[int, int]:
+    """Both as whole numbers within their bounds."""
+    stride = coerce(c.context if stride is None else stride, int, "stride")
+    require(1 <= stride <= c.context, f"stride {stride}: must be between 1 and the model's context of {c.context}")
+    batch = coerce(batch, int, "batch")
+    require(batch >= 1, f"batch {batch}: must be at least 1")
+    return stride, batch
 
 
 def baselines(text: bytes, vocab: int, tokens: int) -> dict[str, float]:

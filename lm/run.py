@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from lm import checkpoints, settings, tokenizer
 from lm.config import Experiment
@@ -216,9 +217,29 @@ class Model:
         return transformer.bind(self.experiment.model, self.params)
 
     def apply(self, tokens_BT, *, taps: Iterable[str] = (), edits: Mapping[str, Edit] | None = None):
-        """Logits [B, T, V] and a dict of the taps asked for; see lm.model.taps for names, shapes and edits."""
+        """Logits [B, T, V] and a dict of the taps asked for; see lm.model.taps for names, shapes and edits.
+
+        tokens_BT: whole numbers below the vocabulary, else UserError. Under jit, where they are not known, all pass.
+        """
         edits = tuple(sorted((edits or {}).items(), key=lambda item: item[0]))
-        return _apply(self.params, jax.numpy.asarray(tokens_BT), self.experiment.model, tuple(taps), edits)
+        c = self.experiment.model
+        return _apply(self.params, _tokens(tokens_BT, c.vocab), c, tuple(taps), edits)
+
+
+def _tokens(tokens_BT, vocab: int) -> jax.Array:
+    """Tokens as an array on the device, refused where they are none of this vocabulary's."""
+    if not isinstance(tokens_BT, jax.Array):
+        try:
+            tokens_BT = np.asarray(tokens_BT)
+        except ValueError as error:
+            raise UserError("tokens: rows of different lengths; pad them on the right") from error
+    shape, kind = tokens_BT.shape, tokens_BT.dtype
+    require(len(shape) == 2, f"tokens of shape {list(shape)}: must be [batch, positions]")
+    require(np.issubdtype(kind, np.integer), f"tokens of type {kind}: must be whole numbers")
+    if tokens_BT.size and not isinstance(tokens_BT, jax.core.Tracer):
+        for token in (int(tokens_BT.min()), int(tokens_BT.max())):
+            require(0 <= token < vocab, f"token {token}: must be at least 0 and below the vocabulary's {vocab}")
+    return jax.numpy.asarray(tokens_BT)
 
 
 @functools.partial(jax.jit, static_argnames=("c", "read", "edits"))

@@ -5,10 +5,14 @@ real `tiktoken.Encoding`s; bytes and characters are the two small classes below.
 """
 
 import base64
+import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
+import string
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,11 +20,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lm import ranks
 from lm.config import DataConfig
 from lm.errors import UserError, nearest, require
 from lm.files import whole
+from lm.ranks import END_OF_TEXT
 
-END_OF_TEXT = "<|endoftext|>"
 KINDS = ("bytes", "chars", "words", "bpe")
 TRAINED = ("chars", "words", "bpe")
 """The kinds that are made from text."""
@@ -101,7 +106,8 @@ class CharTokenizer:
 def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
     """The tokens of a text, uint32 [tokens]; text that spells a special token is ordinary text.
 
-    Lone surrogates, which UTF-8 cannot write, become U+FFFD. Raises UserError for a character outside an alphabet.
+    Lone surrogates, which UTF-8 cannot write, become U+FFFD. Raises UserError for a character outside an alphabet, and
+    where a pattern leaves out part of the text.
     """
     arrays = list(encode_pieces(tokenizer, [well_formed(text)]))
     return arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, np.uint32), *arrays])
@@ -116,7 +122,37 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[np.nd
         return (np.frombuffer(piece.encode(), np.uint8).astype(np.uint32) for piece in pieces)
     if isinstance(tokenizer, CharTokenizer):
         return (_encode_chars(tokenizer, piece) for piece in pieces)
-    return (tokenizer.encode_to_numpy(part, disallowed_special=()) for part in slices(pieces, SLICE))
+    if not hasattr(tokenizer, "encode_to_numpy"):  # neither ours nor tiktoken's
+        return iter([np.array(tokenizer.encode_ordinary("".join(pieces)), np.uint32)])
+    return (_encode_slice(tokenizer, part) for part in slices(pieces, SLICE))
+
+
+def _encode_slice(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """A slice through tiktoken, or a UserError where its regular expression gives up or passes over some of the text.
+
+    What it matches it keeps in order, and no two tokens share their bytes; so equal lengths are equal texts.
+    """
+    try:
+        tokens = tokenizer.encode_to_numpy(text, disallowed_special=())
+    except ValueError as error:
+        raise UserError(f"tokenizer {tokenizer.name}: its pattern gives up on this text ({error})") from error
+    except BaseException as error:  # a panic in Rust is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"tokenizer {tokenizer.name}: its pattern cannot cut this text ({error})") from error
+    size = len(text) if text.isascii() else len(text.encode())
+    lost = size - int(_lengths(tokenizer)[tokens].sum())
+    require(
+        lost == 0,
+        f"tokenizer {tokenizer.name}: its pattern leaves out {lost:,} of {size:,} bytes of the text; end it in an"
+        r" alternative that takes any character, such as |(?s:.)",
+    )
+    return tokens
+
+
+@functools.lru_cache(maxsize=4)
+def _lengths(tokenizer: Tokenizer) -> np.ndarray:
+    return token_bytes(tokenizer)
 
 
 def _encode_chars(tokenizer: CharTokenizer, text: str) -> np.ndarray:
@@ -176,6 +212,19 @@ def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
     return lengths
 
 
+def bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
+    """What one token stands for; nothing, for a number that no token has (published encodings have such gaps)."""
+    try:
+        return tokenizer.decode_bytes([token])
+    except KeyError:
+        return b""
+
+
+def spell(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
+    """Each token as a string; bytes that are not whole characters as \\xNN."""
+    return [bytes_of(tokenizer, token).decode("utf-8", "backslashreplace") for token in tokens]
+
+
 # --- build -----------------------------------------------------------------------------------------------------------
 def build(data: DataConfig, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer that `data.tokenizer` asks for.
@@ -225,11 +274,11 @@ def _build_bpe(texts: Iterable[str], vocab: int) -> Tokenizer:
     return _encoding("bpe", BPE_PATTERN, {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()})
 
 
-def _encoding(name: str, pattern: str, ranks: dict[bytes, int]) -> Tokenizer:
+def _encoding(name: str, pattern: str, numbers: dict[bytes, int]) -> Tokenizer:
     import tiktoken
 
-    special = {END_OF_TEXT: len(ranks)}
-    return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+    special = {END_OF_TEXT: len(numbers)}
+    return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=numbers, special_tokens=special)
 
 
 def _published(name: str) -> Tokenizer:
@@ -276,38 +325,63 @@ def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
         return {"kind": "bytes"}
     if isinstance(tokenizer, CharTokenizer):
         return {"kind": "chars", "alphabet": tokenizer.alphabet}
-    ranks = sorted(tokenizer._mergeable_ranks.items(), key=lambda item: item[1])
+    in_order = sorted(tokenizer._mergeable_ranks.items(), key=lambda item: item[1])
     return {
         "kind": "tiktoken",
         "name": tokenizer.name,
         "pattern": tokenizer._pat_str,
         "special": tokenizer._special_tokens,
-        "ranks": {base64.b64encode(token).decode(): rank for token, rank in ranks},
+        "ranks": {base64.b64encode(token).decode(): rank for token, rank in in_order},
     }
 
 
 def from_json(values: dict[str, Any]) -> Tokenizer:
     """The inverse of to_json: the same tokens for every text. Raises UserError when `values` is something else."""
-    try:
-        match values["kind"]:
-            case "bytes":
-                return ByteTokenizer()
-            case "chars":
-                return CharTokenizer(values["alphabet"])
-            case "tiktoken":
-                import tiktoken
+    require(isinstance(values, dict), "expected a JSON object with the tokenizer's kind")
+    match values.get("kind"):
+        case "bytes":
+            return ByteTokenizer()
+        case "chars":
+            alphabet = values.get("alphabet")
+            require(isinstance(alphabet, str) and bool(alphabet), "its alphabet must be a string of characters")
+            require(alphabet == well_formed(alphabet), "its alphabet holds half a character (a lone surrogate)")
+            require(len(set(alphabet)) == len(alphabet), "its alphabet holds a character twice")
+            return CharTokenizer(alphabet)
+        case "tiktoken":
+            return _from_ranks(values)
+        case kind:
+            raise UserError(f"tokenizer kind {str(kind)[:40]!r}: one of bytes, chars, tiktoken")
 
-                ranks = {base64.b64decode(token): rank for token, rank in values["ranks"].items()}
-                return tiktoken.Encoding(
-                    values["name"],
-                    pat_str=values["pattern"],
-                    mergeable_ranks=ranks,
-                    special_tokens=values["special"],
-                )
-            case kind:
-                raise UserError(f"tokenizer kind {kind!r}: one of bytes, chars, tiktoken")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"not a tokenizer: {type(error).__name__} {error}") from error
+
+def _from_ranks(values: dict[str, Any]) -> Tokenizer:
+    tokenizer = ranks.rebuild(values)
+    if values["pattern"] not in (BPE_PATTERN, WORD_PATTERN):
+        with _panics_unseen():
+            encode(tokenizer, EVERY_KIND)
+    return tokenizer
+
+
+EVERY_KIND = string.printable * 2 + " The naïve  cafés\r\n\n\t don't: 12345 ١٢٣ 東京 e\u0301 🙂\u2028\u00a0 aaaa-aaaa"
+"""Letters, digits, marks, punctuation, spaces and line ends: a pattern that loses text loses some of this."""
+
+
+@contextlib.contextmanager
+def _panics_unseen() -> Iterator[None]:
+    """Keep what Rust itself writes of a panic, a page of stack, off standard error while a pattern is tried out."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed: nothing can be seen anyway
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
@@ -323,8 +397,10 @@ def load(path: str | os.PathLike) -> Tokenizer:
     require(Path(path).is_file(), f"no tokenizer file {path}; `lm tokenizer train` makes one")
     try:
         return from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-    except ValueError as error:  # not JSON, not UTF-8, or from_json's UserError
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or from_json's UserError; nested too deep
         raise UserError(f"{path} is not a saved tokenizer: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def digest(tokenizer: Tokenizer) -> str:

@@ -2,8 +2,14 @@
 
 import dataclasses
 import functools
+import gzip
+import io
+import json
 import lzma
 import math
+import os
+import tracemalloc
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,8 +18,13 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm import tokenizer as tokenizers
+from lm.config import DataConfig
+from lm.data import readers
+from lm.data.corpora import open_text
+from lm.data.tokens import prepare
 from lm.errors import UserError
-from lm.evaluation import Score, baselines, evaluate, evaluate_validation, read_text, score_windows, strided_windows
+from lm.evaluation import Score, baselines, evaluate, evaluate_validation, score_windows, strided_windows
 from lm.model import transformer
 from lm.run import load
 
@@ -43,6 +54,12 @@ def m(tiny_run):
 
 
 @pytest.fixture(scope="module")
+def many(m):
+    """The same model as one trained on several documents, in which end-of-text precedes each."""
+    return dataclasses.replace(m, run=SimpleNamespace(record=m.run.record | {"documents": 3}))
+
+
+@pytest.fixture(scope="module")
 def texts(m):
     return np.array(m.tokenizer.encode_ordinary(TEXT), np.int32)
 
@@ -52,13 +69,14 @@ strides = st.integers(1, 24).flatmap(lambda context: st.tuples(st.just(context),
 
 
 @settings(deadline=None, max_examples=300)
-@given(length=st.integers(2, 150), shape=strides)
-def test_every_token_after_the_first_is_scored_once_with_enough_before_it(length, shape):
+@given(length=st.integers(2, 150), shape=strides, cuts=st.lists(st.integers(0, 150), max_size=5))
+def test_every_token_after_the_first_is_scored_once_with_enough_before_it(length, shape, cuts):
     """For any length, context and stride: targets 1 ... n-1 once each, in order, each after its true predecessors."""
     context, stride = shape
-    windows, weights = strided_windows(np.arange(100, 100 + length), context, stride)
-    scored = []
-    for row, weight in zip(windows, weights, strict=True):
+    pieces = np.split(np.arange(100, 100 + length), sorted(cuts))  # where the stream is cut does not show
+    scored, weights = [], []
+    for row, weight in strided_windows(pieces, context, stride):
+        weights.append(weight)
         for place in np.flatnonzero(weight):
             target = int(row[place + 1])
             before = row[: place + 1]
@@ -69,10 +87,18 @@ def test_every_token_after_the_first_is_scored_once_with_enough_before_it(length
     assert set(np.unique(weights)) <= {0.0, 1.0}
 
 
-@pytest.mark.parametrize("stride", [0, 17, -1])
-def test_a_stride_outside_of_the_context_is_refused(stride):
-    with pytest.raises(UserError, match=f"stride {stride}: must be between 1 and the model's context of 16"):
-        strided_windows(np.arange(40), 16, stride)
+@pytest.mark.parametrize("stride", [0, 17, -1, 2.5, True])
+def test_a_stride_outside_of_the_context_is_refused(stride, m):
+    with pytest.raises(
+        UserError, match=f"stride {stride}: (must be between 1 and the model's context of 16|expected int)"
+    ):
+        evaluate(m, TEXT, stride=stride)
+
+
+@pytest.mark.parametrize("batch", [0, -5, 2.5, math.nan])
+def test_a_batch_is_a_whole_number_of_windows(batch, m):
+    with pytest.raises(UserError, match=f"batch {batch}: (must be at least 1|expected int)"):
+        evaluate(m, TEXT, batch=batch)
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
@@ -85,7 +111,7 @@ def test_the_loss_equals_one_plain_pass_per_token(m, texts, stride):
 
 def test_the_size_of_batches_and_chunks_does_not_matter(m, texts):
     c, bytes_V = m.experiment.model, np.ones(m.tokenizer.n_vocab, np.int64)
-    windows = strided_windows(texts, c.context, 7)
+    windows = [np.stack(rows) for rows in zip(*strided_windows([texts], c.context, 7), strict=True)]
     scores = [
         score_windows(c, m.params, *windows, bytes_V, batch=batch, chunk=chunk)
         for batch, chunk in ((32, None), (3, 11))
@@ -98,8 +124,8 @@ def test_smaller_strides_never_take_context_away():
     """Each token's context is at least as long with a smaller stride that divides the larger."""
 
     def contexts(stride):
-        _, weights = strided_windows(np.arange(200), 16, stride)
-        return np.array([place + 1 for row in weights for place in np.flatnonzero(row)])
+        windows = strided_windows([np.arange(200)], 16, stride)
+        return np.array([place + 1 for _, weights in windows for place in np.flatnonzero(weights)])
 
     for smaller, larger in ((1, 2), (2, 4), (4, 8), (8, 16)):
         assert (contexts(smaller) >= contexts(larger)).all()
@@ -136,36 +162,113 @@ def test_bytes_are_those_of_the_scored_text(m, tmp_path):
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
-def test_the_first_token_is_scored_after_end_of_text_where_training_had_documents(m, texts):
+def test_the_first_token_is_scored_after_end_of_text_where_training_had_documents(m, many, texts):
     """Models of one unbroken text never saw the end-of-text token: nothing precedes their first token."""
     one = evaluate(m, TEXT)
     assert one.tokens == len(texts) - 1
-    record = m.run.record | {"documents": 3}
-    run = type("Several", (), {"record": record})()
-    several = evaluate(dataclasses.replace(m, run=run), TEXT)
+    several = evaluate(many, TEXT)
     assert several.tokens == len(texts)
     with_eot = np.concatenate([[m.tokenizer.eot_token], texts])
     assert several.loss == pytest.approx(np.mean(one_by_one(m, with_eot, 16)), rel=1e-5)
     assert several.bytes == len(TEXT.encode())
 
 
-def test_texts_with_nothing_to_score_are_refused(m):
+def test_documents_are_laid_out_as_in_training(many, tmp_path):
+    """The layout of the prepared token file of the same text, scored where it is text; by a file and by a string."""
+    text = "the old king\n<|endoftext|>\nsat on the mat and ran.\n<|endoftext|> a fish"
+    (tmp_path / "a.txt").write_text(text)
+    alphabet = tmp_path / "tokenizer.json"
+    tokenizers.save(many.tokenizer, alphabet)
+    data = many.experiment.data
+    laid = prepare(DataConfig(corpus=data.corpus, tokenizer=str(alphabet), validation_corpus=str(tmp_path / "a.txt")))
+    tokens = np.array(laid.validation.tokens)
+    nats = np.array(one_by_one(many, tokens, 5))
+    expected = nats[tokens[1:] != laid.validation.eot]
+    for source in (text, open_text(data, tmp_path / "a.txt")):
+        score = evaluate(many, source, stride=5)
+        assert (score.tokens, score.bytes) == (len(expected), laid.validation.bytes)
+        assert score.nats == pytest.approx(expected.sum(), rel=1e-5)
+
+
+def test_without_ends_of_text_each_document_stands_alone(m):
+    first, second = "the old king sat", "a fish ran to the river"
+    apart = [evaluate(m, text) for text in (first, second)]
+    both = evaluate(m, f"{first}<|endoftext|>{second}")
+    assert (both.tokens, both.bytes) == (sum(score.tokens for score in apart), len(first) + len(second) - 2)
+    assert both.nats == pytest.approx(sum(score.nats for score in apart), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "bytes_read"),
+    [(b"the king\r\nsat\r\n", 15), (b"\xef\xbb\xbfthe king", 8), (b"a\rking\n", 7), ("a\u2028b\u0085c".encode(), 8)],
+)
+def test_a_text_is_scored_as_it_is(content, bytes_read, many, tmp_path):
+    """Line ends stay what they are, and a byte-order mark is no text."""
+    (tmp_path / "a.md").write_bytes(content)
+    own = dataclasses.replace(many, tokenizer=tokenizers.ByteTokenizer())
+    own = dataclasses.replace(own, experiment=tiny.replaced(own.experiment, model__vocab=257), params=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lm.evaluation._nats", lambda params, tokens_BT1, weights_BT, c, eot, chunk: weights_BT.sum())
+        score = evaluate(own, open_text(own.experiment.data, tmp_path / "a.md"))
+    assert (score.bytes, score.tokens, score.nats) == (bytes_read, bytes_read, bytes_read)
+
+
+def test_every_kind_of_source_is_read(many, tmp_path, monkeypatch):
+    """Files, folders, globs, compressed, records, a file of any name, and standard input."""
+    texts = ["the king sat", "a fish ran"]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a.txt").write_text(texts[0])
+    (tmp_path / "folder/b.txt.gz").write_bytes(gzip.compress(texts[1].encode()))
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (tmp_path / "NAME").write_text("<|endoftext|>".join(texts))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "NAME").read_bytes())))
+    data, scores = many.experiment.data, set()
+    for path in (tmp_path / "folder", tmp_path / "folder/*", tmp_path / "c.jsonl", tmp_path / "NAME", "-"):
+        scores.add(evaluate(many, open_text(data, path)))
+    assert scores == {evaluate(many, "<|endoftext|>".join(texts))}
+
+
+def test_texts_with_nothing_to_score_are_refused(m, many):
     with pytest.raises(UserError, match="the text is empty"):
         evaluate(m, "")
-    with pytest.raises(UserError, match="a text of 1 tokens has nothing to predict"):
+    with pytest.raises(
+        UserError, match="the text: nothing to score, only blank or a single token, which nothing preced"
+    ):
         evaluate(m, "t")
+    with pytest.raises(UserError, match=r"the text: nothing to score, only blank$"):
+        evaluate(many, " \n<|endoftext|>\n ")
     with pytest.raises(UserError, match=r"character 'é' .* is not among"):
         evaluate(m, "thé")
 
 
 def test_unreadable_files_are_refused(tmp_path):
     (tmp_path / "binary").write_bytes(b"ab\xff\x00")
-    with pytest.raises(UserError, match=r"not UTF-8 text \(byte 2\)"):
-        read_text(tmp_path / "binary")
-    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
-        read_text(tmp_path)
-    with pytest.raises(UserError, match=r"cannot read .*: No such file"):
-        read_text(tmp_path / "none")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (
+        ("binary", "is not text: a NUL byte at offset 3"),
+        ("empty.txt", "nothing but empty files"),
+        ("pipe", "a pipe or a device, not a file of text"),
+        ("none", "no such file or folder"),
+        ("no*", "no files match"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(open_text(DataConfig(), tmp_path / name).pieces())
+
+
+def test_memory_does_not_grow_with_the_text(many, tmp_path, monkeypatch):
+    """Windows of 1.6 MB of text at stride 1 would take 200 MB all at once."""
+    (tmp_path / "a.txt").write_text("the king sat on a mat. " * 70_000)
+    monkeypatch.setattr("lm.evaluation._nats", lambda params, tokens_BT1, weights_BT, c, eot, chunk: 1.0)
+    monkeypatch.setattr(readers, "CHUNK", 1 << 16)
+    monkeypatch.setattr(readers, "PIECE", 1 << 16)
+    source = open_text(many.experiment.data, tmp_path / "a.txt")
+    tracemalloc.start()
+    try:
+        assert evaluate(many, source, stride=16, batch=64).tokens == 23 * 70_000
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
 
 
 # --- the validation split --------------------------------------------------------------------------------------------
@@ -209,5 +312,5 @@ def test_baselines_by_hand():
 def test_progress_is_reported_to_the_end(m):
     seen = []
     evaluate(m, TEXT, batch=4, report=lambda done, total: seen.append((done, total)))
-    windows = math.ceil((len(TEXT) - 1) / 16)
-    assert seen == [(min(4 * i, windows), windows) for i in range(1, math.ceil(windows / 4) + 1)]
+    last = len(TEXT.encode()) - 1
+    assert seen == [(min(4 * 16 * i, last), last + 1) for i in range(1, math.ceil(last / 64) + 1)]

@@ -1,5 +1,6 @@
 """Tokenizers write every text, read it back, and come back exactly from their file."""
 
+import base64
 import itertools
 import json
 import os
@@ -183,6 +184,82 @@ def test_a_file_that_is_no_tokenizer_is_refused(text, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(UserError, match=r"tokenizer\.json is not a saved tokenizer"):
         tokenizers.load(tmp_path / "tokenizer.json")
+
+
+# --- damaged files, and patterns that lose text ----------------------------------------------------------------------
+ALPHABET = {base64.b64encode(bytes((byte,))).decode(): byte for byte in range(256)}
+SOUND = {"kind": "tiktoken", "name": "own", "pattern": "(?s:.)", "special": {"<|endoftext|>": 256}, "ranks": ALPHABET}
+
+
+def without(token):
+    return {key: rank for key, rank in ALPHABET.items() if key != token}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ranks": ALPHABET | {"YQ==": -1}}, "rank -1: must be a whole number from 0 to"),
+        ({"ranks": ALPHABET | {"YQ==": 1 << 40}}, "rank 1099511627776: must be a whole number"),
+        ({"ranks": ALPHABET | {"YQ==": "97"}}, "rank 97: must be a whole number"),
+        ({"ranks": ALPHABET | {"YQ==": True}}, "rank True: must be a whole number"),
+        ({"ranks": {"YQ==": 0, "Yg==": 0}}, "rank 0 is that of two tokens"),
+        ({"special": {"<|endoftext|>": 97}}, "rank 97 is that of two tokens"),
+        ({"ranks": without("YQ==")}, "1 of the 256 bytes have no token, the first of them 0x61"),
+        ({"ranks": {}}, "256 of the 256 bytes have no token"),
+        ({"ranks": ALPHABET | {"YWI=": 258}}, "no token has rank 257"),
+        ({"ranks": ALPHABET | {"": 257}}, "one of its tokens is empty"),
+        ({"ranks": ALPHABET | {"YR==": 257}}, "two of its tokens are the same"),
+        ({"ranks": ALPHABET | {"Y": 257}}, "not base64"),
+        ({"special": {"<end>": 256}}, "its special tokens lack <|endoftext|>"),
+        ({"special": None}, "its 'special' must be an object"),
+        ({"name": 5}, "its 'name' must be a string"),
+        ({"pattern": "((("}, "its pattern is not a regular expression"),
+        ({"pattern": "zzz"}, "its pattern leaves out"),
+        ({"pattern": "."}, "its pattern leaves out"),  # takes no line ends
+        ({"pattern": ""}, "its pattern cannot cut this text"),  # tiktoken panics over empty matches
+        ({"pattern": "a*"}, "its pattern cannot cut this text"),
+        ({"pattern": "(?=a)|(?s:.)"}, "its pattern cannot cut this text"),
+        ({"kind": ["tiktoken"]}, "one of bytes, chars, tiktoken"),
+        ({"kind": "chars", "alphabet": "aba"}, "its alphabet holds a character twice"),
+        ({"kind": "chars", "alphabet": ""}, "its alphabet must be a string of characters"),
+        ({"kind": "chars", "alphabet": ["a"]}, "its alphabet must be a string of characters"),
+        ({"kind": "chars", "alphabet": "a\ud800"}, "half a character"),
+    ],
+)
+def test_a_damaged_tokenizer_is_one_sentence(change, message, tmp_path, capfd):
+    """And nothing on standard error: where tiktoken panics, Rust prints a page of its stack."""
+    assert tokenizers.from_json(SOUND).decode([97]) == "a"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(SOUND | change))
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
+        tokenizers.load(tmp_path / "tokenizer.json")
+    assert len(str(refused.value)) < 400 and capfd.readouterr() == ("", "")
+
+
+def test_json_nested_too_deep_is_no_tokenizer(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"kind": ' + "[" * 200_000)
+    with pytest.raises(UserError, match="is not a saved tokenizer: maximum recursion depth exceeded"):
+        tokenizers.load(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "message"),
+    [
+        (r"(?s:[^Ω])", "before Ω after", "its pattern leaves out 2 of 15 bytes of the text"),
+        (r"(?:a|aa)+(?!.)(?<=b)|(?s:.)", "a" * 100, "its pattern gives up on this text"),
+    ],
+)
+def test_text_is_never_lost(pattern, text, message):
+    """A character that nothing matches, and a match that takes too long: both pass the trial when it is loaded."""
+    own = tokenizers.from_json(SOUND | {"pattern": pattern})
+    assert own.decode(tokenizers.encode(own, "Plain text.").tolist()) == "Plain text."
+    with pytest.raises(UserError, match=re.escape(message)):
+        tokenizers.encode(own, text)
+
+
+def test_numbers_without_a_token_stand_for_nothing():
+    """Published encodings have gaps below their special tokens, which a model may choose all the same."""
+    own = tokenizers.from_json(SOUND | {"special": {"<|endoftext|>": 260}})
+    assert tokenizers.spell(own, [97, 258, 260, 0xC3]) == ["a", "", "<|endoftext|>", "\\xc3"]
 
 
 def test_a_published_encoding_out_of_reach_says_what_to_do(monkeypatch, tmp_path):

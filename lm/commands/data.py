@@ -1,6 +1,7 @@
 """lm data list | prepare | kingdom: corpora and token files."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,8 @@ class PrepareOptions:
 
 
 def prepare(arguments: list[str]) -> None:
-    o = parse(PrepareOptions, arguments, "lm data prepare")
+    # Settings may be written as everywhere else, with the part they belong to: --data.text-field.
+    o = parse(PrepareOptions, [re.sub(r"^--data\.", "--", word) for word in arguments], "lm data prepare")
     from lm.data import tokens
     from lm.data.corpora import CORPORA, fetch
     from lm.training.display import Display

@@ -1,42 +1,94 @@
-"""lm eval RUN: loss, perplexity and bits per byte of a text."""
+"""lm eval RUN: loss, perplexity and bits per byte of a text; several runs and texts make a table."""
 
 import dataclasses
-from pathlib import Path
+import io
+from typing import Annotated, Any
+
+import tyro
 
 from lm.arguments import parse
-from lm.commands.common import Checkpoint, Json, RunName, prepare_jax, print_json
+from lm.commands.common import Checkpoint, Json, prepare_jax, print_json
+from lm.errors import require
+
+KEYS = ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Loss, perplexity and bits per byte of a text under a trained model, each token scored once."""
+    """Loss, perplexity and bits per byte of texts under trained models, each token scored once."""
 
-    run: RunName
-    """A run's directory, or its name under runs/."""
-    text: Path | None = None
-    """A UTF-8 text file; without it, the run's whole validation split."""
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Directories of runs, or their names under runs/."""
+    text: tuple[str, ...] = ()
+    """Files, folders or globs, read and divided into documents as training reads them; - is standard input. Without
+    any, each run's whole validation split."""
     stride: int | None = None
     """Tokens scored per window; smaller than the context (the default) gives each token more to go by."""
+    text_field: Annotated[str | None, tyro.conf.arg(name="data.text-field")] = None
+    """Field of a .jsonl or .parquet record that holds the text; the run's own by default."""
     checkpoint: Checkpoint = "latest"
     json: Json = False
 
 
 def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm eval")
+    require(bool(o.runs), "which run? A directory or its name under runs/: lm eval quickstart (`lm runs` lists them)")
+    require(o.text.count("-") <= 1, "--text -: standard input can be read once")
     prepare_jax()
-    from lm.evaluation import evaluate, evaluate_validation, read_text
-    from lm.run import load
+    rows = _scores(o)
+    single = len(rows) == 1
+    if o.json:
+        print_json({key: rows[0][key] for key in KEYS} if single else {"scores": rows})
+    elif single:
+        r = rows[0]
+        print(f"{r['run']} at step {r['step']} on {r['text']}: {r['tokens']:,} tokens, {r['bytes']:,} bytes")
+        print(f"loss {r['loss']:.4f} nats/token, perplexity {r['perplexity']:.3f}, {r['bits_per_byte']:.4f} bits/byte")
+    else:
+        print(_table(rows), end="")
+
+
+def _scores(o: Options) -> list[dict[str, Any]]:
+    """A row for every run and text. Every text is opened before the first is scored."""
+    from lm.data.corpora import Text, open_text
+    from lm.evaluation import evaluate, evaluate_validation
+    from lm.run import Run, load
     from lm.training.display import Display
 
-    text = None if o.text is None else read_text(o.text)
-    m = load(o.run, o.checkpoint)
-    with Display() as display:
-        options = dict(stride=o.stride, report=lambda done, total: display.stage("scoring windows", done, total))
-        score = evaluate_validation(m, **options) if text is None else evaluate(m, text, **options)
-    result = {name: getattr(score, name) for name in ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")}
-    if o.json:
-        print_json(result)
-        return
-    what = o.text or f"the validation split of {m.experiment.data.corpus}"
-    print(f"{m.run.name} at step {m.step} on {what}: {score.tokens:,} tokens, {score.bytes:,} bytes")
-    print(f"loss {score.loss:.4f} nats/token, perplexity {score.perplexity:.3f}, {score.bits_per_byte:.4f} bits/byte")
+    data = [Run(run).experiment.data for run in o.runs]
+    if o.text_field is not None:
+        data = [dataclasses.replace(settings, text_field=o.text_field) for settings in data]
+    opened = {path: open_text(data[0], path) for path in o.text}  # standard input can be read once
+    rows = []
+    for run, settings in zip(o.runs, data, strict=True):
+        m = load(run, o.checkpoint)
+        for path in o.text or (None,):
+            with Display() as display:
+                options = dict(stride=o.stride, report=lambda done, total: display.stage("scoring bytes", done, total))
+                if path is None:
+                    name, score = f"the validation split of {settings.corpus}", evaluate_validation(m, **options)
+                else:
+                    own = {"separator": settings.separator}
+                    own |= {} if isinstance(opened[path], Text) else {"text_field": settings.text_field}
+                    text = dataclasses.replace(opened[path], **own)
+                    name, score = text.name, evaluate(m, text, **options)
+            about = {"run": m.run.name, "step": m.step, "text": name}
+            rows.append(about | {key: getattr(score, key) for key in KEYS})
+    return rows
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("run", "text"):
+        table.add_column(title, overflow="fold")
+    for title in ("step", "tokens", "bytes", "loss", "perplexity", "bits/byte"):
+        table.add_column(title, justify="right")
+    for r in rows:
+        numbers = f"{r['step']:,} {r['tokens']:,} {r['bytes']:,} {r['loss']:.4f} {r['perplexity']:.3f}"
+        table.add_row(Text(r["run"]), Text(r["text"]), *numbers.split(), f"{r['bits_per_byte']:.4f}")
+    text = io.StringIO()
+    Console(file=text, width=150).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().split("\n"))

@@ -67,7 +67,7 @@ class Where:
 
     def options(self) -> dict:
         """For lm.probe.spaces_of."""
-        from lm.evaluation import read_text
+        from lm.data.readers import read_text
 
         text = None if self.text is None else read_text(self.text)
         named = {name: getattr(self, name) for name in ("case", "pieces", "center", "whiten", "tokens")}

@@ -9,7 +9,7 @@ import tyro
 from lm.arguments import parse
 from lm.commands.common import Json, action, print_json
 from lm.config import DataConfig
-from lm.errors import UserError
+from lm.errors import UserError, require
 
 
 def run(arguments: list[str]) -> None:
@@ -26,6 +26,10 @@ class TrainOptions:
     """Byte pairs, words with a fall-back to bytes, or characters."""
     vocab: int = DataConfig.vocab
     """Vocabulary entries for words and bpe, the end-of-text token included."""
+    text_field: Annotated[str, tyro.conf.arg(name="data.text-field")] = DataConfig.text_field
+    """Field of a .jsonl or .parquet record that holds the text; meta.text is text within meta."""
+    separator: Annotated[str, tyro.conf.arg(name="data.separator")] = DataConfig.separator
+    """What stands between the documents of plain text."""
     out: Path = Path("tokenizer.json")
     """File to write."""
     json: Json = False
@@ -38,7 +42,10 @@ def train(arguments: list[str]) -> None:
     from lm.training.display import Display
 
     with Display() as display:
-        made = prepare(DataConfig(corpus=o.corpus, tokenizer=o.kind, vocab=o.vocab), report=display.stage)
+        settings = DataConfig(
+            corpus=o.corpus, text_field=o.text_field, separator=o.separator, tokenizer=o.kind, vocab=o.vocab
+        )
+        made = prepare(settings, report=display.stage)
     try:
         tokenizers.save(made.tokenizer, o.out)
     except OSError as error:
@@ -57,19 +64,21 @@ class ShowOptions:
     encoding: Annotated[str, tyro.conf.Positional]
     """A run, a saved tokenizer.json, bytes, or a tiktoken name such as gpt2."""
     text: str = "The quick brown fox."
-    """Text to cut."""
+    """Text to cut; - is standard input."""
     json: Json = False
 
 
 def show(arguments: list[str]) -> None:
     o = parse(ShowOptions, arguments, "lm tokenizer show")
     from lm import tokenizer as tokenizers
+    from lm.data.readers import read_text
     from lm.run import Run, exists
 
+    require(bool(o.encoding), "which encoding? A run, a saved tokenizer.json, bytes, or a tiktoken name such as gpt2")
     is_run = exists(o.encoding)
     made = Run(o.encoding).tokenizer if is_run else tokenizers.build(DataConfig(tokenizer=o.encoding), [])
-    tokens = tokenizers.encode(made, o.text).tolist()
-    pieces = [made.decode_bytes([token]).decode("utf-8", "backslashreplace") for token in tokens]
+    tokens = tokenizers.encode(made, read_text("-") if o.text == "-" else o.text).tolist()
+    pieces = tokenizers.spell(made, tokens)
     if o.json:
         about = {"name": made.name, "n_vocab": made.n_vocab, "eot_token": made.eot_token}
         print_json(about | {"tokens": tokens, "pieces": pieces})

@@ -14,6 +14,7 @@ import numpy as np
 
 from lm.data.tokens import TokenFile
 from lm.errors import require
+from lm.typed import coerce
 
 ROUNDS = 6
 """Four rounds make a Feistel network hard to tell from random; two more for the narrow halves of small files."""
@@ -59,7 +60,7 @@ def permute(index: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Batches:
-    """Training batches from a token file. Raises UserError when the file is shorter than one window.
+    """Training batches from a token file. Raises UserError when it is shorter than one window, and for odd numbers.
 
     A window is context + 1 tokens: what the model reads, and each next token. Windows start at multiples of `context`,
     so a pass predicts each token once. From the second pass on all windows are shifted by a seeded offset and wrap
@@ -74,6 +75,10 @@ class Batches:
     seed: int
 
     def __post_init__(self):
+        for name, least, most in (("context", 1, 2**31), ("batch", 1, 2**31), ("seed", 0, 2**64)):
+            value = coerce(getattr(self, name), int, name)
+            require(least <= value < most, f"{name} {value}: must be at least {least} and below {most}")
+            object.__setattr__(self, name, value)
         require(
             self.file.count > self.context,
             f"{self.file.count:,} training tokens are fewer than one window of model.context {self.context} + 1;"
@@ -167,6 +172,8 @@ def validation_windows(file: TokenFile, context: int, tokens: int) -> tuple[np.n
     Returns tokens int32 [W, T+1] and weights float32 [W, T]: 1 for a target, 0 for the padding of the last window.
     Raises UserError for a file of fewer than two tokens.
     """
+    for name, value in (("context", context), ("tokens", tokens)):
+        require(coerce(value, int, name) >= 1, f"{name} {value}: must be at least 1")
     require(
         file.count >= 2,
         f"validation needs at least 2 tokens, there are {file.count}; raise --data.validation or give more text",

@@ -4,10 +4,8 @@ Nothing is fetched unless `fetch` is called: the default corpus is the source an
 """
 
 import functools
-import glob
 import hashlib
 import http.client
-import itertools
 import os
 import sysconfig
 import urllib.error
@@ -17,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm.config import DataConfig
-from lm.data import kingdom, readers
+from lm.data import finding, kingdom, readers
 from lm.data.readers import Piece
+from lm.data.temporary import clear_abandoned, temporary_folder
 from lm.errors import UserError, nearest, require
 from lm.files import whole
+from lm.tokenizer import well_formed
 
 
 @dataclass(frozen=True)
@@ -145,19 +145,40 @@ class Corpus:
 
     def documents(self) -> Iterator[str]:
         """Whole documents, each in memory at once."""
-        parts: list[str] = []
-        for text, opens in self.pieces():
-            if opens and parts:
-                yield "".join(parts)
-                parts = []
-            parts.append(text)
-        if parts:
-            yield "".join(parts)
+        return map("".join, readers.documents(self.pieces()))
+
+    @property
+    def size(self) -> int | None:
+        """Bytes to read, or None where decompressing or parsing makes that another number than the text's."""
+        plain = all(file.suffix.lower() not in (*readers.COMPRESSED, *readers.RECORDS) for file in self.files)
+        return sum(size for _, size, _ in self.manifest()) if plain else None
 
     def manifest(self) -> list[tuple[str, int, int]]:
         """(path, bytes, mtime_ns) of every file: unchanged manifest, unchanged text."""
         stats = [(file, file.stat()) for file in self.files]
         return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text in memory, read as a plain file that holds it would be."""
+
+    name: str
+    text: str
+    separator: str = ""
+
+    def pieces(self) -> Iterator[Piece]:
+        """(text, opens), as Corpus has them."""
+        return readers.split(iter([well_formed(self.text)]), self.separator)
+
+    def documents(self) -> Iterator[str]:
+        """Whole documents."""
+        return map("".join, readers.documents(self.pieces()))
+
+    @property
+    def size(self) -> int:
+        """Bytes of UTF-8."""
+        return len(well_formed(self.text).encode())
 
 
 def _all_or_nothing(pieces: Iterator[Piece]) -> list[Piece]:
@@ -186,41 +207,26 @@ def open_corpus(data: DataConfig, corpus: str | None = None) -> Corpus:
             f"corpus {wanted} is not on this machine; fetch its {source.size}: lm data prepare {wanted} --download",
         )
         return Corpus(wanted, tuple(source.files), source.separator)
-    return Corpus(wanted, tuple(_own_files(wanted)), data.separator, data.text_field)
+    require(finding.exists(wanted) or any(mark in wanted for mark in "/.*?[" + os.sep), _unknown(wanted))
+    return Corpus(wanted, tuple(finding.files_of_text(wanted, "data.corpus")), data.separator, data.text_field)
 
 
-def _own_files(wanted: str) -> list[Path]:
-    """The supported files at a path, under a folder or behind a glob, in an order that is the same everywhere."""
-    path = Path(os.path.expanduser(wanted))  # which leaves the ~ of a user who is not known
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        files = _under(path)
-        require(bool(files), f"data.corpus {wanted}: no text files in this folder ({readers.SUPPORTED})")
-    elif glob.has_magic(wanted):
-        found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        files = list(itertools.chain.from_iterable(_under(one) if one.is_dir() else [one] for one in found))
-        require(bool(files), f"data.corpus {wanted}: no files match; quote the glob so that the shell leaves it alone")
-    else:
-        looks_like_a_path = "/" in wanted or "." in wanted or os.sep in wanted
-        require(looks_like_a_path, _unknown(wanted))
-        raise UserError(f"data.corpus {wanted}: no such file or folder (from {Path.cwd()})")
-    for file in files:
-        require(readers.suffix(file) is not None, f"{file}: cannot read this kind of file; one of {readers.SUPPORTED}")
-    require(any(file.stat().st_size for file in files), f"data.corpus {wanted}: nothing but empty files")
-    return files
+def open_text(data: DataConfig, path: str | os.PathLike, *, option: str = "--text") -> Corpus | Text:
+    """The files at a path, folder or glob, read and divided as training with these settings would read them.
+
+    "-" is standard input; one file may have any name: where its suffix says nothing, it is plain text.
+    option: what to call the path in an error. Raises UserError for paths without readable files.
+    """
+    if str(path) == "-":
+        return Text("standard input", readers.read_text("-"), data.separator)
+    return Corpus(
+        str(path), tuple(finding.files_of_text(str(path), option, any_name=True)), data.separator, data.text_field
+    )
 
 
 def _unknown(wanted: str) -> str:
     known = ", ".join(CORPORA)
     return f"data.corpus {wanted!r}: no such corpus{nearest(wanted, CORPORA)} Known: {known}; or a file, folder or glob"
-
-
-def _under(folder: Path) -> list[Path]:
-    """Supported files below a folder, hidden ones left out, sorted by their path within it."""
-    relative = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    wanted = (file for file in relative if readers.suffix(file) and not any(p.startswith(".") for p in file.parts))
-    return [folder / file for file in sorted(wanted, key=lambda file: file.parts)]
 
 
 _NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -275,7 +281,9 @@ def _generated(source: Source) -> Path:
     (file,) = source.files
     try:
         if not file.is_file():
-            kingdom.write(file, source.documents())
+            with temporary_folder(file.parent) as temporary:
+                kingdom.write(temporary / file.name, source.documents())
+                os.replace(temporary / file.name, file)
     except OSError as error:
         raise UserError(f"{file} could not be written: {error}; set LM_CACHE to a folder with room") from error
     return file
@@ -284,16 +292,16 @@ def _generated(source: Source) -> Path:
 def _download(download: Download, file: Path, progress: Callable[[int, int | None], None]) -> None:
     pin = file.with_name(file.name + ".sha256")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with whole(file, "wb") as target:
-            sha256 = _stream(download.url, target, progress)
+        clear_abandoned(file.parent)
+        with temporary_folder(file.parent) as temporary:
+            with open(temporary / file.name, "wb") as target:
+                sha256 = _stream(download.url, target, progress)
             expected = download.sha256 or (pin.read_text().strip() if pin.is_file() else sha256)
-            require(
-                sha256 == expected,
-                f"{download.url} has sha256 {sha256[:12]}…, not {expected[:12]}…: it was changed or cut; try again",
-            )
-        with whole(pin) as note:
-            note.write(sha256 + "\n")
+            digests = f"sha256 {sha256[:12]}…, expected {expected[:12]}…"
+            require(sha256 == expected, f"{download.url} has {digests}: it was changed or cut; try again")
+            with whole(pin) as note:
+                note.write(sha256 + "\n")
+            os.replace(temporary / file.name, file)
     except urllib.error.URLError as error:
         raise UserError(f"{download.url} could not be fetched ({error}); check the network and try again") from error
     except OSError as error:

@@ -5,14 +5,18 @@ file of any size can be read, and almost every document is one piece.
 """
 
 import codecs
+import contextlib
 import gzip
 import io
 import itertools
 import json
 import lzma
-from collections.abc import Iterator
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lm.errors import UserError, require
 from lm.tokenizer import well_formed
@@ -26,6 +30,8 @@ PIECE = 1 << 20
 """Characters in every piece of a document but its last."""
 CHUNK = 1 << 20
 """Bytes read at once."""
+LINE = 1 << 28
+"""Bytes of the longest line of a .jsonl file: its JSON is in memory at once."""
 
 Piece = tuple[str, bool]
 """Text, and whether it opens a document."""
@@ -48,17 +54,50 @@ def read(path: Path, *, separator: str, text_field: str) -> Iterator[Piece]:
     Raises UserError for binary or damaged files and records without the field.
     """
     kind = suffix(path)
-    try:
+    with _refusing(path):
         if kind == ".parquet":
             yield from _records(_parquet_texts(path, text_field))
         elif kind == ".jsonl":
             yield from _records(_jsonl_texts(path, text_field))
         else:
-            yield from split(_characters(path), separator)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+            with open_bytes(path) as file:
+                yield from split(_characters(file, path), separator)
+
+
+def read_text(path: Path | str) -> str:
+    """All of one file of text: decoded, without a byte-order mark, otherwise as it is; "-" is standard input.
+
+    Raises UserError for binary, damaged and unreadable files.
+    """
+    if str(path) == "-":
+        return "".join(_characters(sys.stdin.buffer, "standard input"))
+    path = Path(path)
+    with _refusing(path), open_bytes(path) as file:
+        return "".join(_characters(file, path))
+
+
+def documents(pieces: Iterable[Piece]) -> Iterator[Iterator[str]]:
+    """The pieces of each document in turn; a document must be read before the next is asked for."""
+
+    def numbered():
+        number = 0
+        for text, opens in pieces:
+            number += opens
+            yield number, text
+
+    for _, document in itertools.groupby(numbered(), key=itemgetter(0)):
+        yield (text for _, text in document)
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Tell what is wrong with a file that cannot be read."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path} is damaged: {error}; fetch or compress it again") from error
     except FileNotFoundError as error:
-        raise UserError(f"{path} is gone; it was there when the corpus was opened") from error
+        raise UserError(f"cannot read {path}: no such file") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -114,27 +153,26 @@ class _Zstd(io.RawIOBase):
 
 
 # --- plain text ------------------------------------------------------------------------------------------------------
-def _characters(path: Path) -> Iterator[str]:
+def _characters(file: BinaryIO, name: Path | str) -> Iterator[str]:
     """The file decoded from UTF-8 in chunks, without a byte-order mark."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
-    with open_bytes(path) as file:
-        while True:
-            chunk = file.read(CHUNK)
-            zero = chunk.find(0)
-            require(zero < 0, f"{path} is not text: a NUL byte at offset {offset + zero}")
-            pending = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                at = offset - pending + error.start
-                raise UserError(
-                    f"{path} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {at}"
-                ) from error
-            yield text.removeprefix("\ufeff") if offset == 0 else text
-            offset += len(chunk)
-            if not chunk:
-                return
+    while True:
+        chunk = file.read(CHUNK)
+        zero = chunk.find(0)
+        require(zero < 0, f"{name} is not text: a NUL byte at offset {offset + zero}")
+        pending = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            at = offset - pending + error.start
+            raise UserError(
+                f"{name} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {at}"
+            ) from error
+        yield text.removeprefix("\ufeff") if offset == 0 else text
+        offset += len(chunk)
+        if not chunk:
+            return
 
 
 def split(chunks: Iterator[str], separator: str) -> Iterator[Piece]:
@@ -192,46 +230,107 @@ def _records(texts: Iterator[str]) -> Iterator[Piece]:
 def _jsonl_texts(path: Path, field: str) -> Iterator[str]:
     offset = 0
     with open_bytes(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number in itertools.count(1):
+            line = file.readline(LINE + 1)
+            require(len(line) <= LINE, f"{path}, line {number} is longer than {LINE >> 20} MiB; is it JSON lines?")
+            if not line:
+                return
+            where = f"{path}, line {number}"
             try:
                 record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")) if line.strip() else None
             except UnicodeDecodeError as error:
                 raise UserError(f"{path} is not UTF-8 text: line {number}, offset {offset + error.start}") from error
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error})") from error
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where}: not JSON ({error})") from error
             offset += len(line)
             if record is None:
                 continue
-            require(isinstance(record, dict), f"{path}, line {number}: expected a JSON object, got {line[:40]!r}")
-            require(
-                field in record,
-                f"{path}, line {number}: no field {field!r} among {', '.join(record) or 'none'}; set --data.text-field",
-            )
-            text = record[field]
+            require(isinstance(record, dict), f"{where}: expected a JSON object, got {line[:40]!r}")
+            text = _inside(record, field, where)
             require(
                 text is None or isinstance(text, str),
-                f"{path}, line {number}: field {field!r} is {type(text).__name__}, not text; set --data.text-field",
+                f"{where}: field {field!r} is {type(text).__name__}, not text; set --data.text-field",
             )
             yield well_formed(text or "")
 
 
+def _inside(record: dict[str, Any], field: str, where: str) -> Any:
+    """A record's field: by its name, or by a path of names with dots between them."""
+    value: Any = record
+    for name in [field] if field in record else field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            raise UserError(_no_field(where, field, _paths(record)))
+        value = value[name]
+    return value
+
+
+def _paths(record: dict[str, Any]) -> list[str]:
+    """The fields of a record, those of a nested one by their path."""
+    names = []
+    for name, value in record.items():
+        names += [f"{name}.{inner}" for inner in value] if isinstance(value, dict) and value else [name]
+    return names
+
+
+def _no_field(where: Path | str, field: str, names: list[str]) -> str:
+    """`field` is not among `names`, of which as many are named as fit a line."""
+    known = ", ".join(names) or "none"
+    known = known if len(known) <= 120 else known[:117] + "..."
+    return f"{where}: no field {field!r} among {known}; set --data.text-field"
+
+
 def _parquet_texts(path: Path, field: str) -> Iterator[str]:
     try:
-        import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
         raise UserError(f"{path}: reading parquet needs pyarrow: pip install -e '.[parquet]'") from error
+    row = 0
+    with _refusing_parquet(path), pyarrow.parquet.ParquetFile(path) as file:
+        parts = _column(path, file, field)
+        for group in range(file.num_row_groups):
+            for rows in file.iter_batches(batch_size=256, row_groups=[group], columns=[".".join(parts)]):
+                column = rows.column(parts[0])
+                for name in parts[1:]:
+                    column = pyarrow.compute.struct_field(column, name)
+                yield from (text or "" for text in _strings(column, path, row))
+                row += rows.num_rows
+
+
+@contextlib.contextmanager
+def _refusing_parquet(path: Path) -> Iterator[None]:
+    """Tell that a file is damaged, of which Arrow says so by errors of any kind."""
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            require(field in names, f"{path}: no field {field!r} among {', '.join(names)}; set --data.text-field")
-            kind = file.schema_arrow.field(field).type
-            require(
-                pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind),
-                f"{path}: field {field!r} is {kind}, not text; set --data.text-field",
-            )
-            for group in range(file.num_row_groups):
-                for rows in file.iter_batches(batch_size=256, row_groups=[group], columns=[field]):
-                    yield from (text or "" for text in rows.column(0).to_pylist())
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path} is not a parquet file: {error}") from error
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} is not a parquet file, or is damaged: {said or type(error).__name__}") from error
+
+
+def _column(path: Path, file, field: str) -> list[str]:
+    """The names that lead to a field of text: one, or a path into nested records."""
+    from pyarrow import types
+
+    schema = file.schema_arrow
+    parts = [field] if field in schema.names else field.split(".")
+    kind, inside = None, schema
+    for name in parts:
+        index = inside.get_field_index(name) if inside is schema or types.is_struct(kind) else -1
+        require(index >= 0, _no_field(path, field, [file.schema.column(i).path for i in range(len(file.schema))]))
+        kind = inside.field(index).type
+        inside = kind
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    require(text, f"{path}: field {field!r} is {kind}, not text; set --data.text-field")
+    return parts
+
+
+def _strings(column, path: Path, row: int) -> Iterator[str | None]:
+    """The values of a column whose first is row `row` of its file."""
+    for index, value in enumerate(column):
+        try:
+            yield value.as_py()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text: row {row + index + 1}, byte {error.start}") from error

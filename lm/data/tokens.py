@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -25,8 +24,10 @@ import numpy as np
 
 from lm import tokenizer as tokenizers
 from lm.config import DataConfig
+from lm.data import readers
 from lm.data.corpora import Corpus, cache_folder, open_corpus
 from lm.data.readers import Piece
+from lm.data.temporary import clear_abandoned, temporary_folder
 from lm.errors import UserError, require
 from lm.files import whole
 from lm.tokenizer import Tokenizer
@@ -85,6 +86,8 @@ def prepare(data: DataConfig, *, cache: Path | None = None, report: Report | Non
     corpus = open_corpus(data)
     other = open_corpus(data, data.validation_corpus) if data.validation_corpus else None
     try:
+        for folder in (cache / "tokens", cache / "scans", *(cache / "corpora").glob("*")):
+            clear_abandoned(folder)
         scan = _remembered_scan(corpus, 0.0 if other else data.validation, cache, report)
         other_scan = _remembered_scan(other, 0.0, cache, report) if other else None
         job = _Job(data, corpus, scan, other, other_scan, report)
@@ -204,14 +207,30 @@ def _remembered_scan(corpus: Corpus, fraction: float, cache: Path, report: Repor
         try:
             values = json.loads(path.read_text())
             return Scan(**values | {"held_out": tuple(values["held_out"])})
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             pass  # not there, or damaged: read again
     scan = _scan(corpus, fraction, report)
     if settled:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as file:
-            json.dump(asdict(scan), file)
+        with temporary_folder(path.parent) as temporary:
+            (temporary / path.name).write_text(json.dumps(asdict(scan)))
+            os.replace(temporary / path.name, path)
     return scan
+
+
+# --- lay out ---------------------------------------------------------------------------------------------------------
+def lay_out(tokenizer: Tokenizer, pieces: Iterable[Piece], *, end_of_text: bool) -> Iterator[Iterator[np.ndarray]]:
+    """The tokens of documents as training lays them out: streams of uint32 arrays, in bounded memory.
+
+    end_of_text: one stream in which an end-of-text token precedes every document; otherwise a stream for each document.
+    A stream must be read before the next is asked for.
+    """
+    documents = readers.documents(pieces)
+    if not end_of_text:
+        yield from (tokenizers.encode_pieces(tokenizer, document) for document in documents)
+        return
+    opening = [np.array([tokenizer.eot_token], np.uint32)]
+    opened = (itertools.chain(opening, tokenizers.encode_pieces(tokenizer, document)) for document in documents)
+    yield itertools.chain.from_iterable(opened)
 
 
 # --- make ------------------------------------------------------------------------------------------------------------
@@ -271,7 +290,7 @@ class _Writer:
     def __init__(self, path: Path, tokenizer: Tokenizer, end_of_text: bool):
         self.tokenizer, self.eot = tokenizer, tokenizer.eot_token if end_of_text else None
         self.dtype = np.dtype(np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32)
-        self.file = open(path, "wb")  # noqa: SIM115, closed in finish() and by _make
+        self.file = open(path, "wb")  # noqa: SIM115, closed on leaving
         self.hash, self.count, self.bytes, self.documents = hashlib.sha256(), 0, 0, 0
 
     def document(self, texts: Iterable[str]) -> None:
@@ -280,12 +299,18 @@ class _Writer:
         for tokens in tokenizers.encode_pieces(self.tokenizer, map(self._measured, texts)):
             self._write(tokens)
 
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        with contextlib.suppress(OSError):  # a full disk refuses what is still buffered once more
+            self.file.close()
+
     def finish(self) -> dict[str, Any]:
         """The fields of the TokenFile but its path; the bytes are on the disk, not only on their way."""
         self._end_of_text()
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.file.close()
         fields = dict(count=self.count, bytes=self.bytes, documents=self.documents, eot=self.eot)
         return fields | {"dtype": self.dtype.name, "sha256": self.hash.hexdigest()}
 
@@ -307,35 +332,32 @@ class _Writer:
 def _make(job: _Job, folder: Path) -> Prepared:
     """Make the folder of tokens: in a temporary place first, so that it appears whole or not at all."""
     tokenizer = job.tokenizer()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
-    writers = []
-    try:
+    with temporary_folder(folder.parent) as temporary:
+        made = temporary / "tokens"
+        made.mkdir()
+        _fill(job, tokenizer, made)
+        return _publish(made, folder)
+
+
+def _fill(job: _Job, tokenizer: Tokenizer, made: Path) -> None:
+    """Write both token files, the tokenizer and the sidecar."""
+    with contextlib.ExitStack() as writers:
         several = job.scan.documents > 1
-        train = _Writer(temporary / "train.bin", tokenizer, end_of_text=several)
-        writers.append(train)
+        train = writers.enter_context(_Writer(made / "train.bin", tokenizer, end_of_text=several))
         several = job.other_scan.documents > 1 if job.other_scan else several
-        held = _Writer(temporary / "validation.bin", tokenizer, end_of_text=several)
-        writers.append(held)
+        held = writers.enter_context(_Writer(made / "validation.bin", tokenizer, end_of_text=several))
         same = _encode(job.corpus, job.scan, train, held, job.report)
         if job.other:
             same &= _encode(job.other, job.other_scan, held, held, job.report)
         if not same:
-            shutil.rmtree(folder.parents[1] / "scans", ignore_errors=True)  # some file lies about its time
+            shutil.rmtree(made.parents[2] / "scans", ignore_errors=True)  # some file lies about its time
             raise UserError(f"data.corpus {job.corpus.name} changed while it was being read; run again")
-        tokenizers.save(tokenizer, temporary / "tokenizer.json")
+        tokenizers.save(tokenizer, made / "tokenizer.json")
         sidecar = {"train": train.finish(), "validation": held.finish()}
-        digests = {"corpus": job.scan.sha256, "tokenizer": tokenizers.digest(tokenizer)}
-        sidecar["hashes"] = digests | {"validation": sidecar["validation"]["sha256"]}
-        with whole(temporary / "tokens.json") as file:
-            json.dump(sidecar, file, indent=1)
-        temporary.chmod(0o755)  # mkdtemp's folders are the owner's alone
-        return _publish(temporary, folder)
-    finally:
-        for writer in writers:
-            with contextlib.suppress(OSError):  # a full disk refuses what is still buffered once more
-                writer.file.close()
-        shutil.rmtree(temporary, ignore_errors=True)
+    digests = {"corpus": job.scan.sha256, "tokenizer": tokenizers.digest(tokenizer)}
+    sidecar["hashes"] = digests | {"validation": sidecar["validation"]["sha256"]}
+    with whole(made / "tokens.json") as file:
+        json.dump(sidecar, file, indent=1)
 
 
 def _encode(corpus: Corpus, scan: Scan, train: _Writer, held: _Writer, report: Report) -> bool:
@@ -352,19 +374,15 @@ def _encode(corpus: Corpus, scan: Scan, train: _Writer, held: _Writer, report: R
     return text_hash.state.hexdigest() == scan.sha256
 
 
-def _publish(temporary: Path, folder: Path) -> Prepared:
+def _publish(made: Path, folder: Path) -> Prepared:
     """Put a finished folder in its place, where another process may have put its own meanwhile."""
     try:
-        os.rename(temporary, folder)
+        os.rename(made, folder)
     except OSError:
-        if made := _open(folder):  # made of the same text and settings, so the same
-            return made
-        damaged = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
-        try:
-            os.rename(folder, damaged)
-            os.rename(temporary, folder)
-        finally:
-            shutil.rmtree(damaged, ignore_errors=True)
+        if there := _open(folder):  # made of the same text and settings, so the same
+            return there
+        os.rename(folder, made.with_name("damaged"))  # goes with the temporary folder
+        os.rename(made, folder)
     return _open(folder)
 
 
@@ -381,5 +399,5 @@ def _open(folder: Path) -> Prepared | None:
         tokenizer, hashes = tokenizers.load(folder / "tokenizer.json"), sidecar["hashes"]
         same = tokenizers.digest(tokenizer) == hashes["tokenizer"]
         return Prepared(**parts, tokenizer=tokenizer, hashes=hashes) if same else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

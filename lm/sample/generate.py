@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm import tokenizer as tokenizers
 from lm.config import ModelConfig
 from lm.errors import require
 from lm.model.cache import KVCache
 from lm.sample.decoding import CHUNK, Decoded, decode, full_logits, laid_out, prefill
 from lm.sample.samplers import Sampler
 from lm.sample.text import Continuation
+from lm.typed import coerce
 
 WATCHED = 8
 """Tokens in a chunk when somebody watches the text or a stop string may cut it short."""
@@ -34,6 +36,8 @@ class Sample:
     """The fewest tokens whose text covers `text`; without the end-of-text token."""
     logprobs: list[float]
     """Nats, log of the probability the model itself gave each token, before temperature and filters."""
+    token_texts: list[str]
+    """Each token as a string; bytes that are not whole characters as \\xNN."""
     ended: Literal["stop", "end of text", "length"]
     """Why: a stop string, the end-of-text token, or max_tokens."""
 
@@ -64,7 +68,8 @@ def generate(
     """
     c = m.experiment.model
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    _check(m, prompts, max_tokens, seed, samples, stop, past_context)
+    max_tokens, seed, samples = _numbers(max_tokens, seed, samples)
+    _check(m, prompts, samples, stop, past_context)
     rows = [_Row(m.tokenizer, prompt, stop) for prompt in prompts for _ in range(samples)]
     if past_context == "error":
         _check_fits(rows, max_tokens, c.context)
@@ -128,7 +133,7 @@ class _Row:
 
     def __init__(self, tokenizer, prompt: str, stop: tuple[str, ...]):
         self.prompt = prompt
-        self.tokens = list(tokenizer.encode_ordinary(prompt)) or [tokenizer.eot_token]  # documents start with one
+        self.tokens = tokenizers.encode(tokenizer, prompt).tolist() or [tokenizer.eot_token]  # documents start with one
         self.window = list(self.tokens)  # what the model reads: the last token is not in the cache yet
         self.place = len(self.tokens)  # tokens so far, those dropped from the window included
         self.continuation = Continuation(tokenizer, stop)
@@ -156,7 +161,14 @@ class _Row:
 
     def sample(self) -> Sample:
         made = self.continuation
-        return Sample(self.prompt, made.text, made.tokens, made.logprobs, self.ended)
+        return Sample(
+            prompt=self.prompt,
+            text=made.text,
+            tokens=made.tokens,
+            logprobs=made.logprobs,
+            token_texts=tokenizers.spell(made.tokenizer, made.tokens),
+            ended=self.ended,
+        )
 
 
 def _take(rows: list[_Row], result: Decoded, end: int) -> None:
@@ -215,13 +227,29 @@ def _seen(rows: list[_Row], V: int) -> np.ndarray:
 
 
 # --- the user's mistakes ---------------------------------------------------------------------------------------------
-def _check(m, prompts, max_tokens, seed, samples, stop, past_context) -> None:
+MOST_ROWS = 1 << 16
+
+
+def _numbers(max_tokens: int, seed: int, samples: int) -> tuple[int, int, int]:
+    """Each as a whole number within its bounds."""
+    max_tokens = coerce(max_tokens, int, "max_tokens")
+    require(max_tokens >= 1, f"max_tokens {max_tokens}: must be at least 1")
+    seed = coerce(seed, int, "seed")
+    require(0 <= seed < 2**32, f"seed {seed}: must be at least 0 and below 2**32")
+    samples = coerce(samples, int, "samples")
+    require(samples >= 1, f"samples {samples}: must be at least 1")
+    return max_tokens, seed, samples
+
+
+def _check(m, prompts, samples, stop, past_context) -> None:
     vocab, n_vocab = m.experiment.model.vocab, m.tokenizer.n_vocab
     require(n_vocab == vocab, f"the tokenizer has {n_vocab} tokens, the model {vocab}: use the one it was trained with")
     require(not isinstance(prompts, str), f"prompts {prompts!r}: one text where a list is due; write [{prompts!r}]")
-    require(max_tokens >= 1, f"max_tokens {max_tokens}: must be at least 1")
-    require(samples >= 1, f"samples {samples}: must be at least 1")
-    require(0 <= seed < 2**32, f"seed {seed}: must be at least 0 and below 2**32")
+    for what, texts in (("prompt", prompts), ("stop", stop)):
+        wrong = next((text for text in texts if not isinstance(text, str)), "")
+        require(wrong == "", f"{what} {wrong!r}: expected a string")
+    rows = len(prompts) * samples
+    require(rows <= MOST_ROWS, f"{rows:,} rows (prompts x samples): at most {MOST_ROWS:,} at once; ask for fewer")
     require("" not in stop, "stop: an empty string is everywhere and would end each row at once; leave it out")
     require(past_context in ("error", "slide"), f"past_context {past_context!r}: 'error' or 'slide'")
 

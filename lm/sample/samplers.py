@@ -1,12 +1,12 @@
 """Sampler: how the next token is chosen. Imports no JAX, so the command's help stays instant."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from lm.errors import require
+from lm.typed import check_types
 
 GREEDY = 1e-6
 """Temperatures below this count as zero: float32 could not divide by much less."""
@@ -38,9 +38,10 @@ class Sampler:
     """Divides positive and multiplies negative logits of tokens already in the row; 1 does nothing."""
 
     def __post_init__(self):
+        check_types(self, "")
         t, k, p, m, r = self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty
         require(
-            t >= 0 and math.isfinite(t), f"temperature {t}: must be 0 (greedy) or a positive number; 1 is the model's"
+            0 <= t <= 1e6, f"temperature {t}: must be 0 (greedy) or a positive number up to a million; 1 is the model's"
         )
         require(k is None or k >= 1, f"top_k {k}: must be at least 1; leave it out (None) to keep every token")
         require(p is None or 0 < p <= 1, f"top_p {p}: must be above 0 and at most 1; leave it out to keep every token")

@@ -3,6 +3,8 @@
 import bisect
 import codecs
 
+from lm.tokenizer import bytes_of
+
 
 class Continuation:
     """Tokens become text one by one; a stop string ends it.
@@ -28,7 +30,7 @@ class Continuation:
         self.tokens.append(token)
         self.logprobs.append(logprob)
         self._ends.append(0)
-        self._grow(self._decoder.decode(self.tokenizer.decode_bytes([token])))
+        self._grow(self._decoder.decode(bytes_of(self.tokenizer, token)))
 
     def finish(self) -> None:
         """No more tokens: let go of what was held back, the bytes of a broken character included."""

@@ -5,11 +5,14 @@ import hashlib
 import itertools
 import json
 import lzma
+import os
+import random
 import re
 import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -57,6 +60,40 @@ def test_parquet_gives_the_same_documents(tmp_path):
         documents(tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"field 'id' is int64, not text"):
         documents(tmp_path / "a.parquet", text_field="id")
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary", "large dictionary", "nested"])
+def test_every_parquet_column_of_text_is_read(kind, tmp_path):
+    """Categories are dictionaries; a field within records is named by its path."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    text = pyarrow.array([*DOCUMENTS[:2], None, DOCUMENTS[2]])
+    types = {
+        "large_string": pyarrow.large_string(),
+        "string_view": pyarrow.string_view(),
+        "dictionary": pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
+        "large dictionary": pyarrow.dictionary(pyarrow.int32(), pyarrow.large_string()),
+    }
+    text = text.cast(types[kind]) if kind in types else text
+    column = pyarrow.StructArray.from_arrays([text], ["body"]) if kind == "nested" else text
+    parquet.write_table(pyarrow.table({"meta": column}), tmp_path / "a.parquet")
+    assert documents(tmp_path, text_field="meta.body" if kind == "nested" else "meta") == DOCUMENTS
+
+
+def test_a_field_within_records_is_named_by_its_path(tmp_path):
+    records = [{"id": i, "meta": {"deep": {"text": text}}} for i, text in enumerate(DOCUMENTS)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert documents(tmp_path, text_field="meta.deep.text") == DOCUMENTS
+    with pytest.raises(UserError, match=r"no field 'text' among id, meta\.deep; set --data\.text-field"):
+        documents(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"a.b": "by its own name", "a": {"b": "by its path"}}')
+    assert documents(tmp_path, text_field="a.b") == ["by its own name"]
+
+
+def test_a_line_of_json_ends_where_json_lines_end(tmp_path):
+    """U+2028 and its like end no line of a .jsonl file, though str.splitlines says so."""
+    text = "one\u2028two\u0085three\x0cfour"
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}, ensure_ascii=False) + "\r\n", newline="")
+    assert documents(tmp_path) == [text]
 
 
 def test_several_zstd_frames_are_one_file(tmp_path):
@@ -139,6 +176,29 @@ def test_folders_and_globs_take_supported_files_in_order(tmp_path):
     assert documents(tmp_path / "**/*.md") == ["a/z.md"]
 
 
+def test_linked_folders_are_read_once_and_circles_end(tmp_path, caplog):
+    """What is left out is said, with the reason."""
+    for name in ("corpus/real/a.txt", "elsewhere/b.txt", "corpus/picture.png", "corpus/.hidden/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    links = {"linked": "../elsewhere", "again": "real", "real/circle": "..", "gone.txt": "nowhere"}
+    for name, target in links.items():
+        (tmp_path / "corpus" / name).symlink_to(target)
+    os.mkfifo(tmp_path / "corpus/pipe.txt")
+    assert documents(tmp_path / "corpus") == ["elsewhere/b.txt", "corpus/real/a.txt"]
+    for glob in ("corpus/**", "corpus/**/*.txt", "corpus/[rl]*", "*/**/?.txt"):
+        assert sorted(documents(tmp_path / glob)) == ["corpus/real/a.txt", "elsewhere/b.txt"]
+    said = caplog.messages[0]
+    for part in (
+        "1 hidden (.hidden)", "1 broken links (gone.txt)", "1 pipes and devices (pipe.txt)",
+        "1 files of other kinds (picture.png)", "2 links to folders that are read already",
+    ):  # fmt: skip
+        assert part in said
+    count = len(caplog.messages)
+    documents(tmp_path / "corpus")
+    assert len(caplog.messages) == count, "once a process"
+
+
 def test_documents_can_be_read_again_and_the_manifest_tells_a_change(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     corpus = open_corpus(DataConfig(corpus=str(tmp_path)))
@@ -218,6 +278,9 @@ PADDING = readers.CHUNK - 1  # the fault, or the character it is in, straddles t
         ("a.jsonl", b'["x"]', "a.jsonl, line 1: expected a JSON object"),
         ("a.jsonl", b'{"text": 3}', "a.jsonl, line 1: field 'text' is int, not text"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}', "a.jsonl is not UTF-8 text: line 2, offset 24"),
+        ("a.jsonl", b'{"text": ' + b"[" * 200_000, "a.jsonl, line 1: not JSON (maximum recursion depth"),
+        ("a.jsonl", b'{"text": {"x": 1}}', "a.jsonl, line 1: field 'text' is dict, not text"),
+        ("a.jsonl", json.dumps({"x" * 90 + str(i): i for i in range(9)}).encode(), "...; set --data.text-field"),
         ("a.parquet", b"not parquet", "a.parquet is not a parquet file"),
     ],
 )
@@ -226,6 +289,41 @@ def test_binary_and_damaged_files_are_refused(name, content, message, tmp_path):
         pytest.importorskip("pyarrow")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=re.escape(message)):
+        documents(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [".gz", ".xz", ".zst"])
+def test_a_flipped_bit_is_refused_or_changes_nothing(packed, tmp_path):
+    """Each byte of a packed file damaged in turn: one sentence, whatever its library raises, or the same text."""
+    rng, path = random.Random(0), tmp_path / f"a.txt{packed}"
+    text = "".join(rng.choice("abcdefgh \n") for _ in range(300))
+    whole = COMPRESSORS[packed](text.encode())
+    refused = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes((whole[place] ^ 1 << rng.randrange(8),)) + whole[place + 1 :])
+        try:
+            read = "".join(readers.read_text(path))
+        except UserError as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:
+            assert read == text or packed == ".zst"  # which has no checksum here
+    assert refused > len(whole) // 2 or packed == ".zst"
+
+
+def test_parquet_with_text_that_is_not_utf_8_names_the_row(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    offsets, values = pyarrow.py_buffer(np.array([0, 2, 4], np.int32)), pyarrow.py_buffer(b"ok\xff\xfe")
+    column = pyarrow.StringArray.from_buffers(2, offsets, values)
+    parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet is not UTF-8 text: row 2, byte 0"):
+        documents(tmp_path)
+
+
+def test_a_line_that_is_too_long_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LINE", 1 << 20)
+    (tmp_path / "a.jsonl").write_text('{"text": "' + "x" * (1 << 20) + '"}')
+    with pytest.raises(UserError, match="line 1 is longer than 1 MiB"):
         documents(tmp_path)
 
 

@@ -134,7 +134,7 @@ def test_windows_score_every_token_once_as_ours_do(recipe):
 
     tokens = np.arange(150)
     x_WT, y_WT = recipe.windows(torch.from_numpy(tokens), 64)
-    ours_WT1, weights_WT = strided_windows(tokens, 64, 64)
+    ours_WT1, weights_WT = map(np.stack, zip(*strided_windows([tokens], 64, 64), strict=True))
     kept = y_WT.numpy() != recipe.IGNORED
     assert (kept == (weights_WT > 0)).all() and kept.sum() == 149
     assert (x_WT.numpy()[kept] == ours_WT1[:, :-1][kept]).all() and (y_WT.numpy()[kept] == ours_WT1[:, 1:][kept]).all()

@@ -1,0 +1,65 @@
+"""A saved byte-pair vocabulary, checked before tiktoken sees it: damage becomes a panic there, or lost text."""
+
+import base64
+from collections import Counter
+from typing import Any
+
+from lm.errors import UserError, require
+
+END_OF_TEXT = "<|endoftext|>"
+MOST = 1 << 24
+"""Tokens a vocabulary may have: eighty times the largest published one."""
+
+
+def rebuild(values: dict[str, Any]):
+    """The tiktoken.Encoding of `name`, `pattern`, `special` (text to number) and `ranks` (base64 to number).
+
+    Raises UserError where one of them is missing or of another kind, and for numbers or a pattern that cannot be.
+    """
+    import tiktoken
+
+    for key, kind, called in (
+        ("name", str, "a string"),
+        ("pattern", str, "a string"),
+        ("special", dict, "an object"),
+        ("ranks", dict, "an object"),
+    ):
+        require(isinstance(values.get(key), kind), f"its {key!r} must be {called}, and is missing or something else")
+    ranks, special = _decoded(values["ranks"]), values["special"]
+    _check_numbers([*ranks.values(), *special.values()])
+    _check_tokens(ranks, special)
+    try:
+        return tiktoken.Encoding(
+            values["name"], pat_str=values["pattern"], mergeable_ranks=ranks, special_tokens=special
+        )
+    except ValueError as error:
+        raise UserError(f"its pattern is not a regular expression ({str(error)[:100]})") from error
+
+
+def _decoded(ranks: dict[str, int]) -> dict[bytes, int]:
+    try:
+        decoded = {base64.b64decode(token, validate=True): rank for token, rank in ranks.items()}
+    except ValueError as error:
+        raise UserError(f"one of its tokens is not base64 ({error})") from error
+    require(len(decoded) == len(ranks), "two of its tokens are the same")
+    return decoded
+
+
+def _check_numbers(numbers: list[Any]) -> None:
+    for number in numbers:
+        sound = type(number) is int and 0 <= number < MOST
+        require(sound, f"rank {str(number)[:40]}: must be a whole number from 0 to {MOST - 1:,}")
+    twice = next((number for number, count in Counter(numbers).items() if count > 1), None)
+    require(twice is None, f"rank {twice} is that of two tokens")
+
+
+def _check_tokens(ranks: dict[bytes, int], special: dict[str, int]) -> None:
+    """Every byte is a token, no number up to the last rank is left out, and texts can end."""
+    missing = [byte for byte in range(256) if bytes((byte,)) not in ranks]
+    if missing:
+        raise UserError(f"{len(missing)} of the 256 bytes have no token, the first of them 0x{missing[0]:02x}")
+    require(b"" not in ranks, "one of its tokens is empty")
+    taken = {*ranks.values(), *special.values()}
+    gap = next((number for number in range(max(ranks.values())) if number not in taken), None)
+    require(gap is None, f"no token has rank {gap}")
+    require(END_OF_TEXT in special, f"its special tokens lack {END_OF_TEXT}")
