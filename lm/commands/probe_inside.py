@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lm.arguments import parse
-from lm.commands.common import Checkpoint, Json, prepare_jax, print_json
-from lm.errors import require
+from lm.arguments import Count, Positive, Seed, Whole, parse
+from lm.commands.common import Checkpoint, Json, print_json
+from lm.commands.probe import load_model
+from lm.errors import printable, require
 
 Text = Annotated[str, tyro.conf.Positional]
 File = Annotated[Path, tyro.conf.Positional]
@@ -27,16 +28,9 @@ class Common:
 
 
 def _start(options: type, action: str, run: str, arguments: list[str]) -> tuple[Any, Any]:
-    """Options and model; the figure's format is refused before anything takes time."""
+    """Options and model."""
     o = parse(options, arguments, f"lm probe RUN {action}")
-    prepare_jax()
-    if o.figure is not None:
-        from lm.figures import check_format
-
-        check_format(o.figure, "--figure")
-    from lm.run import load
-
-    return o, load(run, o.checkpoint)
+    return o, load_model(run, o.checkpoint, o.figure)
 
 
 def _show(o, result: dict[str, Any], *tables) -> None:
@@ -49,10 +43,8 @@ def _show(o, result: dict[str, Any], *tables) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    for table in tables:
-        console.print(table)
-    if o.figure is not None:
-        console.print(str(o.figure), markup=False)
+    for table in (*tables, *([] if o.figure is None else [str(o.figure)])):
+        console.print(printable(table) if isinstance(table, str) else table, markup=False)
 
 
 def _table(title: str, *columns: str, left: int = 1):
@@ -60,18 +52,17 @@ def _table(title: str, *columns: str, left: int = 1):
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(title), title_justify="left", title_style="", box=None, pad_edge=False, header_style="bold"
-    )
+    title = Text(printable(title))
+    table = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if place < left else "right", no_wrap=True)
+        table.add_column(Text(printable(column)), justify="left" if place < left else "right", no_wrap=True)
     return table
 
 
 def _row(table, *cells) -> None:
     from rich.text import Text
 
-    table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
+    table.add_row(*(Text(printable(str(cell))) for cell in cells))
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -81,11 +72,11 @@ class AttentionOptions(Common):
 
     text: Text
     """The text to read."""
-    layer: int | None = None
+    layer: Whole | None = None
     """Show this layer alone."""
-    head: int | None = None
+    head: Whole | None = None
     """Show this head alone."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the random tokens of the induction score."""
 
 
@@ -352,13 +343,13 @@ class TraceOptions(Common):
     answer: str
     other: str | None = None
     """Corrupt by putting in this other subject, of as many tokens, instead of noise."""
-    noise: float = 3.0
+    noise: Positive = 3.0
     """In standard deviations of the subject's embeddings."""
-    samples: int = 10
+    samples: Count = 10
     """Draws of noise to average over."""
-    window: int = 1
+    window: Count = 1
     """Layers of attention or feed-forward output restored together."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 def trace(run: str, arguments: list[str]) -> None:

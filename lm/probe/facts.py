@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from lm.errors import UserError, require
+from lm.probe.lines import numbered_lines, refuse_unless
 from lm.probe.passes import forward
 from lm.probe.rows import CHUNK, Rows, continuation, encode, rows
 from lm.run import Model
@@ -30,28 +31,22 @@ class Fact:
 
 def read_facts(path: str | Path) -> list[Fact]:
     """The facts of a .jsonl file; a file that is none is refused, with the line."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     known = {field.name: field.type for field in dataclasses.fields(Fact)}
     facts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path):
+        expected = f"a fact is an object with {', '.join(known)}"
         try:
             values = json.loads(line)
-            fact = Fact(**{name: values[name] for name in known if name in values or name != "seen"})
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{path}, line {number}: not a fact ({type(error).__name__}: {error}); each line is an object with"
-                f" {', '.join(known)}"
-            ) from error
+        except (ValueError, RecursionError) as error:
+            why = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise UserError(f"{path}, line {number}: not JSON ({why}); {expected}") from error
+        complete = isinstance(values, dict) and known.keys() - {"seen"} <= values.keys()
+        refuse_unless(complete, path, number, expected, line)
+        fact = Fact(**{name: values[name] for name in known if name in values})
         words = (fact.relation, fact.subject, fact.prompt, fact.answer)
-        require(
-            all(isinstance(word, str) and word.strip() for word in words) and isinstance(fact.seen, bool),
-            f"{path}, line {number}: relation, subject, prompt and answer are words, seen is true or false",
-        )
+        are_words = all(isinstance(word, str) and word.strip() for word in words) and isinstance(fact.seen, bool)
+        expected = "relation, subject, prompt and answer are words, seen is true or false"
+        refuse_unless(are_words, path, number, expected, line)
         facts.append(fact)
     require(bool(facts), f"{path} holds no facts")
     return facts

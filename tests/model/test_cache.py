@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_cases import VARIANTS, forward, lively, relative_error, small, some_tokens
+from model_cases import VARIANTS, forward, lively, small, some_tokens
 
 from lm.errors import UserError
 from lm.model import cache as cache_module

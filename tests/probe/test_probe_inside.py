@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from close import assert_close
 
 import lm
 from lm import probe
@@ -38,12 +39,12 @@ def test_members_of_a_pack_are_probed_like_any_run(knowing, member):
     m = lm.load(knowing[0][member])
     tokens = [[m.tokenizer.eot_token, *m.tokenizer.encode_ordinary(TEXT)]]
     logits_BTV, _ = m.apply(tokens)
-    np.testing.assert_allclose(probe.lens_logits(m, tokens)[-1], logits_BTV, rtol=1e-4, atol=1e-4)
+    assert_close(probe.lens_logits(m, tokens)[-1], logits_BTV, relative=0.0001)
     by_pass, by_cache = (probe.attention_patterns(m, TEXT, cached=cached).weights_LNTS for cached in (False, True))
-    np.testing.assert_allclose(by_cache, by_pass, atol=1e-4)
+    assert_close(by_cache, by_pass, relative=0.0001)
     traces = [probe.trace(m, "bob lives in", "bob", "oslo", samples=3, cached=cached) for cached in (False, True)]
     for kind in traces[0].restored:
-        np.testing.assert_allclose(traces[1].restored[kind], traces[0].restored[kind], atol=1e-4)
+        assert_close(traces[1].restored[kind], traces[0].restored[kind], relative=0.0001)
     first, second = (lm.load(run).params["head"] for run in knowing[0])
     assert not np.array_equal(first, second)
 
@@ -90,7 +91,7 @@ def test_attention(ask, run_path, workplace):
     head = next(head for head in answer["heads"] if (head["layer"], head["head"]) == (1, 2))
     assert head["previous"] == pytest.approx(np.mean([weights[1, 2, t, t - 1] for t in range(1, 9)]))
     one = ask("attention", TEXT, "--layer", 1, "--head", 2, "--json")
-    np.testing.assert_allclose(one["weights"], weights[1, 2][None], atol=1e-6)
+    assert_close(one["weights"], weights[1, 2][None], relative=1e-6)
     assert one["heads"] == [head]
     table = ask("attention", TEXT, "--layer", 1, "--head", 2)
     assert "if uniform" in table and "random tokens twice" in table and "·lives" in table
