@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lm.figures import STYLE, VERBATIM, check_format, plt, save
 from lm.errors import printable
+from lm.figures import STYLE, VERBATIM, check_format, plt, save
 from lm.probe.geometry import Direction, Isotropy, Map
 from lm.probe.similarities import Similarity
 from lm.probe.suites import Suite
