@@ -2,15 +2,25 @@
 
 Compiled programs are kept in that cache, so that the second training of a shape, here or in a subprocess, starts at
 once. Workers of pytest-xdist share it.
+
+Most of the tests' time is compilation, and what a program computes is the same without LLVM's polish: they are compiled
+without it, unless JAX_DISABLE_MOST_OPTIMIZATIONS=0 says otherwise, as the gate does on another instruction set.
 """
 
 import os
 from pathlib import Path
 
+import jax
 import pytest
 import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure():
+    """For this process, and for those that tests start."""
+    unpolished = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    jax.config.update("jax_disable_most_optimizations", unpolished == "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

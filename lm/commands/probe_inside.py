@@ -200,8 +200,8 @@ def _attribution(o, m, tables: list) -> dict[str, Any]:
     from lm.probe.attribution import attribute_logits
 
     parts = attribute_logits(m, o.text, o.answer, o.other, cached=o.cached)
-    of = f"the logit of {o.answer}" + ("" if o.other is None else f" over that of {o.other}")
-    table = _table(f"what adds to {of} after the text: {parts.total:+.3f} in all", "part", "")
+    what = " over that of ".join(parts.first)
+    table = _table(f"what adds to the logit of {what} after the text: {parts.total:+.3f} in all", "part", "")
     named = {"embedding": parts.embedding}
     for layer, heads_N in enumerate(parts.heads_LN):
         named |= {f"layer {layer} head {head}": value for head, value in enumerate(heads_N)}
@@ -210,7 +210,7 @@ def _attribution(o, m, tables: list) -> dict[str, Any]:
         _row(table, name, f"{value:+.3f}")
     tables += ["", table]
     listed = {"heads": parts.heads_LN.tolist(), "mlp": parts.mlp_L.tolist()}
-    return {"total": parts.total, "embedding": parts.embedding, "biases": parts.biases} | listed
+    return {"first": parts.first, "total": parts.total, "embedding": parts.embedding, "biases": parts.biases} | listed
 
 
 def _log(probability):

@@ -142,11 +142,11 @@ def _rating(line: str) -> tuple[list[str], float | None]:
 
 
 def read_groups(path: str | Path) -> dict[str, list[str]]:
-    """Named groups of words. Raises UserError where words come before a name."""
+    """Named groups of words, each word once. Raises UserError where words come before a name."""
     groups: dict[str, list[str]] = {}
     for name, lines in _blocks(path):
         groups.setdefault(name, []).extend(word for _, words in lines for word in words)
-    return groups
+    return {name: list(dict.fromkeys(words)) for name, words in groups.items()}
 
 
 def _blocks(path: str | Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:

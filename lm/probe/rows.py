@@ -69,7 +69,8 @@ def encode(m: Model, text: str) -> list[int]:
 
 
 def continuation(m: Model, text: str) -> list[int]:
-    """The tokens of an answer that follows a prompt: a space, then its words."""
+    """The tokens of an answer that follows a prompt: a space, then its words. Raises UserError for a blank one."""
+    require(bool(text.strip()), f"the answer {text!r} is blank: give a word")
     return tokenizers.encode(m.tokenizer, " " + text.strip()).astype(int).tolist()
 
 

@@ -113,7 +113,7 @@ def test_adams_epsilon_by_the_table(optimizer):
     for name, value in directions.items():
         if optimizer == "adamw" or not is_hidden(name):
             s = 1 / 12 if name.startswith("blocks.") else 1 / 4
-            assert_close(value, 1 / (1 + s), relative=0.0001, what=name)
+            assert_close(value, 1 / (1 + s), relative=1e-5, what=name)
 
 
 def test_what_cannot_carry_over_is_refused():

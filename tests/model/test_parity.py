@@ -97,7 +97,7 @@ def test_logits_equal_theirs(name):
     c, (_, params, _) = CASES[name], pair(name)
     theirs_BTV, *_ = their_logits_and_gradients(name)
     assert np.abs(theirs_BTV).max() > 1
-    assert_close(forward(c)(params, some_tokens(c, B)), theirs_BTV, relative=0.0001)
+    assert_close(forward(c)(params, some_tokens(c, B)), theirs_BTV, relative=1e-5)
 
 
 @every_model
@@ -127,7 +127,7 @@ def test_cached_decoding_equals_their_full_pass(name):
 
     for start, stop in [(0, 5), *((t, t + 1) for t in range(5, T))]:
         logits_BTV, cache = step(params, tokens_BT[:, start:stop], cache)
-        assert_close(logits_BTV, theirs_BTV[:, start:stop], relative=0.0001)
+        assert_close(logits_BTV, theirs_BTV[:, start:stop], relative=1e-5)
 
 
 def test_weights_that_do_not_fit_are_refused():

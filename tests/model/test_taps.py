@@ -85,12 +85,12 @@ def test_attention_taps_are_the_textbook_formula():
             q_BTH, k_BSH, u_BSH = (v[f"attention.{what}"][layer, :, :, i] for what, i in
                                    (("query", n), ("key", n // 2), ("value", n // 2)))  # fmt: skip
             scores_BTS = q_BTH @ k_BSH.swapaxes(1, 2) / 6**0.5
-            assert_close(v["attention.scores"][layer, :, n], scores_BTS, relative=0.0001)
+            assert_close(v["attention.scores"][layer, :, n], scores_BTS, relative=1e-5)
             t, s = np.indices((T, T))
             weights_BTS = np.exp(scores_BTS) * ((s <= t) & (t - s < (window or T)))
             weights_BTS /= weights_BTS.sum(-1, keepdims=True)
             assert_close(v["attention.weights"][layer, :, n], weights_BTS, relative=1e-5)
-            assert_close(v["attention.heads"][layer, :, :, n], weights_BTS @ u_BSH, relative=0.0001)
+            assert_close(v["attention.heads"][layer, :, :, n], weights_BTS @ u_BSH, relative=1e-5)
 
 
 def test_value_residuals_are_the_textbook_formula():
@@ -105,7 +105,7 @@ def test_value_residuals_are_the_textbook_formula():
     own_LBTKH = np.einsum("LBTD,LDI->LBTI", x_LBTD, attention["value"]["kernel"]).reshape(3, B, T, 2, 6)
     a_L, b_L = (attention[name].reshape(3, 1, 1, 1, 1) for name in ("own_values", "first_values"))
     expected_LBTKH = a_L * own_LBTKH + b_L * own_LBTKH[:1]
-    assert_close(v["attention.value"], expected_LBTKH, relative=0.0001)
+    assert_close(v["attention.value"], expected_LBTKH, relative=1e-5)
     start = transformer.init(c, 0)["blocks"]["attention"]
     assert (start["own_values"] == 0.5).all() and (start["first_values"] == 0.5).all()
 
@@ -166,7 +166,7 @@ def test_taps_in_cached_decoding_equal_those_of_the_full_pass():
             if axis == -2:
                 value = np.concatenate([value[..., :start], value[..., T:]], axis=-1)
                 expected = expected[..., :stop]
-            assert_close(value, expected, relative=0.0001, what=f"{name} at {start}")
+            assert_close(value, expected, relative=1e-5, what=f"{name} at {start}")
 
 
 # --- editing ---------------------------------------------------------------------------------------------------------

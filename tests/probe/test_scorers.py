@@ -177,7 +177,7 @@ def test_centring_and_whitening():
     assert np.abs(centred(flat).vectors_VD.mean(0)).max() < 1e-6 * np.abs(flat.vectors_VD).max()
     white_VD = whitened(flat).vectors_VD
     assert white_VD.shape == (50, 6)
-    assert_close(white_VD.T @ white_VD / 50, np.eye(6), relative=0.0001)
+    assert_close(white_VD.T @ white_VD / 50, np.eye(6), relative=1e-5)
     assert centred(flat).name == "flat, centred"
     with pytest.raises(UserError, match="nothing to whiten"):
         whitened(Space("one", ("a", "b"), np.ones((2, 3))))
@@ -193,7 +193,7 @@ def test_logistic_regression_is_at_its_minimum():
     assert residual.sum() == pytest.approx(0, abs=1e-4)
     logit = lambda x: np.log(p(x) / (1 - p(x)))  # noqa: E731
     weights = logit(np.eye(4)) - logit(np.zeros((1, 4)))
-    assert_close(weights, residual @ x, relative=0.0001)
+    assert_close(weights, residual @ x, relative=1e-5)
 
 
 def test_unknown_words_are_told_with_the_nearest(tmp_path):
