@@ -136,7 +136,7 @@ def test_an_empty_stretch_is_not_read(cut):
     poisoned = lambda x_LC: tuple((*x_C[:2], x_C[2] * jnp.nan, x_C[3] * jnp.nan) for x_C in x_LC)  # noqa: E731
     sick = KVCache(poisoned(cache.k_LCRHS), poisoned(cache.v_LCRSH), cache.length_B)
     one_B = np.ones(B, np.int32)
-    logits_BTV, _ = read_chunk(c)(params, tokens_BT[:, 5:6], sick, one_B)
+    logits_BTV, _ = read_chunk(c)(params, tokens_BT[:, 5:6], sick, one_B)  # exact: one program, the same shapes
     np.testing.assert_array_equal(logits_BTV, read_chunk(c)(params, tokens_BT[:, 5:6], cache, one_B)[0])
 
 

@@ -154,6 +154,7 @@ def test_dropout_needs_a_key_and_is_a_function_of_it():
     dropping, plain = small(dropout=0.4), small(dropout=0.0)
     params, tokens_BT = lively(plain), some_tokens(plain)
     run = lambda c, seed: np.asarray(forward(c)(params, tokens_BT, None, key(seed)))  # noqa: E731
+    # Exact: without a key both configurations make the same program.
     np.testing.assert_array_equal(forward(dropping)(params, tokens_BT), forward(plain)(params, tokens_BT))
     np.testing.assert_array_equal(run(dropping, 1), run(dropping, 1))
     assert (run(dropping, 1) != run(dropping, 2)).any(-1).all()

@@ -1,6 +1,9 @@
 """`lm probe RUN ...` on two models of a pack that learnt a small world: tables, JSON, figures; and what they know."""
 
+import dataclasses
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from lm.commands import probe_inside
 from lm.errors import UserError
 
 TEXT = "bob lives in oslo . the game of"
+SUBJECT = ("bob lives in", "--subject", "bob", "--answer", "oslo")
 
 
 @pytest.fixture
@@ -148,6 +152,27 @@ def test_trace(ask, workplace):
     assert "bob*" in table and "the attention output" in table
 
 
+def test_markup_and_control_characters_of_a_text_are_shown_as_they_are(ask, workplace):
+    """In every table and figure; a word of several tokens is asked about by its first, which is named."""
+    odd = "bob [/x] $y_^$ \x1b[31m"
+    for action in ("loss", "lens", "attention"):
+        out = ask(action, odd, "--figure", f"{action}.svg")
+        assert "\x1b" not in out and "\\x1b" in out
+    assert "the logit of · over that of ·oslo" in ask("lens", "bob lives in", "--answer", "[/x]", "--other", "oslo")
+    facts = [probe.Fact(odd, "bob", "bob lives in", "[/x]")]
+    Path("odd.jsonl").write_text(json.dumps(vars(facts[0])) + "\n")
+    assert "bob [/x] $y_^$ \\x1b[31m" in ask("facts", "odd.jsonl", "--figure", "facts.svg")
+    assert "p([/x])" in ask("trace", "bob lives in", "--subject", "bob", "--answer", "[/x]", "--figure", "trace.svg")
+
+
+def test_a_run_that_diverged_is_refused(run_path, monkeypatch):
+    m = lm.load(run_path)
+    broken = dataclasses.replace(m, params=m.params | {"embedding": m.params["embedding"] * np.nan})
+    monkeypatch.setattr("lm.run.load", lambda run, checkpoint: broken)
+    with pytest.raises(UserError, match="parameters of step 250 are not finite"):
+        probe_inside.loss(run_path, [TEXT])
+
+
 @pytest.mark.parametrize(
     "action, arguments, said",
     [
@@ -162,9 +187,21 @@ def test_trace(ask, workplace):
         ("ablate", [TEXT, "--facts", "f"], "ablate what"),
         ("trace", [TEXT, "--subject", "nobody", "--answer", "x"], "'nobody' is not in"),
         ("trace", [TEXT, "--answer", "x"], "subject"),
+        ("attention", [TEXT, "--layer", "-1"], "--layer -1: a whole number from 0"),
+        ("attention", [TEXT, "--seed", "-1"], "--seed -1: a whole number from 0"),
+        ("lens", [TEXT, "--answer", " "], "the answer ' ' is blank"),
+        ("facts", ["pipe"], "cannot read pipe: not a file of text"),
+        ("facts", ["deep.jsonl"], "deep.jsonl, line 1: not JSON (nested too deeply)"),
+        ("ablate", ["--facts", "pipe"], "cannot read pipe: not a file of text"),
+        ("trace", [*SUBJECT, "--noise", "1e300"], "noise 1e+300: above 0, up to 1000 standard deviations"),
+        ("trace", [*SUBJECT, "--noise", "nan"], "--noise nan: not a finite number"),
+        ("trace", [*SUBJECT, "--samples", "1000000000"], "samples 1000000000: from 1 to 10,000"),
+        ("trace", [*SUBJECT, "--other", "bob"], "other 'bob': the subject itself corrupts nothing"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(run_path, workplace, action, arguments, said):
+    os.mkfifo("pipe")
+    Path("deep.jsonl").write_text("[" * 100_000)
     with pytest.raises(UserError) as refusal:
         getattr(probe_inside, action)(run_path, arguments)
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
