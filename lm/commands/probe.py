@@ -116,7 +116,7 @@ def _tell(o: Where, value: dict, text: str) -> None:
     if o.json:
         print_json(value)
         return
-    lines = text.splitlines() + ([str(o.figure)] if o.figure else [])
+    lines = text.rstrip("\n").split("\n") + ([str(o.figure)] if o.figure else [])
     print("\n".join(map(printable, lines)))
 
 

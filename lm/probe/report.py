@@ -24,7 +24,7 @@ def table(columns: str, rows: Iterable[Sequence]) -> str:
         made.add_row(*map(_cell, row))
     text = io.StringIO()
     Console(file=text, width=150, highlight=False, markup=False).print(made)  # BATS's sections have names in brackets
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n")) + "\n"
 
 
 def _cell(value) -> str:
