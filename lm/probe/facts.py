@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lm.errors import UserError, require
-from lm.probe.lines import numbered_lines, refuse_unless
+from lm.errors import UserError, require, shorten
+from lm.probe.lines import QUOTED, numbered_lines, refuse_unless
 from lm.probe.passes import forward
 from lm.probe.rows import CHUNK, Rows, continuation, encode, rows
 from lm.run import Model
@@ -79,7 +79,7 @@ def complete(m: Model, facts: Sequence[Fact], *, cached: bool = False) -> list[C
         answers[fact.relation].setdefault(fact.answer)
     answers = {relation: list(group) for relation, group in answers.items()}
     encoded = {answer: continuation(m, answer) for group in answers.values() for answer in group}
-    asked = [(encode(m, fact.prompt.rstrip()), encoded[answer]) for fact in facts for answer in answers[fact.relation]]
+    asked = [(_prompt(m, fact), encoded[answer]) for fact in facts for answer in answers[fact.relation]]
     logp, ranks = _score_answers(m, asked, cached)
 
     completions, at = [], 0
@@ -90,6 +90,15 @@ def complete(m: Model, facts: Sequence[Fact], *, cached: bool = False) -> list[C
         correct = all(rank == 1 for rank in ranks[true])
         completions.append(Completion(fact, correct, ranks[true][0], float(sum(logp[true])), chosen))
     return completions
+
+
+def _prompt(m: Model, fact: Fact) -> list[int]:
+    """The prompt's tokens. Raises UserError for a fact that is longer than the model's context."""
+    tokens, context = encode(m, fact.prompt.rstrip()), m.experiment.model.context
+    length = len(tokens) + len(continuation(m, fact.answer))
+    prompt = shorten(fact.prompt, QUOTED)
+    require(length <= context, f"the fact {prompt!r} has {length} tokens, the model's context holds {context}")
+    return tokens
 
 
 def _score_answers(m: Model, asked: list[tuple[list[int], list[int]]], cached: bool):
@@ -128,7 +137,7 @@ def _last_logp(c, params, tokens_BT, last_B, depth: int, cached: bool):
 
 def fact_rows(m: Model, facts: Sequence[Fact]) -> Rows:
     """Prompts with their answers; the answers' tokens are what counts. For `ablate`."""
-    prompts = [encode(m, fact.prompt.rstrip()) for fact in facts]
+    prompts = [_prompt(m, fact) for fact in facts]
     pairs = zip(prompts, facts, strict=True)
     return rows(m, [prompt + continuation(m, fact.answer) for prompt, fact in pairs], [len(p) for p in prompts])
 

@@ -74,6 +74,13 @@ def test_the_summary_counts_relations_and_phrasings():
     assert table[0]["median_rank"] == np.median([completions[0].rank, completions[1].rank])
 
 
+def test_a_fact_longer_than_the_context_is_named():
+    long = probe.Fact("plays", "anna", "anna plays the game that is played by all", "go")
+    for probing in (probe.complete, probe.fact_rows):
+        with pytest.raises(UserError, match=r"the fact 'anna plays the game that.*has 45 tokens.*context holds 32"):
+            probing(M, [*FACTS, long])
+
+
 def test_rows_of_facts_score_the_answers():
     batch = probe.fact_rows(M, FACTS)
     for row, fact in enumerate(FACTS):
