@@ -56,7 +56,7 @@ def one_line(message: str, inputs: Iterable[str] = ()) -> str:
     for text in sorted(inputs, key=len, reverse=True):
         if len(text) > LONGEST_QUOTE:
             message = message.replace(text, shorten(text)).replace(repr(text)[1:-1], shorten(repr(text)[1:-1]))
-    message = _escape(" ".join(message.split()))
+    message = printable(" ".join(message.split()))
     long = f"{{{LONGEST_QUOTE},}}"
     quotation = rf"'[^']{long}'|\"[^\"]{long}\"|\[[^\]]{long}\]|\{{[^}}]{long}\}}|\S{long}"
     message = re.sub(quotation, lambda found: shorten(found[0]), message)
@@ -69,6 +69,6 @@ def shorten(text: str, longest: int = LONGEST_QUOTE) -> str:
     return text if len(text) <= longest else f"{text[: longest - end - 1]}…{text[-end:]}"
 
 
-def _escape(text: str) -> str:
+def printable(text: str) -> str:
     """Control characters, surrogates and whatever else cannot be printed, as Python writes them: \\x1b, \\udcff."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

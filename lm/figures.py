@@ -1,5 +1,6 @@
 """How every figure looks, and how it is written: the same figure is the same file."""
 
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -16,6 +17,8 @@ STYLE = {
     "figure.figsize": (7.2, 4.4), "figure.dpi": 160, "font.size": 12, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.25, "legend.frameon": False,
 }  # fmt: skip
+VERBATIM = {"text.parse_math": False}
+"""For figures that show people's texts, where dollars are no formulas."""
 
 
 def check_format(out: Path, option: str = "--out") -> None:
@@ -28,7 +31,12 @@ def save(figure: plt.Figure, *paths: Path) -> None:
     try:
         for out in paths:
             out.parent.mkdir(parents=True, exist_ok=True)
-            with plt.rc_context({"svg.hashsalt": "lm"}), whole(out, "wb") as file:  # names of parts, otherwise random
+            with (
+                plt.rc_context({"svg.hashsalt": "lm"}),  # names of parts, otherwise random
+                warnings.catch_warnings(),
+                whole(out, "wb") as file,
+            ):
+                warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")  # of a text's characters: drawn as boxes
                 figure.savefig(file, format=out.suffix[1:], metadata=UNDATED[out.suffix])
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error

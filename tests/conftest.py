@@ -2,11 +2,15 @@
 
 Compiled programs are kept in that cache, so that the second training of a shape, here or in a subprocess, starts at
 once. Workers of pytest-xdist share it.
+
+Most of the tests' time is compilation, and what a program computes is the same without LLVM's polish: they are compiled
+without it, unless JAX_DISABLE_MOST_OPTIMIZATIONS=0 says otherwise, as the gate does on another instruction set.
 """
 
 import os
 from pathlib import Path
 
+import jax
 import pytest
 import tiny
 
@@ -16,6 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def pytest_addoption(parser):
     parser.addoption("--fuzz-seed", type=int, default=0, help="of the command lines and damages that tests/fuzz tries")
     parser.addoption("--fuzz-cases", type=float, default=1.0, help="how many times as many of them")
+
+
+def pytest_configure():
+    """For this process, and for those that tests start."""
+    unpolished = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    jax.config.update("jax_disable_most_optimizations", unpolished == "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lm.arguments import parse
+from lm.arguments import Count, InputFile, Level, Seed, parse
 from lm.commands.common import Checkpoint, Json, prepare_jax, print_json
-from lm.errors import UserError, nearest, require
+from lm.errors import UserError, nearest, printable, require
 
 INSIDE = ("attention", "lens", "facts", "ablate", "trace", "loss")
 USAGE = """lm probe RUN ACTION ...: what a trained model knows, beside controls
@@ -50,15 +50,15 @@ class Where:
     """fold: forms of a word that differ in case alone are one word; exact: they are not."""
     pieces: Literal["single", "mean"] = "single"
     """Words of several tokens: left out, or the mean of their tokens' vectors."""
-    restrict: int | None = None
+    restrict: Count | None = None
     """Search only so many words, the most frequent first."""
     center: bool = False
     """Take the mean vector away."""
     whiten: bool = False
     """Centre, and scale every principal axis to variance one."""
-    text: Path | None = None
+    text: InputFile | None = None
     """For contextual spaces: average over words' places in this text instead of the training text."""
-    tokens: int = 131_072
+    tokens: Count = 131_072
     """For contextual spaces: how much text to read."""
     checkpoint: Checkpoint = "latest"
     figure: Path | None = None
@@ -94,21 +94,30 @@ def _progress(done: int, total: int) -> None:
         print(f"\rreading contexts {done}/{total}", end="\r\n"[done == total :], file=sys.stderr, flush=True)
 
 
-def _load(name: str, o: Where):
+def load_model(run: str, checkpoint: str, figure: Path | None):
+    """The model to look at. UserError for a figure's format before anything takes time, and for a run that diverged."""
     prepare_jax()
-    from lm.run import load
-
-    if o.figure is not None:
+    if figure is not None:
         from lm.figures import check_format
 
-        check_format(o.figure, "--figure")
-    return load(name, o.checkpoint)
+        check_format(figure, "--figure")
+    import jax
+    import numpy as np
+
+    from lm.run import load
+
+    m = load(run, checkpoint)
+    finite = all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(m.params))
+    require(finite, f"{run}: parameters of step {m.step} are not finite; choose an earlier --checkpoint")
+    return m
 
 
 def _tell(o: Where, value: dict, text: str) -> None:
-    print_json(value) if o.json else print(text, end="")
-    if o.figure and not o.json:
-        print(o.figure)
+    if o.json:
+        print_json(value)
+        return
+    lines = text.rstrip("\n").split("\n") + ([str(o.figure)] if o.figure else [])
+    print("\n".join(map(printable, lines)))
 
 
 # --- analogy, neighbours ---------------------------------------------------------------------------------------------
@@ -122,15 +131,14 @@ class AnalogyOptions(WhereOne):
     """Sum of cosines (Mikolov 2013), or their product (Levy and Goldberg 2014)."""
     unexcluded: bool = False
     """Let the three words be answers, too."""
-    n: int = 10
+    n: Count = 10
     """Answers to show."""
 
 
 def analogy(name: str, arguments: list[str]) -> None:
     o = parse(AnalogyOptions, arguments, "lm probe RUN analogy")
     require(len(o.words) == 3, f"an analogy takes three words, not {len(o.words)}: lm probe RUN analogy king man woman")
-    require(o.n >= 1, f"--n {o.n}: at least one answer")
-    m = _load(name, o)
+    m = load_model(name, o.checkpoint, o.figure)
     from lm import probe
     from lm.probe.report import describe_answer
 
@@ -152,14 +160,13 @@ class NeighboursOptions(WhereOne):
 
     word: Annotated[str, tyro.conf.Positional]
     """The word."""
-    n: int = 10
+    n: Count = 10
     """Answers to show."""
 
 
 def neighbours(name: str, arguments: list[str]) -> None:
     o = parse(NeighboursOptions, arguments, "lm probe RUN neighbours")
-    require(o.n >= 1, f"--n {o.n}: at least one answer")
-    m = _load(name, o)
+    m = load_model(name, o.checkpoint, o.figure)
     from lm import probe
     from lm.probe.report import describe_answer
 
@@ -176,11 +183,11 @@ def neighbours(name: str, arguments: list[str]) -> None:
 # --- suite, similarity -----------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Intervals(WhereAll):
-    level: float = 0.9
+    level: Level = 0.9
     """Coverage of the intervals."""
-    samples: int = 1000
+    samples: Count = 1000
     """Bootstrap samples."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +205,7 @@ def suite(name: str, arguments: list[str]) -> None:
     from lm import probe
 
     sections = probe.read_suite(o.file)
-    m = _load(name, o)
+    m = load_model(name, o.checkpoint, o.figure)
     from lm.probe.report import describe_suite
 
     given = dict(restrict=o.restrict, level=o.level, samples=o.samples, seed=o.seed)
@@ -223,7 +230,7 @@ def similarity(name: str, arguments: list[str]) -> None:
     from lm import probe
 
     probe.read_similarities(o.file)  # before the model: a malformed file is told at once
-    m = _load(name, o)
+    m = load_model(name, o.checkpoint, o.figure)
     from lm.probe.report import describe_similarity
 
     given = dict(restrict=o.restrict, level=o.level, samples=o.samples, seed=o.seed)
@@ -246,18 +253,17 @@ class GeometryOptions(WhereAll):
     what: Annotated[Literal["clusters", "directions", "map", "isotropy"], tyro.conf.Positional]
     words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """A file, or words."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 def geometry(name: str, arguments: list[str]) -> None:
     o = parse(GeometryOptions, arguments, "lm probe RUN geometry")
     from lm import probe
 
-    require(o.seed >= 0, f"--seed {o.seed}: not negative")
     groups, sections = _given(o)
     words = [word for section in sections for word in section.words]
     words += [word for some in groups.values() for word in some]
-    m = _load(name, o)
+    m = load_model(name, o.checkpoint, o.figure)
     from lm.probe import figures, report
 
     many = probe.spaces_of(m, o.space, words=words, **o.options())

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lm.arguments import parse
-from lm.commands.common import Checkpoint, Json, prepare_jax, print_json
-from lm.errors import require
+from lm.arguments import Count, Positive, Seed, Whole, parse
+from lm.commands.common import Checkpoint, Json, print_json
+from lm.commands.probe import load_model
+from lm.errors import printable, require
 
 Text = Annotated[str, tyro.conf.Positional]
 File = Annotated[Path, tyro.conf.Positional]
@@ -27,16 +28,9 @@ class Common:
 
 
 def _start(options: type, action: str, run: str, arguments: list[str]) -> tuple[Any, Any]:
-    """Options and model; the figure's format is refused before anything takes time."""
+    """Options and model."""
     o = parse(options, arguments, f"lm probe RUN {action}")
-    prepare_jax()
-    if o.figure is not None:
-        from lm.figures import check_format
-
-        check_format(o.figure, "--figure")
-    from lm.run import load
-
-    return o, load(run, o.checkpoint)
+    return o, load_model(run, o.checkpoint, o.figure)
 
 
 def _show(o, result: dict[str, Any], *tables) -> None:
@@ -49,10 +43,8 @@ def _show(o, result: dict[str, Any], *tables) -> None:
     from lm.console import console
 
     shown = console(soft_wrap=True)
-    for table in tables:
-        shown.print(table)
-    if o.figure is not None:
-        shown.print(str(o.figure))
+    for table in (*tables, *([] if o.figure is None else [str(o.figure)])):
+        shown.print(printable(table) if isinstance(table, str) else table)
 
 
 def _table(title: str, *columns: str, left: int = 1):
@@ -60,18 +52,17 @@ def _table(title: str, *columns: str, left: int = 1):
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(title), title_justify="left", title_style="", box=None, pad_edge=False, header_style="bold"
-    )
+    title = Text(printable(title))
+    table = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if place < left else "right", no_wrap=True)
+        table.add_column(Text(printable(column)), justify="left" if place < left else "right", no_wrap=True)
     return table
 
 
 def _row(table, *cells) -> None:
     from rich.text import Text
 
-    table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
+    table.add_row(*(Text(printable(str(cell))) for cell in cells))
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -81,11 +72,11 @@ class AttentionOptions(Common):
 
     text: Text
     """The text to read."""
-    layer: int | None = None
+    layer: Whole | None = None
     """Show this layer alone."""
-    head: int | None = None
+    head: Whole | None = None
     """Show this head alone."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the random tokens of the induction score."""
 
 
@@ -209,8 +200,8 @@ def _attribution(o, m, tables: list) -> dict[str, Any]:
     from lm.probe.attribution import attribute_logits
 
     parts = attribute_logits(m, o.text, o.answer, o.other, cached=o.cached)
-    of = f"the logit of {o.answer}" + ("" if o.other is None else f" over that of {o.other}")
-    table = _table(f"what adds to {of} after the text: {parts.total:+.3f} in all", "part", "")
+    what = " over that of ".join(parts.first)
+    table = _table(f"what adds to the logit of {what} after the text: {parts.total:+.3f} in all", "part", "")
     named = {"embedding": parts.embedding}
     for layer, heads_N in enumerate(parts.heads_LN):
         named |= {f"layer {layer} head {head}": value for head, value in enumerate(heads_N)}
@@ -219,7 +210,7 @@ def _attribution(o, m, tables: list) -> dict[str, Any]:
         _row(table, name, f"{value:+.3f}")
     tables += ["", table]
     listed = {"heads": parts.heads_LN.tolist(), "mlp": parts.mlp_L.tolist()}
-    return {"total": parts.total, "embedding": parts.embedding, "biases": parts.biases} | listed
+    return {"first": parts.first, "total": parts.total, "embedding": parts.embedding, "biases": parts.biases} | listed
 
 
 def _log(probability):
@@ -352,13 +343,13 @@ class TraceOptions(Common):
     answer: str
     other: str | None = None
     """Corrupt by putting in this other subject, of as many tokens, instead of noise."""
-    noise: float = 3.0
+    noise: Positive = 3.0
     """In standard deviations of the subject's embeddings."""
-    samples: int = 10
+    samples: Count = 10
     """Draws of noise to average over."""
-    window: int = 1
+    window: Count = 1
     """Layers of attention or feed-forward output restored together."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 def trace(run: str, arguments: list[str]) -> None:

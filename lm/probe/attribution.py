@@ -14,7 +14,7 @@ import numpy as np
 from lm.errors import require
 from lm.model.transformer import bind
 from lm.probe.passes import forward
-from lm.probe.rows import continuation, encode, rows
+from lm.probe.rows import continuation, encode, labels, rows
 from lm.run import Model
 
 
@@ -29,6 +29,8 @@ class Attribution:
     """Of projections and the final norm, that belong to no head."""
     total: float
     """The difference of the model's logits before any soft cap; the parts add up to it."""
+    first: tuple[str, ...]
+    """The first token of the answer, and of the other: what was looked at."""
 
 
 def attribute_logits(
@@ -37,7 +39,7 @@ def attribute_logits(
     """What each head and feed-forward layer adds to the first token of `answer`, against that of `other`."""
     c, tokens = m.experiment.model, encode(m, text)
     batch, t = rows(m, [tokens]) if len(tokens) > 1 else rows(m, [[*tokens, 0]]), len(tokens) - 1
-    words = [continuation(m, word)[0] for word in (answer, other or answer)]
+    words = [continuation(m, word)[0] for word in (answer, answer if other is None else other)]
     require(other is None or words[0] != words[1], f"{answer!r} and {other!r} begin with the same token")
     direction_V = np.zeros(c.V, np.float32)
     direction_V[words[0]] += 1
@@ -45,7 +47,8 @@ def attribute_logits(
     embedding, heads_LN, mlp_L, biases, total = jax.device_get(
         _attribute(c, m.params, batch.tokens_BT, t, direction_V, cached)
     )
-    return Attribution(float(embedding), heads_LN, mlp_L, float(biases), float(total))
+    first = tuple(labels(m, words if other is not None else words[:1]))
+    return Attribution(float(embedding), heads_LN, mlp_L, float(biases), float(total), first)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))

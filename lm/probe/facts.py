@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lm.errors import UserError, require
+from lm.errors import UserError, require, shorten
+from lm.probe.lines import QUOTED, numbered_lines, refuse_unless
 from lm.probe.passes import forward
 from lm.probe.rows import CHUNK, Rows, continuation, encode, rows
 from lm.run import Model
@@ -30,28 +31,22 @@ class Fact:
 
 def read_facts(path: str | Path) -> list[Fact]:
     """The facts of a .jsonl file; a file that is none is refused, with the line."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     known = {field.name: field.type for field in dataclasses.fields(Fact)}
     facts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path):
+        expected = f"a fact is an object with {', '.join(known)}"
         try:
             values = json.loads(line)
-            fact = Fact(**{name: values[name] for name in known if name in values or name != "seen"})
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{path}, line {number}: not a fact ({type(error).__name__}: {error}); each line is an object with"
-                f" {', '.join(known)}"
-            ) from error
+        except (ValueError, RecursionError) as error:
+            why = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise UserError(f"{path}, line {number}: not JSON ({why}); {expected}") from error
+        complete = isinstance(values, dict) and known.keys() - {"seen"} <= values.keys()
+        refuse_unless(complete, path, number, expected, line)
+        fact = Fact(**{name: values[name] for name in known if name in values})
         words = (fact.relation, fact.subject, fact.prompt, fact.answer)
-        require(
-            all(isinstance(word, str) and word.strip() for word in words) and isinstance(fact.seen, bool),
-            f"{path}, line {number}: relation, subject, prompt and answer are words, seen is true or false",
-        )
+        are_words = all(isinstance(word, str) and word.strip() for word in words) and isinstance(fact.seen, bool)
+        expected = "relation, subject, prompt and answer are words, seen is true or false"
+        refuse_unless(are_words, path, number, expected, line)
         facts.append(fact)
     require(bool(facts), f"{path} holds no facts")
     return facts
@@ -84,7 +79,7 @@ def complete(m: Model, facts: Sequence[Fact], *, cached: bool = False) -> list[C
         answers[fact.relation].setdefault(fact.answer)
     answers = {relation: list(group) for relation, group in answers.items()}
     encoded = {answer: continuation(m, answer) for group in answers.values() for answer in group}
-    asked = [(encode(m, fact.prompt.rstrip()), encoded[answer]) for fact in facts for answer in answers[fact.relation]]
+    asked = [(_prompt(m, fact), encoded[answer]) for fact in facts for answer in answers[fact.relation]]
     logp, ranks = _score_answers(m, asked, cached)
 
     completions, at = [], 0
@@ -95,6 +90,15 @@ def complete(m: Model, facts: Sequence[Fact], *, cached: bool = False) -> list[C
         correct = all(rank == 1 for rank in ranks[true])
         completions.append(Completion(fact, correct, ranks[true][0], float(sum(logp[true])), chosen))
     return completions
+
+
+def _prompt(m: Model, fact: Fact) -> list[int]:
+    """The prompt's tokens. Raises UserError for a fact that is longer than the model's context."""
+    tokens, context = encode(m, fact.prompt.rstrip()), m.experiment.model.context
+    length = len(tokens) + len(continuation(m, fact.answer))
+    prompt = shorten(fact.prompt, QUOTED)
+    require(length <= context, f"the fact {prompt!r} has {length} tokens, the model's context holds {context}")
+    return tokens
 
 
 def _score_answers(m: Model, asked: list[tuple[list[int], list[int]]], cached: bool):
@@ -133,7 +137,7 @@ def _last_logp(c, params, tokens_BT, last_B, depth: int, cached: bool):
 
 def fact_rows(m: Model, facts: Sequence[Fact]) -> Rows:
     """Prompts with their answers; the answers' tokens are what counts. For `ablate`."""
-    prompts = [encode(m, fact.prompt.rstrip()) for fact in facts]
+    prompts = [_prompt(m, fact) for fact in facts]
     pairs = zip(prompts, facts, strict=True)
     return rows(m, [prompt + continuation(m, fact.answer) for prompt, fact in pairs], [len(p) for p in prompts])
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lm.figures import STYLE, check_format, plt, save
+from lm.errors import printable
+from lm.figures import STYLE, VERBATIM, check_format, plt, save
 from lm.probe.geometry import Direction, Isotropy, Map
 from lm.probe.similarities import Similarity
 from lm.probe.suites import Suite
@@ -17,7 +18,7 @@ from lm.probe.suites import Suite
 def canvas(out: Path, rows: int = 1, columns: int = 1, **options) -> Iterator:
     """Axes to draw on, in the house's style; saved to `out` at the end. `options` go to plt.subplots."""
     check_format(out, "--figure")
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE | VERBATIM):
         figure, axes = plt.subplots(rows, columns, layout="constrained", **options)
         yield axes
         save(figure, out)
@@ -32,7 +33,7 @@ def draw_map(
     with canvas(out, figsize=(7.2, 5.6)) as axes:
         for i, (name, words) in enumerate((groups or {"": found.words}).items()):
             x_W2 = np.array([place[word] for word in words if word in place]).reshape(-1, 2)
-            axes.scatter(*x_W2.T, s=28, color=f"C{i % 10}", label=name or None, zorder=3)
+            axes.scatter(*x_W2.T, s=28, color=f"C{i % 10}", label=printable(name) or None, zorder=3)
         for a, b in pairs:
             if a in place and b in place:
                 arrow = dict(arrowstyle="->", color="0.6", shrinkA=6, shrinkB=6, linewidth=1)
@@ -66,7 +67,7 @@ def _label(axes, place: dict[str, tuple[float, float]], colour: dict[str, str]) 
         shift = ((x0 + x1) / 2 - x) / pixels, ((y0 + y1) / 2 - y) / pixels
         far = dict(arrowstyle="-", color="0.7", linewidth=0.6) if np.hypot(*shift) > width / 2 / pixels + 12 else None
         axes.annotate(
-            word, at, xytext=shift, textcoords="offset points", fontsize=size, ha="center", va="center",
+            printable(word), at, xytext=shift, textcoords="offset points", fontsize=size, ha="center", va="center",
             color=colour.get(word, "0.15"), arrowprops=far,
         )  # fmt: skip
 
@@ -87,7 +88,7 @@ def draw_suite(found: Suite, out: Path) -> None:
             rows = {row.name: row for row in found.sections if row.space == name and row.kept}
             draw_scores(axis, [rows.get(section) for section in sections])
             axis.set_title(name, fontsize=12)
-            axis.set_yticks(range(len(sections)), sections)
+            axis.set_yticks(range(len(sections)), map(printable, sections))
             axis.set_xlabel("share of questions right")
         axes[0, 0].invert_yaxis()
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -137,8 +138,8 @@ def draw_directions(found: Sequence[Direction], out: Path) -> None:
             axis.scatter(places[:, 0], y, s=22, label="first word", zorder=3)
             axis.scatter(places[:, 1], y, s=22, label="second word", zorder=3)
             axis.axvline(0, color="0.4", linewidth=1, linestyle="--")
-            axis.set_yticks(y, [f"{a}, {b}" for a, b in one.pairs], fontsize=9 if len(y) <= 40 else 6)
-            axis.set_title(f"{one.name}: {one.ordered:.0%} in order", fontsize=12)
+            axis.set_yticks(y, [printable(f"{a}, {b}") for a, b in one.pairs], fontsize=9 if len(y) <= 40 else 6)
+            axis.set_title(f"{printable(one.name)}: {one.ordered:.0%} in order", fontsize=12)
             axis.set_xlabel("place along the direction")
             axis.grid(False, axis="y")
             axis.invert_yaxis()

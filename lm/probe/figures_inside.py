@@ -7,12 +7,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import Normalize
 
-from lm.figures import STYLE, check_format, save
+from lm.errors import printable
+from lm.figures import STYLE, VERBATIM, check_format, save
 from lm.probe.attention import Patterns
 from lm.probe.interventions import Ablation, Part, Trace
 from lm.probe.lens import Lens, TokenLosses
 
-HEAT = STYLE | {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True, "font.size": 10}
+HEAT = STYLE | VERBATIM | {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True, "font.size": 10}
 CHOSEN = "#b5179e"
 """Stands out against every blue."""
 FAMILY = {"family": "monospace"}
@@ -124,10 +125,11 @@ def trace_maps(
 
 def traced(trace: Trace, out: Path) -> Path:
     """The maps of one trace; the subject's tokens are starred."""
+    answer = _short(trace.answer, 30)
     starred = [f"{label}*" if star else label for label, star in zip(trace.labels, trace.corrupted_T, strict=True)]
-    title = f"P({trace.answer}): {trace.clean:.3f} clean, {trace.corrupted:.3f} with the subject (*) corrupted"
+    title = f"P({answer}): {trace.clean:.3f} clean, {trace.corrupted:.3f} with the subject (*) corrupted"
     ends = sorted([trace.corrupted, trace.clean])
-    unit = f"P({trace.answer}) with\none state restored"
+    unit = f"P({answer}) with\none state restored"
     return trace_maps(starred, trace.restored, out, low=ends[0], high=ends[1], unit=unit, title=title)
 
 
@@ -139,7 +141,7 @@ def ablation_bars(ablation: Ablation, out: Path, *, how: str = "zero") -> Path:
     L = 1 + max(part.layer for part in change if part.layer is not None)
     N = 1 + max((head for _, head in heads), default=0)
     columns = bool(halves) + bool(heads)
-    with plt.rc_context(STYLE | {"font.size": 11}):
+    with plt.rc_context(STYLE | VERBATIM | {"font.size": 11}):
         size = 4.6 * bool(halves) + (1.4 + 0.62 * N + 1.0) * bool(heads) + 0.4, max(3.2, 1.6 + 0.62 * (L + 1))
         figure, panels = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)
         panels = list(panels[0])
@@ -184,7 +186,7 @@ def _head_squares(figure, axes, heads: dict[tuple[int, int], float], L: int, N: 
 def facts_bars(table: Sequence[dict], out: Path) -> Path:
     """Accuracy by relation for phrasings that the corpus has and has not; from `lm.probe.summary`."""
     relations = list(dict.fromkeys(row["relation"] for row in table))
-    with plt.rc_context(STYLE | {"font.size": 11}):
+    with plt.rc_context(STYLE | VERBATIM | {"font.size": 11}):
         figure, axes = plt.subplots(figsize=(2.2 + 1.1 * len(relations), 3.6), layout="constrained")
         for shift, seen, colour in ((-0.2, True, "C0"), (0.2, False, "C1")):
             rows = {row["relation"]: row for row in table if row["seen"] == seen}
@@ -195,7 +197,7 @@ def facts_bars(table: Sequence[dict], out: Path) -> Path:
                     label="phrasing in the corpus" if seen else "phrasing not in the corpus",
                 )  # fmt: skip
                 axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=9)
-        axes.set_xticks(range(len(relations)), [relation.replace(" ", "\n") for relation in relations])
+        axes.set_xticks(range(len(relations)), [printable(relation).replace(" ", "\n") for relation in relations])
         axes.set_ylim(0, 1.08)
         axes.set_ylabel("answers that come first")
         axes.grid(axis="x", visible=False)
@@ -241,9 +243,9 @@ def _token_ticks(axis, labels: Sequence[str], size: float, rotation: float = 0) 
 
 
 def _short(word: str, most: int) -> str:
-    """At most so many characters; dollars are no formulas."""
-    word = word if len(word) <= most else word[: most - 1] + "…"
-    return word.replace("$", r"\$")
+    """At most so many characters."""
+    word = printable(word)
+    return word if len(word) <= most else word[: most - 1] + "…"
 
 
 def _saved(figure, out: Path) -> Path:

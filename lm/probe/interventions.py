@@ -19,6 +19,8 @@ from lm.run import Model
 
 TOKENS = 4096
 """Tokens that go through the model at once; more interventions than that take turns."""
+MOST_SAMPLES, MOST_NOISE = 10_000, 1_000
+"""Bounds of a trace's noise: what fits in memory, and in float32 with room to add up."""
 
 
 # --- ablation --------------------------------------------------------------------------------------------------------
@@ -190,7 +192,11 @@ def trace(
     other: instead of noise, the embeddings of this other subject, of as many tokens (Zhang and Nanda 2023 advise it).
     window: layers whose mlp or attention output is restored together, centred on the one named (Meng et al.: 10).
     """
-    require(samples >= 1 and window >= 1 and noise > 0, "samples and window must be at least 1, noise positive")
+    require(1 <= samples <= MOST_SAMPLES, f"samples {samples}: from 1 to {MOST_SAMPLES:,} draws of noise")
+    require(0 < noise <= MOST_NOISE, f"noise {noise}: above 0, up to {MOST_NOISE} standard deviations")
+    require(window >= 1, f"window {window}: at least one layer")
+    require(seed >= 0, f"seed {seed}: not negative")
+    require(other is None or other.strip() != subject.strip(), f"other {other!r}: the subject itself corrupts nothing")
     text = text.rstrip()
     prompt, ending = encode(m, text), continuation(m, answer)
     subject_T = places(m, text, subject)

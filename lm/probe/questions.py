@@ -4,16 +4,20 @@ Google (Mikolov et al. 2013)   one file: `: section`, then lines `a b c d`, a is
 BATS (Gladkova et al. 2016)    a folder, a file a section: lines `a<tab>b1/b2/...`; each pair asks every other
 similarity (WordSim-353 ...)   lines `word word score`, separated by tabs, commas or spaces; a first line may be titles
 groups                         `: group`, then its words
+
+Errors name the file and the line.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from lm.errors import UserError, require
+from lm.errors import require
+from lm.probe.lines import numbered_lines, refuse_unless
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +38,8 @@ class Section:
     def clusters(self) -> np.ndarray:
         """A number for each pair, the same for a pair and its reverse: what a bootstrap draws together."""
         number: dict[frozenset[str], int] = {}
-        return np.array([number.setdefault(frozenset((a, rights[0])), len(number)) for a, rights in self.pairs])
+        numbers = [number.setdefault(frozenset((a, rights[0])), len(number)) for a, rights in self.pairs]
+        return np.array(numbers, np.int64)
 
     @property
     def one_way(self) -> list[tuple[str, str]]:
@@ -72,13 +77,11 @@ def _google(path: Path) -> list[Section]:
 
 def _bats(path: Path) -> Section:
     pairs = []
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         parts = line.split("\t") if "\t" in line else line.split()
         rights = tuple(word.strip() for word in re.split(r"[/,]", parts[-1]) if word.strip())
-        require(
-            len(parts) == 2 and bool(parts[0].strip()) and bool(rights),
-            f"{path}, line {number}: a pair is `word<tab>answer/answer`, not {line.strip()!r}",
-        )
+        is_pair = len(parts) == 2 and bool(parts[0].strip()) and bool(rights)
+        refuse_unless(is_pair, path, number, "a pair is `word<tab>answer/answer`", line)
         pairs.append((parts[0].strip(), rights))
     i, j = np.divmod(np.arange(len(pairs) ** 2), max(len(pairs), 1))
     return Section(path.stem, pairs, np.stack([i, j], 1)[i != j])
@@ -94,31 +97,62 @@ class Rated:
 
 
 def read_similarities(path: str | Path) -> list[Rated]:
-    """A file of word pairs with scores. Raises UserError with the line that is malformed."""
-    rated = []
-    for place, (number, line) in enumerate(_lines(Path(path))):
-        parts = [part.strip() for part in line.split(next((mark for mark in "\t,;" if mark in line), None))]
-        try:
-            first, second, score = parts[:3]
-            rated.append(Rated(first, second, float(score)))
-        except ValueError:  # too few parts, or the score is no number: titles, in the first line
-            require(place == 0, f"{path}, line {number}: `word word score` was expected, not {line.strip()!r}")
+    """A file of word pairs with scores. Raises UserError with the line that is malformed; see `read_ratings`."""
+    return read_ratings(path)[0]
+
+
+def read_ratings(path: str | Path) -> tuple[list[Rated], str]:
+    """The rated pairs of a file, and its first line where that holds titles, else "".
+
+    Titles are three words of which the third begins with a letter. Raises UserError for any other line without two
+    words and a finite score, and for fewer than three pairs.
+    """
+    rated, titles = [], ""
+    for place, (number, line) in enumerate(numbered_lines(path)):
+        cells, score = _rating(line)
+        if place == 0 and len(cells) >= 3 and TITLE.match(cells[2]):
+            titles = line.strip()
+            continue
+        expected = "`word word score` was expected"
+        refuse_unless(score is not None and all(cells[:2]), path, number, expected, line)
+        rated.append(Rated(cells[0], cells[1], score))
     require(len(rated) >= 3, f"{path}: {len(rated)} rated pairs; a rank correlation needs at least 3")
-    return rated
+    return rated, titles
+
+
+TITLE = re.compile(r"(?!(nan|inf|infinity)$)[^\W\d]", re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
+"""A score; between tabs, semicolons or spaces it may have a decimal comma."""
+
+
+def _rating(line: str) -> tuple[list[str], float | None]:
+    """A line's cells, split by the first separator that gives three of them with a score; else by any that gives three.
+
+    The score is None where there is none, or none that is finite.
+    """
+    several: list[list[str]] = []
+    for separator in ("\t", ";", ",", None):
+        cells = [cell.strip() for cell in line.split(separator)]
+        if len(cells) >= 3:
+            several.append(cells)
+            if NUMBER.fullmatch(cells[2]):
+                score = float(cells[2].replace(",", "."))
+                return cells, score if math.isfinite(score) else None
+    return several[0] if several else [], None
 
 
 def read_groups(path: str | Path) -> dict[str, list[str]]:
-    """Named groups of words. Raises UserError where words come before a name."""
+    """Named groups of words, each word once. Raises UserError where words come before a name."""
     groups: dict[str, list[str]] = {}
-    for name, lines in _blocks(Path(path)):
+    for name, lines in _blocks(path):
         groups.setdefault(name, []).extend(word for _, words in lines for word in words)
-    return groups
+    return {name: list(dict.fromkeys(words)) for name, words in groups.items()}
 
 
-def _blocks(path: Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
+def _blocks(path: str | Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
     """(name, its numbered lines as words) for each `: name`."""
     name, lines = None, []
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if line.startswith(":"):
             if name is not None:
                 yield name, lines
@@ -129,14 +163,3 @@ def _blocks(path: Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
             lines.append((number, line.split()))
     if name is not None:
         yield name, lines
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines with something on them."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); give a text file") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())

@@ -64,7 +64,7 @@ def describe_similarity(found: Sequence[Similarity]) -> str:
     columns = "space | kept, dropped, Spearman, interval, Pearson, words"
     return table(
         columns, [(s.space, s.kept, s.dropped, s.rho, s.interval, s.pearson, s.words) for s in found]
-    ) + _notes({s.space: s.about for s in found})
+    ) + _notes({s.space: s.about for s in found} | {"read as titles, not as a pair": found[0].titles})
 
 
 def describe_clusters(found: Sequence[Clusters]) -> str:

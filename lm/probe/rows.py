@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm import tokenizer as tokenizers
-from lm.errors import require
+from lm.errors import printable, require
 from lm.run import Model
 
 STEP = 16
@@ -69,12 +69,14 @@ def encode(m: Model, text: str) -> list[int]:
 
 
 def continuation(m: Model, text: str) -> list[int]:
-    """The tokens of an answer that follows a prompt: a space, then its words."""
+    """The tokens of an answer that follows a prompt: a space, then its words. Raises UserError for a blank one."""
+    require(bool(text.strip()), f"the answer {text!r} is blank: give a word")
     return tokenizers.encode(m.tokenizer, " " + text.strip()).astype(int).tolist()
 
 
 def labels(m: Model, tokens: Sequence[int]) -> list[str]:
-    """Each token as a short label: a space shows as a dot, the end of text as <eot>."""
+    """Each token as a short label: a space shows as a dot, the end of text as <eot>; what cannot
+    be printed is escaped."""
 
     def label(token: int) -> str:
         if token == m.tokenizer.eot_token:
@@ -82,7 +84,7 @@ def labels(m: Model, tokens: Sequence[int]) -> list[str]:
         if token >= m.tokenizer.n_vocab:
             return f"<{token}>"
         text = m.tokenizer.decode_bytes([token]).decode("utf-8", errors="replace")
-        return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
+        return printable(text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥"))
 
     return [label(int(token)) for token in tokens]
 

@@ -10,7 +10,7 @@ from scipy import stats
 from lm.errors import require
 from lm.probe.analogies import cosine
 from lm.probe.index import ABSENT, Index
-from lm.probe.questions import read_similarities
+from lm.probe.questions import read_ratings
 from lm.probe.spaces import Space, spaces_of
 from lm.probe.suites import require_bootstrap
 from lm.run import Model
@@ -31,6 +31,8 @@ class Similarity:
     words: int
     """Of the space."""
     about: str
+    titles: str
+    """The file's first line where it was read as titles, and so not as a pair."""
     cosines: list[float] = dataclasses.field(repr=False)
     scores: list[float] = dataclasses.field(repr=False)
     """Of the pairs kept, in order."""
@@ -53,7 +55,7 @@ def similarity(
     Raises UserError for malformed files and where no space keeps three pairs.
     """
     require_bootstrap(level, samples, seed)
-    rated = read_similarities(file)
+    rated, titles = read_ratings(file)
     words = dict.fromkeys(word for one in rated for word in (one.first, one.second))
     made = []
     for space in spaces_of(m, names, words=words, case=case, **options):
@@ -63,11 +65,21 @@ def similarity(
         scores_R = np.array([one.score for one in rated])[known_R]
         cosines_R = cosine(*(index.vectors(keys) for keys in keys_R2[known_R].T)).astype(np.float64)
         if len(scores_R) >= 3 and np.ptp(scores_R) > 0 and np.ptp(cosines_R) > 0:  # else there is nothing to rank
-            interval = _interval(cosines_R, scores_R, level, samples, seed)
-            rho, pearson = (float(of(cosines_R, scores_R)[0]) for of in (stats.spearmanr, stats.pearsonr))
-            kept, about = int(known_R.sum()), (len(index.words), space.about)
-            lists = cosines_R.tolist(), scores_R.tolist()
-            made.append(Similarity(space.name, rho, interval, pearson, kept, len(rated) - kept, *about, *lists))
+            made.append(
+                Similarity(
+                    space=space.name,
+                    rho=float(stats.spearmanr(cosines_R, scores_R)[0]),
+                    interval=_interval(cosines_R, scores_R, level, samples, seed),
+                    pearson=float(stats.pearsonr(cosines_R, scores_R)[0]),
+                    kept=len(scores_R),
+                    dropped=len(rated) - len(scores_R),
+                    words=len(index.words),
+                    about=space.about,
+                    titles=titles,
+                    cosines=cosines_R.tolist(),
+                    scores=scores_R.tolist(),
+                )
+            )
     require(
         bool(made),
         f"{file}: of its {len(rated)} pairs fewer than three have both words in the vocabulary, or all score the same"

@@ -111,6 +111,8 @@ def vocabulary(
     """
     require(pieces in PIECES, f"pieces {pieces!r}: single (words of one token) or mean (average over several)")
     require(case in CASES, f"case {case!r}: one of {', '.join(CASES)}")
+    words = list(words)
+    require(all(word.strip() for word in words), "a word is blank: give words of letters")
     known: Vocabulary = {}
     for token, text in sorted(token_texts(tokenizer).items()):
         if match := re.fullmatch(r" (\w+)", text.decode("utf-8", "replace")):

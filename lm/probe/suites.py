@@ -100,10 +100,15 @@ def suite(
     return Suite(rows, totals, method, case, level, about)
 
 
+MOST_SAMPLES = 100_000
+
+
 def require_bootstrap(level: float, samples: int, seed: int) -> None:
+    """Raise UserError unless these are the options of a bootstrap."""
     require(
-        0 < level < 1 and samples >= 1 and seed >= 0,
-        f"level {level}, samples {samples}, seed {seed}: a level between 0 and 1, at least one sample, a seed >= 0",
+        0 < level < 1 and 1 <= samples <= MOST_SAMPLES and seed >= 0,
+        f"level {level}, samples {samples}, seed {seed}: a level between 0 and 1, one sample to {MOST_SAMPLES:,},"
+        " a seed >= 0",
     )
 
 
@@ -142,9 +147,10 @@ def _ask(index: Index, section: Section, method: str, seed: int) -> _Asked:
     a_P = np.array([index.key(a) for a, _ in section.pairs], np.int64)
     rights = [[key for key in map(index.key, some) if key != ABSENT] for _, some in section.pairs]
     most = max((len(keys) for keys in rights), default=1)
-    right_PA = np.array([keys + (keys[:1] or [ABSENT]) * (max(most, 1) - len(keys)) for keys in rights], np.int64)
-    right_PA = right_PA.reshape(len(a_P), -1)
-    known_P = (a_P != ABSENT) & (right_PA[:, 0] != ABSENT) if len(a_P) else np.zeros(0, bool)
+    width = max(most, 1)
+    right_PA = np.array([keys + (keys[:1] or [ABSENT]) * (width - len(keys)) for keys in rights], np.int64)
+    right_PA = right_PA.reshape(len(a_P), width)  # also of a section without pairs
+    known_P = (a_P != ABSENT) & (right_PA[:, 0] != ABSENT)
     keys_P2, cluster_P = np.stack([a_P, right_PA[:, 0]], 1), section.clusters
     if method in OF_QUESTIONS:
         i, j = section.questions_Q2[known_P[section.questions_Q2].all(1)].T

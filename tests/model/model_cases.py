@@ -73,14 +73,3 @@ def loss_and_gradient(c: ModelConfig):
         return -picked.mean()
 
     return jax.jit(jax.value_and_grad(loss))
-
-
-def relative_error(a, b) -> float:
-    """Largest difference between two trees, over the largest entry of each leaf of the second."""
-
-    def error(x, y):
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        assert np.abs(y).max() < 1e6, "masked entries would drown every difference: leave the padding out"
-        return np.abs(x - y).max() / (np.abs(y).max() + 1e-12)
-
-    return max(jax.tree.leaves(jax.tree.map(error, a, b)))

@@ -5,7 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from model_cases import lively, loss_and_gradient, relative_error, small, some_tokens
+from close import relative_error
+from model_cases import lively, loss_and_gradient, small, some_tokens
 
 from lm.errors import UserError
 from lm.model import attention, transformer

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_cases import VARIANTS, forward, lively, relative_error, small, some_tokens
+from model_cases import VARIANTS, forward, lively, small, some_tokens
 
 from lm.errors import UserError
 from lm.model import cache as cache_module
@@ -135,7 +136,7 @@ def test_an_empty_stretch_is_not_read(cut):
     poisoned = lambda x_LC: tuple((*x_C[:2], x_C[2] * jnp.nan, x_C[3] * jnp.nan) for x_C in x_LC)  # noqa: E731
     sick = KVCache(poisoned(cache.k_LCRHS), poisoned(cache.v_LCRSH), cache.length_B)
     one_B = np.ones(B, np.int32)
-    logits_BTV, _ = read_chunk(c)(params, tokens_BT[:, 5:6], sick, one_B)
+    logits_BTV, _ = read_chunk(c)(params, tokens_BT[:, 5:6], sick, one_B)  # exact: one program, the same shapes
     np.testing.assert_array_equal(logits_BTV, read_chunk(c)(params, tokens_BT[:, 5:6], cache, one_B)[0])
 
 

@@ -77,7 +77,7 @@ def test_changed_future_tokens_change_nothing_before(c, segments_BT):
     tokens_BT = np.repeat(some_tokens(c, batch=1), T, axis=0)
     params, push_BTD = lively(c), np.zeros((T, T, c.width), np.float32)
     logits = lambda tokens: np.asarray(gradient_and_logits(c)(push_BTD, 0, params, tokens, segments_BT)[1])  # noqa: E731
-    before_BTV = logits(tokens_BT)
+    before_BTV = logits(tokens_BT)  # exact: one program, the same shapes, and nothing of the future enters a sum
     after_BTV = logits(np.where(is_future_BT, (tokens_BT + 1) % c.vocab, tokens_BT))
     np.testing.assert_array_equal((before_BTV != after_BTV).any(-1), is_future_BT)
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_cases import forward, lively, relative_error, small, some_tokens
+from close import assert_close, relative_error
+from model_cases import forward, lively, small, some_tokens
 
 from lm.errors import UserError
 from lm.model import transformer
@@ -63,7 +64,7 @@ def test_every_tap_has_the_shape_its_description_says(name):
 def test_taps_of_a_block_add_up():
     """The residual stream is the embedding plus what each half-block adds; each tap is where its name says."""
     v = values()
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    close = functools.partial(assert_close, relative=1e-5)
     close(v["residual.before"][0], v["embedding"])
     close(v["residual.before"][1:], v["residual.after"][:-1])
     close(v["residual.middle"], v["residual.before"] + v["attention.out"])
@@ -84,12 +85,12 @@ def test_attention_taps_are_the_textbook_formula():
             q_BTH, k_BSH, u_BSH = (v[f"attention.{what}"][layer, :, :, i] for what, i in
                                    (("query", n), ("key", n // 2), ("value", n // 2)))  # fmt: skip
             scores_BTS = q_BTH @ k_BSH.swapaxes(1, 2) / 6**0.5
-            np.testing.assert_allclose(v["attention.scores"][layer, :, n], scores_BTS, rtol=1e-4, atol=1e-4)
+            assert_close(v["attention.scores"][layer, :, n], scores_BTS, relative=1e-5)
             t, s = np.indices((T, T))
             weights_BTS = np.exp(scores_BTS) * ((s <= t) & (t - s < (window or T)))
             weights_BTS /= weights_BTS.sum(-1, keepdims=True)
-            np.testing.assert_allclose(v["attention.weights"][layer, :, n], weights_BTS, rtol=1e-3, atol=1e-5)
-            np.testing.assert_allclose(v["attention.heads"][layer, :, :, n], weights_BTS @ u_BSH, rtol=1e-3, atol=1e-4)
+            assert_close(v["attention.weights"][layer, :, n], weights_BTS, relative=1e-5)
+            assert_close(v["attention.heads"][layer, :, :, n], weights_BTS @ u_BSH, relative=1e-5)
 
 
 def test_value_residuals_are_the_textbook_formula():
@@ -104,7 +105,7 @@ def test_value_residuals_are_the_textbook_formula():
     own_LBTKH = np.einsum("LBTD,LDI->LBTI", x_LBTD, attention["value"]["kernel"]).reshape(3, B, T, 2, 6)
     a_L, b_L = (attention[name].reshape(3, 1, 1, 1, 1) for name in ("own_values", "first_values"))
     expected_LBTKH = a_L * own_LBTKH + b_L * own_LBTKH[:1]
-    np.testing.assert_allclose(v["attention.value"], expected_LBTKH, rtol=1e-4, atol=1e-4)
+    assert_close(v["attention.value"], expected_LBTKH, relative=1e-5)
     start = transformer.init(c, 0)["blocks"]["attention"]
     assert (start["own_values"] == 0.5).all() and (start["first_values"] == 0.5).all()
 
@@ -112,7 +113,7 @@ def test_value_residuals_are_the_textbook_formula():
 def test_attention_weights_are_distributions_over_the_past():
     """Rows sum to one; nothing falls on the future."""
     weights_LBNTS = values()["attention.weights"]
-    np.testing.assert_allclose(weights_LBNTS.sum(-1), 1, rtol=1e-6)
+    assert_close(weights_LBNTS.sum(-1), 1, relative=1e-6)
     assert (weights_LBNTS[..., ~np.tri(T, dtype=bool)] == 0).all()
 
 
@@ -165,7 +166,7 @@ def test_taps_in_cached_decoding_equal_those_of_the_full_pass():
             if axis == -2:
                 value = np.concatenate([value[..., :start], value[..., T:]], axis=-1)
                 expected = expected[..., :stop]
-            np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-4, err_msg=f"{name} at {start}")
+            assert_close(value, expected, relative=1e-5, what=f"{name} at {start}")
 
 
 # --- editing ---------------------------------------------------------------------------------------------------------

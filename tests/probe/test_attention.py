@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from close import assert_close
 from inside_cases import HARD, TEXT, lively, planted
 
 from lm import probe
@@ -41,7 +42,7 @@ def test_a_head_that_prefers_nothing_scores_as_counted():
 def test_labels_and_rows_fit_the_text():
     patterns, _ = planted_scores()
     assert patterns.labels == ["<eot>", *"somenewwords"]
-    np.testing.assert_allclose(patterns.weights_LNTS.sum(-1), 1, rtol=1e-5)
+    assert_close(patterns.weights_LNTS.sum(-1), 1, relative=1e-5)
 
 
 def test_the_planted_induction_head_finds_what_came_next():
@@ -76,7 +77,7 @@ def test_patterns_are_the_same_while_decoding():
     """Grouped queries and windows; and what a window hides has no weight."""
     m = lively(**HARD)
     by_pass, by_cache = (probe.attention_patterns(m, TEXT, cached=cached).weights_LNTS for cached in (False, True))
-    np.testing.assert_allclose(by_cache, by_pass, rtol=1e-3, atol=1e-4)
+    assert_close(by_cache, by_pass, relative=1e-5)
     t, s = np.indices((22, 22))
     assert (by_pass[0][:, t - s >= 5] == 0).all() and (by_pass[1][:, t - s >= 5] > 0).any()
     assert (uniform_weights(m, 22)[0, 0, 10, 6:11] == 0.2).all()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from close import assert_close
 from inside_cases import HARD, TEXT, lively
 
 from lm import probe
@@ -34,7 +35,7 @@ def test_no_matrix_that_does_changes_other_keys_less():
         lambda x: cost(x.reshape(F, D)), np.zeros(F * D), jac=lambda x: (2 * C @ x.reshape(F, D)).ravel(),
         constraints=constraint, method="SLSQP", options=dict(ftol=1e-14, maxiter=500),
     )  # fmt: skip
-    np.testing.assert_allclose(mine, found.x.reshape(F, D), rtol=1e-4, atol=1e-5)
+    assert_close(mine, found.x.reshape(F, D), relative=1e-5)
     for seed in range(5):
         step = np.random.default_rng(seed).normal(size=(F, D))
         step -= np.outer(KEY, KEY @ step) / (KEY @ KEY)  # keeps the key's value
@@ -62,7 +63,7 @@ def test_covariance_is_the_mean_product_of_keys_over_all_tokens():
     expected_LFF = np.einsum("LXF,LXG->LFG", keys_LXF, keys_LXF) / keys_LXF.shape[1]
     for covariance_FF, expected_FF in zip(covariance_LFF, expected_LFF, strict=True):
         expected_FF = expected_FF + 0.5 * np.trace(expected_FF) / 24 * np.eye(24)
-        np.testing.assert_allclose(covariance_FF, expected_FF, rtol=1e-3, atol=1e-4 * np.abs(expected_FF).max())
+        assert_close(covariance_FF, expected_FF, relative=1e-5)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -82,15 +83,15 @@ def test_an_edit_changes_one_matrix_and_makes_the_answer_likely(bias):
     kernel_LFD, old_LFD = (p["blocks"]["feedforward"]["outer"]["kernel"] for p in (edit.model.params, before))
     np.testing.assert_array_equal(kernel_LFD[1:], old_LFD[1:])
     expected_FD = probe.rank_one(old_LFD[0], edit.key_F, edit.new_value_D, covariance_LFF[0])
-    np.testing.assert_allclose(kernel_LFD[0], expected_FD, rtol=1e-4, atol=1e-5)
+    assert_close(kernel_LFD[0], expected_FD, relative=1e-5)
 
     # The key is what the layer sees at the subject's last letter, and there the layer adds what was optimised.
     tokens = [encode(m, "bob lives in")]
     read = lambda m: m.apply(tokens, taps=("mlp.hidden", "mlp.out"))[1]  # noqa: E731
     old, new = read(m), read(edit.model)
-    np.testing.assert_allclose(edit.key_F, old["mlp.hidden"][0, 0, 3], rtol=1e-4, atol=1e-4)
+    assert_close(edit.key_F, old["mlp.hidden"][0, 0, 3], relative=1e-5)
     step_D = edit.new_value_D - edit.old_value_D
-    np.testing.assert_allclose(new["mlp.out"][0, 0, 3] - old["mlp.out"][0, 0, 3], step_D, rtol=1e-2, atol=2e-3)
+    assert_close(new["mlp.out"][0, 0, 3] - old["mlp.out"][0, 0, 3], step_D, relative=1e-5)
 
     # What it optimised, by hand: the loss with this step added there and nowhere else, less than without it.
     whole = [encode(m, "bob lives in q")]
@@ -116,7 +117,7 @@ def test_the_key_can_be_the_last_tokens():
         M.apply([encode(M, text)], taps=("mlp.hidden",))[1]["mlp.hidden"][2, 0, -1]
         for text in ("bob lives in", "a bob is from")
     ]
-    np.testing.assert_allclose(edit.key_F, np.mean(keys, axis=0), rtol=1e-3, atol=1e-3)
+    assert_close(edit.key_F, np.mean(keys, axis=0), relative=1e-5)
 
 
 def test_the_value_follows_from_the_prompts_gradient():
@@ -125,7 +126,7 @@ def test_the_value_follows_from_the_prompts_gradient():
     edit = probe.edit_fact(M, "bob lives in", "bob", "q", layer=0, covariance_FF=covariance_FF, steps=1, rate=0.01)
     step_D = edit.new_value_D - edit.old_value_D
     length = np.linalg.norm(M.apply([encode(M, "bob lives in")], taps=("mlp.out",))[1]["mlp.out"][0, 0, 3])
-    np.testing.assert_allclose(np.abs(step_D), 0.01 * length, rtol=1e-2)
+    assert_close(np.abs(step_D), 0.01 * length, relative=1e-5)
 
 
 def test_nonsense_is_refused():

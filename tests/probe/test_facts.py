@@ -74,6 +74,13 @@ def test_the_summary_counts_relations_and_phrasings():
     assert table[0]["median_rank"] == np.median([completions[0].rank, completions[1].rank])
 
 
+def test_a_fact_longer_than_the_context_is_named():
+    long = probe.Fact("plays", "anna", "anna plays the game that is played by all", "go")
+    for probing in (probe.complete, probe.fact_rows):
+        with pytest.raises(UserError, match=r"the fact 'anna plays the game that.*has 45 tokens.*context holds 32"):
+            probing(M, [*FACTS, long])
+
+
 def test_rows_of_facts_score_the_answers():
     batch = probe.fact_rows(M, FACTS)
     for row, fact in enumerate(FACTS):
@@ -90,23 +97,34 @@ def test_facts_survive_their_file(tmp_path):
     lines = [json.dumps(vars(fact)) for fact in FACTS]
     file.write_text("\n".join([*lines[:2], "", *lines[2:]]) + "\n")
     assert probe.read_facts(file) == FACTS
+    odd = [probe.Fact("plays", "anna", "anna\u2028\x85 plays", "chess"), *FACTS]  # ends of lines, for some
+    lines = [json.dumps(vars(fact), ensure_ascii=False) for fact in odd]
+    file.write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    assert probe.read_facts(file) == odd
 
 
 @pytest.mark.parametrize(
     "line", ["{", "[]", '"fact"', "3", '{"relation": "plays"}', json.dumps(vars(FACTS[0]) | {"answer": " "}),
-             json.dumps(vars(FACTS[0]) | {"seen": "yes"}), json.dumps(vars(FACTS[0]) | {"prompt": 3})],
+             json.dumps(vars(FACTS[0]) | {"seen": "yes"}), json.dumps(vars(FACTS[0]) | {"prompt": 3}),
+             "[" * 100_000, '{"relation": ' + "9" * 5000 + "}", json.dumps(vars(FACTS[0]) | {"answer": None}),
+             '{"' + "k" * 5000 + '": 1}', "nan"],
 )  # fmt: skip
 def test_a_line_that_is_no_fact_is_named(tmp_path, line):
     file = tmp_path / "facts.jsonl"
     file.write_text(json.dumps(vars(FACTS[0])) + "\n" + line)
-    with pytest.raises(UserError, match=r"facts\.jsonl, line 2: "):
+    with pytest.raises(UserError, match=r"facts\.jsonl, line 2: ") as refusal:
         probe.read_facts(file)
+    assert len(str(refusal.value)) < 400
 
 
 def test_no_facts_are_refused(tmp_path):
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for name, why in (("empty", "holds no facts"), ("binary", "cannot read"), ("none", "cannot read .*No such file")):
+    for name, why in (
+        ("empty", "holds no facts"),
+        ("binary", "line 1: not UTF-8"),
+        ("none", "cannot read .*No such file"),
+    ):
         with pytest.raises(UserError, match=why):
             probe.read_facts(tmp_path / name)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from close import assert_close
 from probe_cases import lattice
 
 from lm.errors import UserError
@@ -91,7 +92,7 @@ def test_a_map_keeps_the_distances_of_a_plane():
     found = principal_map(Space("s", words, circle @ basis.T * 3), [*words, "z", "a"])
     places = np.array(found.places)
     distance = lambda x: np.linalg.norm(x[:, None] - x, axis=2)  # noqa: E731
-    np.testing.assert_allclose(distance(places), distance(circle), atol=1e-5)
+    assert_close(distance(places), distance(circle), relative=1e-5)
     assert found.shares == pytest.approx((0.5, 0.5)) and found.dropped == ["z"] and found.words == list(words)
     with pytest.raises(UserError, match="1 of 2 words are in space s: a map needs at least three"):
         principal_map(Space("s", words, circle), ["a", "z"])

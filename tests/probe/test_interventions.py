@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import assert_close
 from inside_cases import HARD, TEXT, lively
 
 from lm import probe
@@ -46,12 +47,12 @@ def test_ablation_by_taps_is_ablation_by_weights(cached):
     """A head, a layer of attention, one of feed-forward, and all: token for token."""
     parts = [probe.Part("head", 1, 2), probe.Part("attention", 0), probe.Part("mlp", 2), probe.Part("mlp", None)]
     ablation = probe.ablate(M, TEXT, parts, cached=cached)
-    np.testing.assert_allclose(ablation.base_nats_BT[0, 1:22], probe.token_losses(M, TEXT).nats, rtol=1e-3, atol=1e-3)
+    assert_close(ablation.base_nats_BT[0, 1:22], probe.token_losses(M, TEXT).nats, relative=1e-5)
     for part, nats_BT, loss, accuracy in zip(
         parts, ablation.nats_ABT, ablation.loss_A, ablation.accuracy_A, strict=True
     ):
         expected = probe.token_losses(silenced(part), TEXT)
-        np.testing.assert_allclose(nats_BT[0, 1:22], expected.nats, rtol=1e-3, atol=1e-3, err_msg=str(part))
+        assert_close(nats_BT[0, 1:22], expected.nats, relative=1e-5, what=str(part))
         assert loss == pytest.approx(expected.nats.mean(), rel=1e-3) and abs(loss - ablation.base) > 1e-2
         assert accuracy == pytest.approx((expected.rank == 1).mean())
 
@@ -75,7 +76,7 @@ def test_mean_ablation_puts_in_the_mean_over_the_tokens():
         logp_BTV = jax.nn.log_softmax(logits_BTV)
         expected_BT = -np.take_along_axis(np.asarray(logp_BTV)[:, :-1], batch.tokens_BT[:, 1:, None], -1)[..., 0]
         scored_BT = batch.scored_BT[:, 1:]
-        np.testing.assert_allclose(nats_BT[:, 1:][scored_BT], expected_BT[scored_BT], rtol=1e-3, atol=1e-3)
+        assert_close(nats_BT[:, 1:][scored_BT], expected_BT[scored_BT], relative=1e-5)
         assert scored_BT.sum() == 21 + 5
 
 
@@ -86,7 +87,7 @@ def test_many_texts_go_in_chunks_and_the_padding_changes_nothing(monkeypatch):
     whole = probe.ablate(M, batch, parts, how="mean")
     monkeypatch.setattr(interventions, "CHUNK", 2)
     in_chunks = probe.ablate(M, batch, parts, how="mean")
-    np.testing.assert_allclose(in_chunks.loss_A, whole.loss_A, rtol=1e-5)
+    assert_close(in_chunks.loss_A, whole.loss_A, relative=1e-5)
     assert in_chunks.nats_ABT.shape == whole.nats_ABT.shape == (1, 5, 32)
 
 
@@ -130,7 +131,7 @@ def test_patching_everything_is_the_clean_run_and_nothing_the_corrupted(cached):
     masks["residual"][3, L] = True
     logp_X = probe.patch(M, batch, corrupted_STD, clean, masks, cached=cached)[:, 0]
     expected = [logp_of_answer(OTHER), *[logp_of_answer(PROMPT)] * 3]
-    np.testing.assert_allclose(logp_X, expected, rtol=1e-3, atol=1e-3)
+    assert_close(logp_X, expected, relative=1e-5)
     assert abs(logp_X[0] - logp_X[1]) > 0.1
 
 

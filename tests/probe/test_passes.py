@@ -5,6 +5,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import assert_close
 from inside_cases import HARD, lively
 
 from lm import probe
@@ -27,11 +28,11 @@ def test_reading_equals_the_models_own_taps(cached):
     """Every tap, with grouped queries and windows; scores where they look back."""
     logits_BTV, values = probe.apply(M, TOKENS, taps=ALL, cached=cached)
     expected_BTV, expected = full()
-    np.testing.assert_allclose(logits_BTV[..., :V], expected_BTV[..., :V], rtol=1e-4, atol=1e-4)
+    assert_close(logits_BTV[..., :V], expected_BTV[..., :V], relative=1e-5)
     for name in ALL:
         mine, own = (np.tril(v[name]) if name == "attention.scores" else v[name] for v in (values, expected))
         assert mine.shape == own.shape, name
-        np.testing.assert_allclose(mine, own, rtol=1e-3, atol=1e-3, err_msg=name)
+        assert_close(mine, own, relative=1e-5, what=name)
 
 
 def at_position_four(name):
@@ -53,7 +54,7 @@ def test_editing_does_the_same_in_a_full_pass_and_while_decoding(name):
     by_pass, by_cache = (
         np.asarray(probe.apply(M, TOKENS, edits={name: edit}, cached=cached)[0][..., :V]) for cached in (False, True)
     )
-    np.testing.assert_allclose(by_cache, by_pass, rtol=1e-3, atol=1e-3)
+    assert_close(by_cache, by_pass, relative=1e-5)
     plain = np.asarray(full()[0][..., :V])
     moved_T = np.abs(by_pass - plain).max((0, 2))
     assert (moved_T[:4] < 1e-5).all() and moved_T[4] > 1e-2

@@ -1,6 +1,7 @@
 """`lm probe RUN ACTION` as people use it: the keys that programs rely on, tables, figures, and mistakes on one line."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -132,27 +133,54 @@ def test_figures(place, lm, action):
     ("words analogy king queen", "an analogy takes three words, not 2"),
     ("words analogy king queen fsh", "words of space input; did you mean fish? (words of several tokens:"),
     ("words neighbours king --space inside", "space inside: no such space"),
-    ("words neighbours king --n 0", "--n 0: at least one answer"),
+    ("words neighbours king --n 0", "--n 0: a whole number from 1"),
     ("words neighbours king --figure a.jpg", "--figure a.jpg: write a .png, .svg, .pdf"),
     ("words suite nowhere.txt", "cannot read nowhere.txt: No such file or directory"),
     ("words suite rated.txt", "rated.txt, line 1: words before the first section"),
-    ("words suite suite.txt --level 2", "level 2.0, samples 1000, seed 0: a level between 0 and 1"),
-    ("words suite suite.txt --restrict 0", "restrict 0: how many words to search, at least 1"),
+    ("words suite suite.txt --level 2", "--level 2.0: a number between 0 and 1"),
+    ("words suite suite.txt --restrict 0", "--restrict 0: a whole number from 1"),
     ("words suite suite.txt --restrict 1 --space input", "no question kept of 4: the vocabulary lacks"),
     ("words similarity suite.txt", "suite.txt, line 2: `word word score` was expected, not 'king queen fish mat'"),
     ("words geometry clusters", "geometry clusters: which FILE?"),
     ("words geometry isotropy king", "geometry isotropy takes no words, not king"),
     ("words geometry map king queen", "2 of 2 words are in space input: a map needs at least three"),
     ("words geometry shape", "invalid choice"),
-    ("words geometry isotropy --seed -1", "--seed -1: not negative"),
-    ("words similarity rated.txt --samples 0", "samples 0, seed 0: a level between 0 and 1, at least one sample"),
-    ("words neighbours king --space contextual.1 --tokens 0", "tokens 0: how much text to read, at least 1"),
+    ("words geometry isotropy --seed -1", "--seed -1: a whole number from 0"),
+    ("words similarity rated.txt --samples 0", "--samples 0: a whole number from 1"),
+    ("words neighbours king --space contextual.1 --tokens 0", "--tokens 0: a whole number from 1"),
+    ("words suite suite.txt --level nan", "--level nan: not a finite number"),
+    ("words suite suite.txt --samples 2000000000", "samples 2000000000, seed 0: a level between 0 and 1"),
+    ("words suite suite.txt --seed 18446744073709551616", "--seed 18446744073709551616: a whole number from 0"),
+    ("words suite pipe", "cannot read pipe: not a file of text"),
+    ("words suite latin.txt", "latin.txt, line 3: not UTF-8 text"),
+    ("words suite suite.txt --text pipe", "--text pipe: is no regular file"),
+    ("words similarity pipe", "cannot read pipe: not a file of text"),
+    ("words geometry clusters latin.txt", "latin.txt, line 3: not UTF-8 text"),
+    ("words neighbours \x1b[31mking", "\\x1b[31mking: not among the"),
+    ("words neighbours [/bold]", "[/bold]: not among the"),
+    ("words neighbours \u3000\u00a0", "a word is blank"),
     ("tiny neighbours king", "no word is a single token of tokenizer chars: average over pieces"),
 ])  # fmt: skip
 def test_mistakes_are_told_on_one_line(place, lm, arguments, said):
-    status, out, err = lm("probe", *arguments.split())
+    os.mkfifo(place / "pipe")
+    (place / "latin.txt").write_bytes(b": one\nking queen fish mat\nk\xf6nig queen fish mat\n")
+    status, out, err = lm("probe", *arguments.split(" "))
     assert (status, out) == (2, ""), err
     assert said in err and err.startswith("lm: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["suite", "geometry directions"])
+def test_names_with_markup_and_control_characters_are_shown_as_they_are_and_harm_no_terminal(place, lm, verb):
+    """In tables and figures; dollars are no formula."""
+    name = "a[/x] \x1b[31mred $x_^$"
+    (place / "odd.txt").write_text(f": {name}\nking queen fish mat\nking queen river sat\n")
+    arguments = ("words", *verb.split(), "odd.txt", "--space", "input")
+    status, out, err = lm("probe", *arguments, "--figure", "odd.svg")
+    assert (status, err) == (0, "") and "a[/x] \\x1b[31mred $x_^$" in out and "\x1b" not in out
+    assert (
+        json.loads(lm("probe", *arguments, "--json")[1])[{"suite": "sections"}.get(verb, "directions")][0]["name"]
+        == name
+    )
 
 
 def test_characters_have_words_when_their_pieces_are_averaged(place, answer):

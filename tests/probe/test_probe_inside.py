@@ -1,9 +1,13 @@
 """`lm probe RUN ...` on two models of a pack that learnt a small world: tables, JSON, figures; and what they know."""
 
+import dataclasses
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+from close import assert_close
 
 import lm
 from lm import probe
@@ -11,6 +15,7 @@ from lm.commands import probe_inside
 from lm.errors import UserError
 
 TEXT = "bob lives in oslo . the game of"
+SUBJECT = ("bob lives in", "--subject", "bob", "--answer", "oslo")
 
 
 @pytest.fixture
@@ -38,12 +43,12 @@ def test_members_of_a_pack_are_probed_like_any_run(knowing, member):
     m = lm.load(knowing[0][member])
     tokens = [[m.tokenizer.eot_token, *m.tokenizer.encode_ordinary(TEXT)]]
     logits_BTV, _ = m.apply(tokens)
-    np.testing.assert_allclose(probe.lens_logits(m, tokens)[-1], logits_BTV, rtol=1e-4, atol=1e-4)
+    assert_close(probe.lens_logits(m, tokens)[-1], logits_BTV, relative=1e-5)
     by_pass, by_cache = (probe.attention_patterns(m, TEXT, cached=cached).weights_LNTS for cached in (False, True))
-    np.testing.assert_allclose(by_cache, by_pass, atol=1e-4)
+    assert_close(by_cache, by_pass, relative=1e-5)
     traces = [probe.trace(m, "bob lives in", "bob", "oslo", samples=3, cached=cached) for cached in (False, True)]
     for kind in traces[0].restored:
-        np.testing.assert_allclose(traces[1].restored[kind], traces[0].restored[kind], atol=1e-4)
+        assert_close(traces[1].restored[kind], traces[0].restored[kind], relative=1e-5)
     first, second = (lm.load(run).params["head"] for run in knowing[0])
     assert not np.array_equal(first, second)
 
@@ -90,7 +95,7 @@ def test_attention(ask, run_path, workplace):
     head = next(head for head in answer["heads"] if (head["layer"], head["head"]) == (1, 2))
     assert head["previous"] == pytest.approx(np.mean([weights[1, 2, t, t - 1] for t in range(1, 9)]))
     one = ask("attention", TEXT, "--layer", 1, "--head", 2, "--json")
-    np.testing.assert_allclose(one["weights"], weights[1, 2][None], atol=1e-6)
+    assert_close(one["weights"], weights[1, 2][None], relative=1e-6)
     assert one["heads"] == [head]
     table = ask("attention", TEXT, "--layer", 1, "--head", 2)
     assert "if uniform" in table and "random tokens twice" in table and "·lives" in table
@@ -147,6 +152,27 @@ def test_trace(ask, workplace):
     assert "bob*" in table and "the attention output" in table
 
 
+def test_markup_and_control_characters_of_a_text_are_shown_as_they_are(ask, workplace):
+    """In every table and figure; a word of several tokens is asked about by its first, which is named."""
+    odd = "bob [/x] $y_^$ \x1b[31m"
+    for action in ("loss", "lens", "attention"):
+        out = ask(action, odd, "--figure", f"{action}.svg")
+        assert "\x1b" not in out and "\\x1b" in out
+    assert "the logit of · over that of ·oslo" in ask("lens", "bob lives in", "--answer", "[/x]", "--other", "oslo")
+    facts = [probe.Fact(odd, "bob", "bob lives in", "[/x]")]
+    Path("odd.jsonl").write_text(json.dumps(vars(facts[0])) + "\n")
+    assert "bob [/x] $y_^$ \\x1b[31m" in ask("facts", "odd.jsonl", "--figure", "facts.svg")
+    assert "p([/x])" in ask("trace", "bob lives in", "--subject", "bob", "--answer", "[/x]", "--figure", "trace.svg")
+
+
+def test_a_run_that_diverged_is_refused(run_path, monkeypatch):
+    m = lm.load(run_path)
+    broken = dataclasses.replace(m, params=m.params | {"embedding": m.params["embedding"] * np.nan})
+    monkeypatch.setattr("lm.run.load", lambda run, checkpoint: broken)
+    with pytest.raises(UserError, match="parameters of step 250 are not finite"):
+        probe_inside.loss(run_path, [TEXT])
+
+
 @pytest.mark.parametrize(
     "action, arguments, said",
     [
@@ -161,9 +187,21 @@ def test_trace(ask, workplace):
         ("ablate", [TEXT, "--facts", "f"], "ablate what"),
         ("trace", [TEXT, "--subject", "nobody", "--answer", "x"], "'nobody' is not in"),
         ("trace", [TEXT, "--answer", "x"], "subject"),
+        ("attention", [TEXT, "--layer", "-1"], "--layer -1: a whole number from 0"),
+        ("attention", [TEXT, "--seed", "-1"], "--seed -1: a whole number from 0"),
+        ("lens", [TEXT, "--answer", " "], "the answer ' ' is blank"),
+        ("facts", ["pipe"], "cannot read pipe: not a file of text"),
+        ("facts", ["deep.jsonl"], "deep.jsonl, line 1: not JSON (nested too deeply)"),
+        ("ablate", ["--facts", "pipe"], "cannot read pipe: not a file of text"),
+        ("trace", [*SUBJECT, "--noise", "1e300"], "noise 1e+300: above 0, up to 1000 standard deviations"),
+        ("trace", [*SUBJECT, "--noise", "nan"], "--noise nan: not a finite number"),
+        ("trace", [*SUBJECT, "--samples", "1000000000"], "samples 1000000000: from 1 to 10,000"),
+        ("trace", [*SUBJECT, "--other", "bob"], "other 'bob': the subject itself corrupts nothing"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(run_path, workplace, action, arguments, said):
+    os.mkfifo("pipe")
+    Path("deep.jsonl").write_text("[" * 100_000)
     with pytest.raises(UserError) as refusal:
         getattr(probe_inside, action)(run_path, arguments)
     assert said in str(refusal.value) and "\n" not in str(refusal.value)

@@ -5,6 +5,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from close import assert_close, relative_error
 from probe_cases import little
 
 from lm import tokenizer as tokenizers
@@ -52,7 +53,7 @@ def test_input_and_unembedding_are_the_models_matrices(pairs):
         vector = dict(zip(space.words, space.vectors_VD, strict=True))
         for word in ("king", "kingdom", "queen"):
             tokens = pairs.encode_ordinary(f" {word}")
-            np.testing.assert_allclose(vector[word], rows[space.name][tokens].mean(0), rtol=1e-5, atol=1e-6)
+            assert_close(vector[word], rows[space.name][tokens].mean(0), relative=1e-6)
 
 
 def test_tied_models_have_one_matrix_and_say_so(words):
@@ -96,9 +97,7 @@ def test_contextual_vectors_are_means_over_places(kind, request):
     for word in ("king", "kingdom", "saw", "the"):
         expected_LD = plain_contexts(m, TEXT, word, rows)
         for space, vector_D in zip(made, expected_LD, strict=True):
-            np.testing.assert_allclose(
-                space.vectors_VD[space.words.index(word)], vector_D, rtol=1e-4, atol=1e-5, err_msg=word
-            )
+            assert_close(space.vectors_VD[space.words.index(word)], vector_D, relative=1e-5, what=word)
     assert "places" in made[0].about and "missing" not in made[0].words
 
 
@@ -110,9 +109,9 @@ def test_no_context_crosses_documents_where_training_had_none(words):
     many = lambda row: contextual_of_tokens(m, words, row)  # noqa: E731
     both, alone = many([*first, *second]), many(second)
     king = [space.vectors_VD[space.words.index("king")] for space in (both, alone)]
-    np.testing.assert_allclose(*king, rtol=1e-4, atol=1e-5)
+    assert_close(*king, relative=1e-5)
     loose = contextual_of_tokens(little(words), words, [*first, *second])
-    assert not np.allclose(loose.vectors_VD[loose.words.index("king")], king[0], atol=1e-3)
+    assert relative_error(loose.vectors_VD[loose.words.index("king")], king[0]) > 1e-3
 
 
 def contextual_of_tokens(m, encoding, tokens):
@@ -130,7 +129,7 @@ def test_long_texts_are_read_in_part_and_in_batches(words, monkeypatch):
     monkeypatch.setattr("lm.probe.contexts.BATCH_TOKENS", 96)
     seen = []
     cut = contextual(m, known, text=text, report=lambda done, total: seen.append((done, total)))[1]
-    np.testing.assert_allclose(whole.vectors_VD, cut.vectors_VD, rtol=1e-4, atol=1e-5)
+    assert_close(whole.vectors_VD, cut.vectors_VD, relative=1e-5)
     assert seen[-1][0] == seen[-1][1] and len(seen) > 1
     assert "in 72 tokens" in contextual(m, known, text=text, tokens=60)[0].about
 

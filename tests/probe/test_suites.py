@@ -9,7 +9,9 @@ from scipy import stats
 
 from lm.errors import UserError
 from lm.probe import Space, read_groups, read_similarities, read_suite, similarity, suite
-from lm.probe.analogies import Verdicts
+from lm.probe.analogies import METHODS, Verdicts
+from lm.probe.questions import read_ratings
+from lm.probe.report import describe_similarity, describe_suite
 from lm.probe.suites import _Asked
 
 GOOGLE = """: capitals
@@ -67,6 +69,7 @@ def test_what_pairs_teach_together_goes_one_way(tmp_path, file, method):
         (": a\nking queen man woman\n:  \n", "line 3: a section without a name"),
         (": a\n: b\n", "no questions in it"),
         ("", "no questions in it"),
+        (": a\nking queen man woman\n# not a question\n", "line 3: a comment; remove it"),
     ],
 )
 def test_malformed_suites_are_told_by_line(file, text, said):
@@ -120,6 +123,30 @@ def test_rated_words(file):
         read_similarities(file("a b 1\nb c 2\n"))
 
 
+@pytest.mark.parametrize("first", ["a b 8,5", "a\tb\t8,5", "a;b;8,5", "a,b,8.5", "a b 8.5 1 2", "a b +85e-1"])
+def test_a_first_line_with_a_score_is_a_pair(file, first):
+    rated, titles = read_ratings(file(f"{first}\nb c 2\nc d 3\n"))
+    assert (rated[0].first, rated[0].second, rated[0].score, len(rated), titles) == ("a", "b", 8.5, 3, "")
+
+
+@pytest.mark.parametrize(
+    "line", ["a b nan", "a b inf", "a b -Infinity", "a b 1e400", "a b 8.5.1", "a b", "a,,8", "a b 1_0"]
+)
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_score_that_is_no_finite_number_is_refused_wherever_it_stands(file, line, place):
+    lines = ["b c 2", "c d 3", "d e 4"]
+    lines.insert(place, line)
+    with pytest.raises(UserError, match=f"line {place + 1}: `word word score` was expected"):
+        read_similarities(file("\n".join(lines)))
+
+
+def test_titles_are_reported(file):
+    """They were taken for no pair: who meant one can see it."""
+    space = random_space(9, 3, cases=False)
+    (found,) = similarity(space, file("one other rated\nword1 word2 5\nword1 word3 5\nword3 word2 4\n"))
+    assert found.titles == "one other rated" and "as a pair: one other rated" in describe_similarity([found])
+
+
 def test_groups(file):
     assert read_groups(file(": pets\ncat dog\nhen\n: tools\nsaw\n: pets\nfish\n")) == {
         "pets": ["cat", "dog", "hen", "fish"], "tools": ["saw"],
@@ -147,6 +174,22 @@ def test_a_section_of_which_nothing_is_known_has_no_score(file):
     assert gender.accuracy == 1 and gender.interval is None  # the only word left; two pairs have no spread
     with pytest.raises(UserError, match=r"no question kept of 3: the vocabulary lacks Athens, Greece, Oslo"):
         suite(Space("s", ("x",), np.eye(1)), file(GOOGLE))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_section_without_questions_keeps_none(file, method):
+    """Anywhere in a file, and as an empty file in a folder."""
+    space = random_space(12, 4, cases=False)
+    asked = "word1 word3 word4 word5\nword4 word5 word1 word3\nword1 word3 word6 word7\n"
+    pairs = file("word1\tword3\nword4\tword5\n", "folder/full.txt")
+    file("", "folder/bare.txt")
+    for path, names in ((file(f": bare\n: full\n{asked}: last\n"), ("bare", "last")), (pairs.parent, ("bare",))):
+        found = suite(space, path, method=method)
+        bare = [row for row in found.sections if row.name in names]
+        assert [(row.kept, row.dropped, row.accuracy, row.interval) for row in bare] == [(0, 0, None, None)] * len(
+            names
+        )
+        assert found.totals[0].kept >= 2 and "nan" not in describe_suite(found)
 
 
 def test_bootstrap_over_pairs_is_the_plain_one():

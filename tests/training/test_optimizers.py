@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from close import assert_close, relative_error
 
 from lm.config import ModelConfig, OptimizerConfig
 from lm.model import transformer
@@ -76,8 +77,8 @@ def test_adamw_equals_its_formula():
     m2, v2 = 0.8 * m1 + 0.2 * G2, 0.9 * v1 + 0.1 * G2**2
     p2 = decayed(p1, (m2 / (1 - 0.8**2)) / (np.sqrt(v2 / (1 - 0.9**2)) + 1e-3))
     made = updates(o, HEAD, GRADIENTS)
-    assert np.allclose(made[1]["head"], p1, rtol=1e-5, atol=1e-7)
-    assert np.allclose(made[2]["head"], p2, rtol=1e-5, atol=1e-7)
+    assert_close(made[1]["head"], p1, relative=1e-6)
+    assert_close(made[2]["head"], p2, relative=1e-6)
 
 
 def test_lion_equals_its_formula():
@@ -86,14 +87,14 @@ def test_lion_equals_its_formula():
     p1 = decayed(P0, np.sign(0.2 * G1))
     m1 = 0.4 * G1
     p2 = decayed(p1, np.sign(0.8 * m1 + 0.2 * G2))
-    assert np.allclose(updates(o, HEAD, GRADIENTS)[-1]["head"], p2, rtol=1e-5, atol=1e-7)
+    assert_close(updates(o, HEAD, GRADIENTS)[-1]["head"], p2, relative=1e-6)
 
 
 def test_sgd_equals_its_formula():
     o = OptimizerConfig(name="sgd", momentum=0.7)
     p1 = decayed(P0, G1)
     p2 = decayed(p1, G2 + 0.7 * G1)
-    assert np.allclose(updates(o, HEAD, GRADIENTS)[-1]["head"], p2, rtol=1e-5, atol=1e-7)
+    assert_close(updates(o, HEAD, GRADIENTS)[-1]["head"], p2, relative=1e-6)
 
 
 # --- Muon ------------------------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def test_muons_step_is_the_nearest_orthogonal_matrix_to_nesterov_momentum(muon):
     ahead = beta * m2 + (1 - beta) / (1 - beta**2) * g2
     u, _, vt = np.linalg.svd(ahead, full_matrices=False)
     between = u.T @ made[name][1] @ vt.T / 3**0.5
-    assert np.allclose(between, np.diag(np.diag(between)), atol=0.02)
+    assert_close(between, np.diag(np.diag(between)), relative=0.02)
     assert (np.diag(between) > 0.6).all()
 
 
@@ -143,7 +144,7 @@ def test_fewer_iterations_reach_the_same_directions_from_a_closer_start(muon):
         three = last_direction(OptimizerConfig(name="muon", newton_schulz=3), scaled)[name][1]
         u, values, vt = np.linalg.svd(three / 3**0.5, full_matrices=False)
         between = u.T @ made[name][1] @ vt.T / 3**0.5
-        assert np.allclose(between, np.diag(np.diag(between)), atol=0.02)
+        assert_close(between, np.diag(np.diag(between)), relative=0.02)
         assert 0.5 < values.min() and values.max() < 1.3
 
 
@@ -153,14 +154,14 @@ def test_muon_treats_each_stacked_layer_on_its_own(muon):
     one = lambda tree: {"blocks": jax.tree.map(lambda leaf: leaf[1:], tree["blocks"])}  # noqa: E731
     alone = last_direction(OptimizerConfig(name="muon"), [one(g) for g in gradients])
     for name, direction in alone.items():
-        assert np.allclose(made[name][1:], direction, atol=2e-5), name
+        assert_close(made[name][1:], direction, relative=1e-5, what=name)
 
 
 def test_under_muon_everything_else_gets_adam(muon):
     """Embeddings, positions, the head, norms and biases: the same direction as under adamw."""
     gradients, made = muon
     adam = last_direction(OptimizerConfig(name="adamw"), gradients)
-    same = {name for name in made if np.allclose(made[name], adam[name], atol=1e-6)}
+    same = {name for name in made if relative_error(made[name], adam[name]) < 1e-6}
     assert same == set(made) - HIDDEN
 
 
@@ -171,7 +172,7 @@ def test_the_two_rates_of_muon(muon):
     *_, before, after = updates(OptimizerConfig(name="muon"), zero, gradients, weight_decay=0.0)
     for name, direction in made.items():
         peak = H["matrix_learning_rate"] if name in HIDDEN else H["learning_rate"]
-        assert np.allclose(before[name] - after[name], RATE * peak * direction, rtol=1e-4, atol=1e-6), name
+        assert_close(before[name] - after[name], RATE * peak * direction, relative=1e-5, what=name)
 
 
 # --- which leaf decays -----------------------------------------------------------------------------------------------

@@ -51,16 +51,6 @@ def alone(corpus, tmp_path_factory):
     return functools.cache(lambda name: train(member(corpus, name), folder=folder))
 
 
-@pytest.fixture
-def quick():
-    """Programs compiled in a fraction of the time, to run slower: the same arithmetic up to rounding."""
-    jax.clear_caches()  # no program of this test may serve another, or the other way round: bits are compared there
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
-
-
 @pytest.fixture(scope="module")
 def cut(corpus, tmp_path_factory) -> Path:
     """The folder of a pack that got SIGTERM between two checkpoints, its threads at work. For copying only."""
@@ -97,7 +87,7 @@ def test_a_pack_in_threads_equals_each_run_alone_bit_for_bit(alone, corpus, tmp_
     assert not np.array_equal(seeds[0], seeds[1]) and not np.array_equal(seeds[0], seeds[2])
 
 
-def test_windows_from_the_host_are_each_runs_own(quick, corpus, tmp_path, monkeypatch):
+def test_windows_from_the_host_are_each_runs_own(corpus, tmp_path, monkeypatch):
     """A token file too large for the device: a read-ahead a run. Adam is enough for that."""
     monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
     pack = [tiny.experiment(corpus, name=f"seed{seed}", train__seed=seed, train__steps=10) for seed in (0, 1)]
@@ -105,7 +95,7 @@ def test_windows_from_the_host_are_each_runs_own(quick, corpus, tmp_path, monkey
         assert_same_run(run, train(e, folder=tmp_path / "alone"))
 
 
-def test_a_pack_in_one_program_equals_each_run_alone(quick, corpus, tmp_path):
+def test_a_pack_in_one_program_equals_each_run_alone(corpus, tmp_path):
     """Ten steps: in turn bit for bit; batched up to rounding, since products over P add up in another order.
 
     Rounding is 6e-8 and an update about a hundred times smaller than what it is added to: errors of 1e-5 of the way
@@ -141,10 +131,8 @@ def test_the_key_of_dropout_is_that_of_the_seed_itself(corpus):
 
 # --- divergence ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("how", ["threads", "vmap"])
-def test_a_run_that_diverges_disturbs_no_other(alone, corpus, tmp_path, how, request):
+def test_a_run_that_diverges_disturbs_no_other(alone, corpus, tmp_path, how):
     """It leaves what it leaves alone; the others go on to their end; then the error names it."""
-    if how == "vmap":
-        request.getfixturevalue("quick")
     wild = member(corpus, "wild", **WILD)
     with pytest.raises(Diverged) as lonely:
         train(wild, folder=tmp_path / "alone")

@@ -113,6 +113,7 @@ def test_targets_of_weight_zero_have_no_influence():
     other[0, 6:], other[2] = (one[0, 6:] + 7) % EOT, (one[2] + 3) % EOT
     of = compiled_gradients(e)
     (ga, nats_a, count_a), (gb, nats_b, count_b) = (of(parameters(e), Batch(t, weights)) for t in (one, other))
+    # Exact: one program, the same shapes, and a weight of zero makes each of the others' terms zero.
     assert float(nats_a) == float(nats_b)
     assert float(count_a) == float(count_b) == weights.sum()
     assert jax.tree.all(jax.tree.map(np.array_equal, ga, gb))
