@@ -8,7 +8,7 @@ from lm.errors import UserError, nearest
 
 USAGE = """lm: a laboratory for small language models
 
-  lm train   CONFIG [--model.layers 4 ...]   train or resume; --dry-run shows the cost and trains nothing
+  lm train   CONFIG|runs/NAME [--model.layers 4 ...]   train or resume; --dry-run shows the cost and trains nothing
   lm sample  RUN --prompt TEXT               continue a text
   lm eval    RUN [--text FILE]               loss, perplexity, bits per byte
   lm probe   RUN analogy king man woman      what its words mean, what goes on inside (`lm probe` lists all)
@@ -33,7 +33,8 @@ VERBS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Exit status 0, or 2 with one line on standard error when the input was wrong."""
+    """Entry point. Exit status 0; 2 with one line on standard error when the input was wrong; 75 where training was
+    stopped and saved, and the same command goes on."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"{verb}: no such verb{nearest(verb, VERBS)} (`lm --help` lists them)")
-        importlib.import_module(f"lm.commands.{VERBS[verb]}").run(rest)
+        status = importlib.import_module(f"lm.commands.{VERBS[verb]}").run(rest) or 0
         sys.stdout.flush()
     except UserError as error:
         print(f"lm: {' '.join(str(error).split())}", file=sys.stderr)
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # the disk, the network: nothing that a traceback would help with
         print(f"lm: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
+    return status
 
 
 if __name__ == "__main__":
