@@ -14,7 +14,7 @@ import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)  # noqa: E731
     saved, loaded = _digests(folder, step), None
+    _require_metrics(folder, step)
     with _quiet():
         try:
             loaded = ocp.load_checkpointables(folder.resolve() / str(step), jax.tree.map(place, abstract))
@@ -130,7 +131,14 @@ def _quiet() -> Iterator[None]:
         finally:
             gc.collect()
             asyncio.setLevel(level)
-            sys.unraisablehook = hook
+            ours = isinstance(hook, functools.partial)
+            sys.unraisablehook = hook if ours else functools.partial(_tell_unless_late, hook)
+
+
+def _tell_unless_late(hook: Callable[[Any], None], unraisable: Any) -> None:
+    """A thread of a failed load may still call back when its event loop is closed: nobody need hear of that."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
 
 def _require_metrics(folder: Path, step: int) -> None:

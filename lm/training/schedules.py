@@ -61,6 +61,8 @@ def rate(name: str, step: Array, h: dict) -> Array:
 def agreement(name: str, final: float, one: Steps, other: Steps) -> int:
     """How many updates, from the first on, have the same rate in two lengths of a run: all of the shorter, at most."""
     shorter = min(one.total, other.total)
+    if name == "wsd":  # the first update of a decay is at the peak but for rounding, which the length decides
+        shorter = min(one.total - one.decay, other.total - other.decay)
     lengths = [dict(final=final, total=s.total, warmup=s.warmup, decay=s.decay) for s in (one, other)]
     for start in range(0, shorter, STRETCH):
         step = np.arange(start, min(start + STRETCH, shorter), dtype=np.float64)
