@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import math
+import os
 import re
 import typing
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from lm import settings
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require
 
+RUNS = Path("runs")
 PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 
@@ -148,9 +150,12 @@ def _wants_text(option: str, single: set[str]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Train an experiment, or resume it where it left off. CONFIG: a name in configs/ or a path to a .py file."""
+    """Train an experiment, or resume it where it left off. CONFIG: a name in configs/, a path to a .py file, or the
+    directory of a run, which goes on as it was recorded."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    folder: tyro.conf.Suppress[Path] = RUNS
+    """Where the run's directory is, or will be."""
     dry_run: bool = False
     """Show parameters, FLOPs, memory, tokens per parameter and ETA from a measured rate; train nothing."""
     json: bool = False
@@ -158,9 +163,10 @@ class Train:
 
 
 def parse_train(arguments: list[str]) -> Train:
-    """`CONFIG --model.layers 4 ...`: the config file's experiment with the overrides applied."""
+    """`CONFIG --model.layers 4 ...`: the experiment of a config file or a run's, with the overrides applied."""
+    folder = RUNS
     if arguments and not arguments[0].startswith("-"):
-        experiment, rest = settings.load_experiment(arguments[0]), arguments[1:]
+        (experiment, folder), rest = _experiment(arguments[0]), arguments[1:]
     elif {"-h", "--help"} & set(arguments):
         experiment, rest = Experiment(), arguments
     else:
@@ -170,9 +176,33 @@ def parse_train(arguments: list[str]) -> Train:
     rest = [piece for i, arg in enumerate(rest) for piece in _with_value(arg, rest[i + 1 : i + 2])]
     return _one_line(
         lambda: tyro.cli(
-            Train, args=rest, prog="lm train CONFIG", default=Train(experiment), config=(tyro.conf.FlagConversionOff,)
+            Train,
+            args=rest,
+            prog="lm train CONFIG",
+            default=Train(experiment, folder),
+            config=(tyro.conf.FlagConversionOff,),
         )
     )
+
+
+def _experiment(config: str) -> tuple[Experiment, Path]:
+    """The experiment that CONFIG stands for, and the folder of its run.
+
+    A directory with an experiment.json is a run, and so is meant by any other path; a bare name is a config's.
+    """
+    path = Path(config)
+    there = (path / "experiment.json").is_file()
+    if there or (os.sep in config and path.suffix != ".py"):
+        from lm.run import Run  # JAX, for which a mistyped setting should not wait
+
+        run = Run(path)
+        return dataclasses.replace(run.experiment, name=run.name), run.folder
+    try:
+        return settings.load_experiment(config), RUNS
+    except UserError as error:
+        if not (RUNS / config / "experiment.json").is_file():
+            raise
+        raise UserError(f"{error}; the run {RUNS / config} goes on with: lm train {RUNS / config}") from error
 
 
 _FLAGS = {"dry_run", "json"} | {key for key, value in settings.flatten(settings.to_dict(Experiment())).items()

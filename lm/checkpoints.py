@@ -1,21 +1,25 @@
 """Checkpoints of a run, kept by orbax: atomic, one folder a step, parameters apart from what only training needs.
 
-Orbax is imported by the first save or load: the first step, or finding a run's checkpoints, should not wait for it.
+With each a digest of every part is written, in the same whole save, and every load is held against it: disks and copies
+do flip bits. Checkpoints from before there were digests load unchecked. Orbax is imported by the first save or load:
+the first step, or finding a run's checkpoints, should not wait for it.
 """
 
 import contextlib
 import functools
 import gc
+import hashlib
 import json
 import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from lm.errors import UserError, require
 
@@ -24,39 +28,94 @@ def steps(folder: Path) -> list[int]:
     """Steps whose checkpoint was written whole, in order: a folder gets its number when it is complete."""
     if not folder.is_dir():
         return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+    numbers = {entry.name for entry in folder.iterdir() if entry.is_dir() and _is_step(entry.name)}
+    return sorted(map(int, numbers))
+
+
+def _is_step(name: str) -> bool:
+    """Whether a folder is named as a step's is: "007" and "²" are not, which int() or isdigit() would let through."""
+    return name.isascii() and name.isdigit() and (name == "0" or name[0] != "0") and len(name) < 19
+
+
+def digest(tree: Any) -> str:
+    """sha256 of a tree's arrays: path, shape, type and bytes of each, wherever they lie.
+
+    What counts is what was computed, not how it is laid out in files, so every flipped bit that would be loaded shows,
+    whichever way it took. At a gigabyte a second it costs a small part of what writing the files does.
+    """
+    state = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.ascontiguousarray(jax.device_get(leaf))
+        state.update(f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {array.dtype}\n".encode())
+        state.update(array.reshape(-1).view(np.uint8))
+    return state.hexdigest()
+
+
+def _digest_of_metrics(metrics: Any) -> str:
+    return hashlib.sha256(json.dumps(metrics, sort_keys=True).encode()).hexdigest()
+
+
+def _digests(folder: Path, step: int) -> dict[str, str]:
+    """The digest of each part as it was saved; none in checkpoints from before there were digests."""
+    try:
+        metadata = json.loads((folder / str(step) / "_CHECKPOINT_METADATA").read_bytes())
+        return dict((metadata.get("custom_metadata") or {}).get("digests", {}))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(folder, step) from error
 
 
 def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
     """The named parts of a checkpoint, each like its abstract tree (jax.ShapeDtypeStruct leaves).
 
-    Raises UserError where a file is missing or damaged or the shapes differ: nothing is ever filled in silently.
+    Raises UserError where a file is missing or damaged, a digest is not that of what was saved, or the shapes differ:
+    nothing is ever filled in silently.
     """
     from orbax.checkpoint import v1 as ocp
 
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)  # noqa: E731
+    saved, loaded = _digests(folder, step), None
+    _require_metrics(folder, step)
     with _quiet():
         try:
-            return ocp.load_checkpointables(folder.resolve() / str(step), jax.tree.map(place, abstract))
-        except Exception:
+            loaded = ocp.load_checkpointables(folder.resolve() / str(step), jax.tree.map(place, abstract))
+        except Exception:  # whatever the libraries below make of damaged files
             damaged = _damaged(folder, step)
-    raise damaged
+    if loaded is None:
+        raise damaged
+    for name in abstract if saved else ():
+        if digest(loaded[name]) != saved.get(name):
+            raise _damaged(folder, step, f": its {name} are not what was saved")
+    return loaded
 
 
-def copy(folder: Path, step: int, to: Path) -> None:
-    """Put a checkpoint among another run's, whole or not at all."""
+def copy(folder: Path, step: int, to: Path, **abstract: Any) -> None:
+    """Put a checkpoint among another run's, whole or not at all, after checking these parts of it as `load` does."""
+    load(folder, step, **abstract)
     to.mkdir(parents=True, exist_ok=True)
-    partial = to.parent / f".{step}.copy"
+    partial = _partial(to, step)
     shutil.rmtree(partial, ignore_errors=True)  # what an interrupted copy left
     shutil.copytree(folder / str(step), partial)
     partial.rename(to / str(step))
 
 
-def _damaged(folder: Path, step: int) -> UserError:
+def remove(folder: Path, step: int) -> None:
+    """Take a checkpoint away, at once: no half of it is ever seen under its number."""
+    partial = _partial(folder, step)
+    shutil.rmtree(partial, ignore_errors=True)
+    (folder / str(step)).rename(partial)
+    shutil.rmtree(partial)
+
+
+def _partial(folder: Path, step: int) -> Path:
+    """Where a checkpoint of the run is put together or taken apart."""
+    return folder.parent / f".{step}.partial"
+
+
+def _damaged(folder: Path, step: int, how: str = ", or not of this model") -> UserError:
     others = [s for s in steps(folder) if s != step]
     way_out = f"delete it to go on from step {others[-1]}" if others else "delete the run and train again"
-    return UserError(f"checkpoint {folder / str(step)} is damaged, or not of this model; {way_out}")
+    return UserError(f"checkpoint {folder / str(step)} is damaged{how}; {way_out}")
 
 
 @contextlib.contextmanager
@@ -72,24 +131,34 @@ def _quiet() -> Iterator[None]:
         finally:
             gc.collect()
             asyncio.setLevel(level)
-            sys.unraisablehook = hook
+            ours = isinstance(hook, functools.partial)
+            sys.unraisablehook = hook if ours else functools.partial(_tell_unless_late, hook)
+
+
+def _tell_unless_late(hook: Callable[[Any], None], unraisable: Any) -> None:
+    """A thread of a failed load may still call back when its event loop is closed: nobody need hear of that."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
 
 def _require_metrics(folder: Path, step: int) -> None:
-    """Refuse validation losses that cannot be read; a checkpoint without any is fine."""
+    """Refuse validation losses that are not those that were saved; a checkpoint without any is fine."""
     file = folder / str(step) / "metrics" / "metrics"
+    saved = _digests(folder, step)
     try:
-        if file.exists():
-            json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        metrics = json.loads(file.read_bytes()) if file.exists() else None
+        right = metrics is None or isinstance(metrics["val_loss"], float)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(folder, step) from error
+    if not right or (saved and saved.get("metrics") != _digest_of_metrics(metrics)):
+        raise _damaged(folder, step, ": its validation loss is not what was saved")
 
 
 class Checkpoints:
-    """Writes checkpoints: keeps the latest `keep` and the best by validation loss."""
+    """Writes checkpoints: keeps the latest `keep`, the best by validation loss, and those of the steps `always`."""
 
-    def __init__(self, folder: Path, keep: int):
-        self.folder, self.keep = folder.resolve(), keep  # orbax writes to absolute paths only
+    def __init__(self, folder: Path, keep: int, always: Iterable[int] = ()):
+        self.folder, self.keep, self.always = folder.resolve(), keep, tuple(always)  # orbax wants absolute paths
         for step in steps(folder):
             _require_metrics(folder, step)
 
@@ -106,7 +175,7 @@ class Checkpoints:
         return ocp.training.Checkpointer(
             self.folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy([latest, best]),
+            preservation_policy=policies.AnyPreservationPolicy([latest, best, policies.CustomSteps(self.always)]),
             cleanup_tmp_directories=True,
         )
 
@@ -118,9 +187,12 @@ class Checkpoints:
         need = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(parts))
         where = f"step {step} was not saved to {self.folder}"
         require(free > need, f"{where}: {free / 1e6:.2f} MB free, {need / 1e6:.2f} MB needed; free some and resume")
+        metrics = None if val_loss is None else {"val_loss": val_loss}
+        digests = {name: digest(part) for name, part in parts.items()} | {"metrics": _digest_of_metrics(metrics)}
         try:
-            metrics = None if val_loss is None else {"val_loss": val_loss}
-            self.writer.save_checkpointables(step, parts, metrics=metrics, force=True)
+            self.writer.save_checkpointables(
+                step, parts, metrics=metrics, force=True, custom_metadata={"digests": digests}
+            )
         except (OSError, ValueError, RuntimeError) as error:
             said = str(error).strip().splitlines() or [type(error).__name__]
             reason = said[0].split('": ')[-1].split(" [")[0]  # tensorstore: what failed, on which file, why, in numbers

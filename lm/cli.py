@@ -9,7 +9,7 @@ from lm.errors import Stopped, UserError, nearest, one_line, require
 
 USAGE = """lm: a laboratory for small language models
 
-  lm train   CONFIG [--model.layers 4 ...]   train or resume; --dry-run shows the cost and trains nothing
+  lm train   CONFIG|runs/NAME [--model.layers 4 ...]   train or resume; --dry-run shows the cost and trains nothing
   lm sample  RUN --prompt TEXT               continue a text
   lm eval    RUN [--text FILE]               loss, perplexity, bits per byte
   lm probe   RUN analogy king man woman      what its words mean, what goes on inside (`lm probe` lists all)

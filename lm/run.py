@@ -6,16 +6,18 @@ import fcntl
 import functools
 import importlib.metadata
 import json
+import os
 import platform
+import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
 
-from lm import checkpoints, settings, tokenizer
+from lm import checkpoints, records, settings, tokenizer
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require
 from lm.files import whole
@@ -28,23 +30,48 @@ RUNS = Path("runs")
 class Run:
     """A directory with experiment.json, tokenizer.json, metrics.jsonl and checkpoints/.
 
-    `run` is the directory, or its name under runs/. Raises UserError where there is no such run.
+    `run` is the directory, or its name under runs/. Raises UserError where there is no such run, and where its
+    experiment.json is damaged or was changed in what decided the result.
     """
 
     def __init__(self, run: str | Path):
-        self.path = _folder(run)
-        if self.path is None:
+        path = _folder(run)
+        if path is None:
             names = [str(folder.relative_to(RUNS)) for folder in _folders(RUNS)]
             raise UserError(f"no run {run}{nearest(str(run), names)} (`lm runs` lists them)")
-        try:
-            self.record: dict[str, Any] = json.loads((self.path / "experiment.json").read_text())
-            self.experiment: Experiment = settings.from_dict(self.record["experiment"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{self.path / 'experiment.json'} is damaged: {error}") from error
+        self.path = path if path.name not in ("", "..") else path.resolve()
+        self.record, self.experiment = records.read_experiment(self.path / "experiment.json")
+        self.lock: IO | None = None
+        """The open file that keeps other trainings out, while this one writes."""
+
+    def __repr__(self) -> str:
+        losses = [record["val_loss"] for record in self.metrics() if "val_loss" in record]
+        loss = f"validation {losses[-1]:.4f} nats/token" if losses else "not evaluated yet"
+        reached = f"step {self.reached:,} of {self.record['steps']['total']:,}"
+        return f"Run({str(self.path)!r}: {self.record['params_total']:,} parameters, {reached}, {loss})"
 
     @property
     def name(self) -> str:
-        return self.experiment.name
+        """That of the folder, whatever the run was called when it was made; under runs/, as it stands there."""
+        recorded = Path(self.experiment.name)
+        if self.path.parts[-len(recorded.parts) :] == recorded.parts:
+            return str(recorded)
+        return str(self.path.relative_to(RUNS)) if self.path.is_relative_to(RUNS) else self.path.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which the run has its name: RUNS, as a rule."""
+        return self.path.parents[len(Path(self.name).parts) - 1]
+
+    @property
+    def reached(self) -> int:
+        """The step of the latest checkpoint."""
+        return max(self.steps(), default=0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last step was made and saved; otherwise the same command goes on with it."""
+        return self.reached >= self.record["steps"]["total"]
 
     @functools.cached_property
     def tokenizer(self):
@@ -60,14 +87,11 @@ class Run:
         return checkpoints.steps(self.checkpoint_folder)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every record of metrics.jsonl in order; a line cut short by a crash is left out."""
-        file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.is_file() else []
-        records = []
-        for line in lines:
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
-        return records
+        """Every record of metrics.jsonl in order: objects of numbers, `step` among them.
+
+        A last line cut short by a crash is left out, and so is a damaged one, which standard error is told of.
+        """
+        return records.read_metrics(self.path / "metrics.jsonl")
 
     def best_step(self) -> int:
         """The kept checkpoint with the lowest validation loss."""
@@ -79,22 +103,58 @@ class Run:
     # --- writing, for training alone ---------------------------------------------------------------------------------
     def append(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
+        self.require_there()
         with _saying(self.path), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def begin_from(self, trunk: "Run", step: int) -> None:
-        """Take over another run's records and checkpoint at a step, to go on from there."""
+    def begin_from(self, trunk: "Run", step: int, **abstract: Any) -> None:
+        """Take over another run's records and checkpoint at a step, to go on from there.
+
+        abstract: the parts of the checkpoint as abstract trees, by which it is checked first.
+        """
         with _saying(self.path):
-            kept = [record for record in trunk.metrics() if record["step"] <= step]
-            with whole(self.path / "metrics.jsonl") as file:
-                file.writelines(json.dumps(record) + "\n" for record in kept)
-            checkpoints.copy(trunk.checkpoint_folder, step, self.checkpoint_folder)
+            self._write_metrics(record for record in trunk.metrics() if record["step"] <= step)
+            checkpoints.copy(trunk.checkpoint_folder, step, self.checkpoint_folder, **abstract)
 
     def forget_after(self, step: int) -> None:
         """Drop what was logged after the checkpoint a run resumes from: those steps are about to be made again."""
-        kept = [record for record in self.metrics() if record["step"] <= step]
-        with _saying(self.path), whole(self.path / "metrics.jsonl") as file:
+        with _saying(self.path):
+            self._write_metrics(record for record in self.metrics() if record["step"] <= step)
+
+    def go_back(self, step: int) -> None:
+        """Forget the checkpoints after a step, latest first: killed meanwhile, it is a run that got less far."""
+        with _saying(self.path):
+            for later in reversed(self.steps()):
+                if later > step:
+                    checkpoints.remove(self.checkpoint_folder, later)
+        self.forget_after(step)
+
+    def _write_metrics(self, kept: Iterable[dict[str, Any]]) -> None:
+        with whole(self.path / "metrics.jsonl") as file:
             file.writelines(json.dumps(record) + "\n" for record in kept)
+
+    def require_there(self, saved: int | None = None) -> None:
+        """Raise UserError where the directory in training was removed, moved or replaced meanwhile.
+
+        saved: the step of a checkpoint just written. The library makes folders that are missing, so it goes with them.
+        """
+        if self.lock is None:
+            return
+        try:
+            there = os.path.samestat(os.stat(self.path / ".lock"), os.fstat(self.lock.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if there and (self.path / "experiment.json").is_file():
+            return
+        if saved is not None:
+            shutil.rmtree(self.checkpoint_folder / str(saved), ignore_errors=True)
+            with contextlib.suppress(OSError):  # not empty: another's
+                self.checkpoint_folder.rmdir()
+                self.path.rmdir()
+        raise UserError(
+            f"{self.path} was removed, moved or replaced while it trained: training stopped, nothing more is written; "
+            "a run that was moved goes on with lm train NEW/PATH"
+        )
 
 
 def _folder(run: str | Path) -> Path | None:
@@ -118,12 +178,17 @@ def _folders(folder: Path) -> list[Path]:
 # --- opening for training --------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def open_run(
-    experiment: Experiment, hashes: dict[str, str], encoding, facts: dict[str, Any], folder: Path
+    experiment: Experiment,
+    hashes: dict[str, str],
+    encoding,
+    facts: dict[str, Any],
+    folder: Path,
+    take_up: Callable[[Run], None],
 ) -> Iterator[Run]:
-    """Make the run's directory, or open it again when it was made by the same experiment and data; hold it meanwhile.
+    """Make the run's directory, or open it again; hold it meanwhile.
 
-    Raises UserError, having changed nothing, while another process trains there, and naming every difference in what
-    decides the result; length and bookkeeping may change.
+    take_up: called with a run that is there already, before anything is changed; it refuses one that this experiment
+    cannot go on with. Raises UserError, having changed nothing, while another process trains there.
     """
     path = folder / experiment.name
     with _saying(path):
@@ -134,11 +199,15 @@ def open_run(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however it ends
         except OSError as error:
             raise UserError(f"{path} is being trained by another process; choose another --name") from error
+        for partial in path.glob(".*.partial"):  # of a copy or removal that was cut short
+            shutil.rmtree(partial, ignore_errors=True)
         if (path / "experiment.json").exists():
-            refuse_differences(Run(path), experiment, hashes, facts["steps"]["total"])
+            take_up(Run(path))
         with _saying(path):
             _describe(path, experiment, hashes, encoding, facts)
-        yield Run(path)
+        run = Run(path)
+        run.lock = lock
+        yield run
 
 
 def _describe(path: Path, experiment: Experiment, hashes: dict[str, str], encoding, facts: dict[str, Any]) -> None:
@@ -157,20 +226,41 @@ def _describe(path: Path, experiment: Experiment, hashes: dict[str, str], encodi
         file.write(json.dumps(record, indent=2) + "\n")
 
 
-def refuse_differences(run: Run, experiment: Experiment, hashes: dict[str, str], total: int) -> None:
-    """Raise UserError, naming every difference, unless the run is this experiment's, at most `total` steps long."""
+_BY_HASH = {"data.corpus": "corpus", "data.validation_corpus": "validation", "data.tokenizer": "tokenizer"}
+"""Settings that say where something lies, and the hash that says what it is: it may lie elsewhere by now."""
+
+
+def differences(run: Run, experiment: Experiment, hashes: dict[str, str]) -> list[str]:
+    """Everything in which a run's recorded settings and hashes differ from these, in what decides the result."""
     before, now = settings.identity(run.experiment), settings.identity(experiment)
-    differences = [f"{key} {before[key]}, now {now[key]}" for key in now if before.get(key) != now[key]]
     old = run.record["hashes"]
-    differences += [
-        f"{key} sha {old.get(key, 'none')[:8]}, now {hashes[key][:8]}" for key in hashes if old.get(key) != hashes[key]
+
+    def moved(key: str) -> bool:
+        named = _BY_HASH.get(key)
+        return named in hashes and old.get(named) == hashes[named] and None not in (before.get(key), now[key])
+
+    changed = [key for key in now if before.get(key) != now[key] and not moved(key)]
+    others = [name for name in hashes if old.get(name) != hashes[name]]
+    return [f"{key} {before.get(key)}, now {now[key]}" for key in changed] + [
+        f"{name} sha {str(old.get(name, 'none'))[:8]}, now {hashes[name][:8]}" for name in others
     ]
+
+
+def refuse_differences(run: Run, experiment: Experiment, hashes: dict[str, str], total: int) -> None:
+    """Raise UserError, naming every difference, unless the run is this experiment's, at most `total` steps long.
+
+    A run without any checkpoint has nothing to lose: it may be begun anew as something else.
+    """
+    if not run.steps():
+        return
+    found = differences(run, experiment, hashes)
     require(
-        not differences,
-        f"{run.path} was trained with {'; '.join(differences)}: choose another --name, or give back what it had",
+        not found, f"{run.path} was trained with {'; '.join(found)}: choose another --name, or give back what it had"
     )
-    made = max(run.steps(), default=0)
-    require(made <= total, f"{run.path} is at step {made}, past train.steps {experiment.train.steps}: raise that")
+    require(
+        run.reached <= total,
+        f"{run.path} is at step {run.reached}, past train.steps {experiment.train.steps}: raise that",
+    )
 
 
 @contextlib.contextmanager
@@ -210,6 +300,10 @@ class Model:
     run: Run | None = None
     kept: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
     """What was made from the parameters and may serve again, such as their layout for generating."""
+
+    def __repr__(self) -> str:
+        count, place = sum(leaf.size for leaf in jax.tree.leaves(self.params)), self.run.path if self.run else "no run"
+        return f"Model({place}, step {self.step:,}: {count:,} parameters, tokenizer {self.tokenizer.name})"
 
     @property
     def model(self) -> transformer.Transformer:
@@ -262,7 +356,7 @@ def load(run: str | Path | Run, step: int | str = "latest") -> Model:
         step = run.best_step()
     elif step == "latest":
         step = kept[-1]
-    require(str(step).isdigit() and int(step) in kept, f"{run.path} has no checkpoint {step}; it has {kept}")
+    require(str(step) in map(str, kept), f"{run.path} has no checkpoint {step}; it has {kept}")
     c = run.experiment.model
     require(
         run.tokenizer.n_vocab == c.vocab,

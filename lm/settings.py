@@ -77,9 +77,10 @@ def replace(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
     return from_dict(values)
 
 
-def identity(experiment: Experiment) -> dict[str, Any]:
-    """The dotted settings that decide what is learnt."""
-    return {key: value for key, value in flatten(to_dict(experiment)).items() if key not in FREE}
+def identity(experiment: Experiment | dict[str, Any]) -> dict[str, Any]:
+    """The dotted settings that decide what is learnt, of an experiment or of what to_dict made of one."""
+    values = to_dict(experiment) if isinstance(experiment, Experiment) else experiment
+    return {key: value for key, value in flatten(values).items() if key not in FREE}
 
 
 def require_packable(experiments: Sequence[Experiment]) -> None:
@@ -98,7 +99,7 @@ def require_packable(experiments: Sequence[Experiment]) -> None:
     require(twice is None, f"two experiments of the pack are named {twice}: each needs a directory of its own")
 
 
-def fingerprint(experiment: Experiment, hashes: dict[str, str]) -> str:
+def fingerprint(experiment: Experiment | dict[str, Any], hashes: dict[str, str]) -> str:
     """Hex digest of the settings that decide what is learnt and of the data and tokenizer they were used with."""
     text = json.dumps([identity(experiment), hashes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

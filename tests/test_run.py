@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import lm
-from lm import settings
+from lm import records, settings
 from lm.config import ModelConfig
 from lm.errors import UserError
 from lm.model import transformer
@@ -77,7 +77,19 @@ def test_no_such_run_suggests_the_nearest(copy):
         Run("nothing-like-it")
 
 
-DAMAGED = [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}", b'{"experiment": []}', b'{"experiment": {"model": 3}}']
+DEEP = b"[" * 100_000
+DAMAGED = [
+    DEEP,
+    b'{"experiment": ' + DEEP,
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"\xff\xfe",
+    b"{}",
+    b'{"experiment": []}',
+    b'{"experiment": {"model": 3}}',
+]
 
 
 @pytest.mark.parametrize("content", DAMAGED)
@@ -97,6 +109,79 @@ def test_an_unknown_setting_in_experiment_json_is_named(copy):
     (copy.path / "experiment.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"damaged: model\.layerz: no such setting; did you mean model\.layers\?"):
         Run("tiny")
+
+
+FLIPS = {"norm_epsilon": ("model", 1e-6), "rotary_base": ("model", 500.0), "clip": ("optimizer", None)}
+
+
+@pytest.mark.parametrize("setting", [*FLIPS, "hashes", "fingerprint"])
+def test_an_experiment_json_that_was_changed_is_refused(copy, setting):
+    """Each of these loads another model, or another's, without its fingerprint."""
+    record = copy.record
+    if setting in FLIPS:
+        part, value = FLIPS[setting]
+        record["experiment"][part][setting] = value
+    elif setting == "hashes":
+        record["hashes"]["corpus"] = "0" + record["hashes"]["corpus"][1:]
+    else:
+        record["fingerprint"] = record["fingerprint"][:-1]
+    (copy.path / "experiment.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"runs/tiny/experiment\.json was changed: .* another --name$"):
+        load("tiny")
+
+
+def test_a_run_from_before_a_setting_was_there_still_opens(copy):
+    """What a fingerprint covers is what the file holds; the setting has its default."""
+    record = copy.record
+    del record["experiment"]["model"]["base_width"]
+    record["fingerprint"] = settings.fingerprint(record["experiment"], record["hashes"])
+    (copy.path / "experiment.json").write_text(json.dumps(record))
+    assert Run("tiny").experiment == copy.experiment
+
+
+LINES = {
+    "not UTF-8": b'{"step": 5, "loss": \xff}', "no object": b"[5]", "no step": b'{"loss": 1.0}', "deep": DEEP,
+    "step of another kind": b'{"step": "5"}', "no number": b'{"step": 5, "loss": "low"}', "null": b"null",
+    "cut": b'{"step": 5, "lo', "beyond 64 bits": b'{"step": 5' + b"0" * 4000 + b"}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_a_damaged_line_of_metrics_is_left_out_and_told(copy, capsys, kind):
+    """Named once, with the file; everything else is read."""
+    records._tell.cache_clear()
+    file, good = copy.path / "metrics.jsonl", copy.metrics()
+    file.write_bytes(LINES[kind] + b"\n" + file.read_bytes())
+    assert copy.metrics() == copy.metrics() == good
+    told = f"lm: runs/tiny/metrics.jsonl: 1 of {len(good) + 1} lines are damaged and left out, line 1 first\n"
+    assert capsys.readouterr().err == told
+
+
+def test_lines_of_metrics_end_at_line_feeds_alone(copy):
+    """JSON may hold U+2028 and its like as they are, at which str.splitlines would cut."""
+    file = copy.path / "metrics.jsonl"
+    file.write_text('{"step": 5, "a\u2028b": 1.0}\n', encoding="utf-8")
+    assert copy.metrics() == [{"step": 5, "a\u2028b": 1.0}]
+
+
+def test_a_run_is_called_what_its_folder_is(copy, workplace):
+    """Renamed, moved, or opened from inside; a name in parts keeps them."""
+    shutil.move(copy.path, "runs/other")
+    assert Run("other").name == "other" and Run("other").folder == lm.run.RUNS
+    shutil.copytree("runs/other", "elsewhere/deep")
+    assert (Run("elsewhere/deep").name, str(Run("elsewhere/deep").folder)) == ("deep", "elsewhere")
+    shutil.copytree("runs/other", "runs/sub/tiny")
+    assert Run("sub/tiny").name == "tiny"
+    assert Run("sub/tiny").folder / Run("sub/tiny").name == Run("sub/tiny").path
+
+
+def test_runs_and_models_say_what_they_are(copy):
+    """On one short line each: no arrays."""
+    loss = copy.metrics()[-1]["val_loss"]
+    assert repr(copy) == f"Run('runs/tiny': 4,976 parameters, step 60 of 60, validation {loss:.4f} nats/token)"
+    assert repr(load(copy)) == "Model(runs/tiny, step 60: 4,976 parameters, tokenizer chars)"
+    shutil.rmtree(copy.path)
+    assert repr(copy) == "Run('runs/tiny': 4,976 parameters, step 0 of 60, not evaluated yet)"
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------

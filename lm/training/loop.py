@@ -2,26 +2,30 @@
 
 import contextlib
 import dataclasses
+import functools
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lm import settings
+from lm import checkpoints, settings
 from lm.config import Experiment
 from lm.data.batches import Batches, Feed
 from lm.data.tokens import Prepared, prepare
 from lm.errors import Diverged, require
 from lm.model.transformer import compute_dtype, parameter_count
-from lm.run import RUNS, Run, exists, open_run
+from lm.run import RUNS, Run, open_run
 from lm.scaling.flops import train_flops
+from lm.training import resume
 from lm.training.display import Display
 from lm.training.member import Member
 from lm.training.pack import make_pack, resolve
+from lm.training.step import abstract_parts
 
 DISPATCH_SECONDS = 0.25
 """How long the device works between two looks of the host: long enough to hide Python, short enough to watch."""
@@ -37,11 +41,14 @@ STREAMED_BYTES = 64 << 20
 """Most bytes of tokens in one dispatch when they come from the host."""
 
 
-def train(experiment: Experiment, *, folder: str | Path = RUNS, display: Display | None = None) -> Run:
+def train(experiment: Experiment, *, folder: str | Path = RUNS, display: Display | bool | None = True) -> Run:
     """Train an experiment, or resume it where its run directory left off; returns the Run.
 
-    Resumed training is bit-identical to uninterrupted training on a CPU. Ctrl-C and SIGTERM save and return early.
-    Raises UserError for bad input or a run of another experiment, Diverged when the loss stops making sense.
+    display: False shows nothing; a Display of one's own shows what it likes.
+    Resumed training is bit-identical to uninterrupted training on a CPU; so is a run made longer, which goes on from
+    where its learning rates would have been the same. Ctrl-C and SIGTERM save and return early: run.finished is False.
+    Raises UserError for bad input, a run of another experiment, one whose folder is taken away, and a length that the
+    run cannot be given; Diverged when the loss stops making sense.
     """
     return train_pack([experiment], folder=folder, display=display)[0]
 
@@ -50,7 +57,7 @@ def train_pack(
     experiments: Sequence[Experiment],
     *,
     folder: str | Path = RUNS,
-    display: Display | None = None,
+    display: Display | bool | None = True,
     how: str = "auto",
     until: int | None = None,
 ) -> list[Run]:
@@ -65,22 +72,27 @@ def train_pack(
     """
     settings.require_packable(experiments)
     resolve(how)
-    with display or Display(quiet=True) as display, _stop_signals() as stop, contextlib.ExitStack() as held:
+    if display is None or isinstance(display, bool):
+        display = Display(quiet=not display)
+    with display, _stop_signals() as stop, contextlib.ExitStack() as held:
         data = prepare(experiments[0].data, report=display.stage)
-        runs = _open(experiments, data, Path(folder), held)
+        runs = _open(experiments, data, Path(folder), held, display.say)
         total = runs[0].record["steps"]["total"]
         end = total if until is None else min(until, total)
         lost: dict[Run, Diverged] = {}
-        behind = [run for run in runs if until is None or _reached(run) < end]
+        for run in runs:
+            if run.finished:  # nothing to train: is what it has whole?
+                checkpoints.load(run.checkpoint_folder, run.reached, **abstract_parts(run.experiment))
+        behind = [run for run in runs if run.reached < end]
         while behind:
-            level = sorted({_reached(run) for run in behind})
-            group, level_end = [run for run in behind if _reached(run) == level[0]], (*level[1:], end)[0]
+            level = sorted({run.reached for run in behind})
+            group, level_end = [run for run in behind if run.reached == level[0]], (*level[1:], end)[0]
             with contextlib.closing(Trainer(group, data, level_end, display, how)) as trainer:
                 while trainer.alive and trainer.step < level_end and not stop:
                     trainer.advance()
                 if stop or level_end < total:
                     trainer.save()
-                if stop and trainer.alive:
+                if stop and trainer.alive and trainer.step < total:
                     display.say(f"stopped at step {trainer.step} and saved; the same command goes on from there")
             lost |= trainer.lost
             behind = [] if stop or level_end == end else [run for run in behind if run not in lost]
@@ -98,28 +110,39 @@ def branch(trunk: Run, experiment: Experiment, step: int, *, folder: str | Path 
     with contextlib.ExitStack() as held:
         [run] = _open([experiment], prepare(experiment.data), Path(folder), held)
         if not run.steps():
-            run.begin_from(trunk, step)
+            run.begin_from(trunk, step, **abstract_parts(run.experiment))
     return run
 
 
-def _open(experiments: Sequence[Experiment], data: Prepared, folder: Path, held: contextlib.ExitStack) -> list[Run]:
-    """Make or open again every run's directory, and hold them. Those there already first: a refusal makes no other."""
-    opened = {}
-    for e in sorted(experiments, key=lambda e: not exists(folder / e.name)):
+def _open(
+    experiments: Sequence[Experiment],
+    data: Prepared,
+    folder: Path,
+    held: contextlib.ExitStack,
+    say: Callable[[str], Any] = lambda _: None,
+) -> list[Run]:
+    """Make or open again every run's directory, and hold them. All that are there already are looked at before any is
+    changed, and opened first: a refusal makes no other."""
+    plans = []
+    for e in experiments:
         e = with_vocabulary(e, data)
         batches = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed)
         total, nonembedding = parameter_count(e.model)
+        steps, path = e.steps(batches.epoch_tokens), folder / e.name
         facts = dict(
             documents=data.train.documents, train_tokens=data.train.count, epoch_tokens=batches.epoch_tokens,
             params_total=total, params_nonembedding=nonembedding, flops_per_token=train_flops(e.model),
-            steps=dataclasses.asdict(e.steps(batches.epoch_tokens)),
+            steps=dataclasses.asdict(steps),
         )  # fmt: skip
-        opened[e.name] = held.enter_context(open_run(e, data.hashes, data.tokenizer, facts, folder))
+        there = (path / "experiment.json").is_file()
+        if there:
+            resume.resume_step(Run(path), e, data.hashes, steps)
+        take_up = functools.partial(resume.take_up, experiment=e, hashes=data.hashes, steps=steps, say=say)
+        plans.append((not there, e, facts, take_up))
+    opened = {}
+    for _, e, facts, take_up in sorted(plans, key=itemgetter(0)):
+        opened[e.name] = held.enter_context(open_run(e, data.hashes, data.tokenizer, facts, folder, take_up))
     return [opened[e.name] for e in experiments]
-
-
-def _reached(run: Run) -> int:
-    return max(run.steps(), default=0)
 
 
 def _all_diverged(lost: dict[Run, Diverged], runs: int) -> Diverged:
@@ -160,7 +183,7 @@ class Trainer:
         resumed = bool(runs[0].steps())
         states, hypers = [member.restore() for member in self.members], [member.hyper for member in self.members]
         self.pack = make_pack(states, hypers, e, first.eot, resident=resident, how=how)
-        self.step = _reached(runs[0])
+        self.step = runs[0].reached
         self.timer_steps, self.timer = self.step, 0.0
         if resumed:
             display.say(f"resuming {_names(runs)} at step {self.step} of {self.steps.total}")
@@ -202,11 +225,14 @@ class Trainer:
             records = self._record(self.alive, evaluating, reports)
             if saving:
                 self.save({p: record["val_loss"] for p, record in records.items()})
+        if not saving:
+            self.save(which=[p for p in self.alive if self.members[p].stable_end == self.step])
 
     def _length(self, step: int) -> int:
         """Steps to make at once from `step` on, as fast as they go at present."""
         every = (self.steps.log_every, self.steps.eval_every, self.steps.checkpoint_every)
-        due = min(self.until, *((step // interval + 1) * interval for interval in every))
+        ends = [end for p in self.alive if (end := self.members[p].stable_end) is not None and end > step]
+        due = min(self.until, *ends, *((step // interval + 1) * interval for interval in every))
         wanted = round(self.rate * DISPATCH_SECONDS * min(len(self.alive), MOST_PATIENCE))
         least = max(1, min(FEWEST_STEPS, int(self.rate * LONGEST_SECONDS)))
         return min(max(wanted, least), self.most, due - step)
@@ -229,9 +255,13 @@ class Trainer:
             self.display.say(_summary(records, self.members, self.steps.total))
         return records
 
-    def save(self, val_losses: dict[int, float] | None = None) -> None:
-        """Write a checkpoint of every run."""
-        self._each(self.alive, lambda p: self.members[p].save(self.pack.state(p), (val_losses or {}).get(p)))
+    def save(self, val_losses: dict[int, float] | None = None, which: list[int] | None = None) -> None:
+        """Write a checkpoint of every run, or of these."""
+
+        def write(p: int) -> None:
+            self.members[p].save(self.pack.state(p), (val_losses or {}).get(p))
+
+        self._each(self.alive if which is None else which, write)
 
     def _each(self, which: list[int], act: Callable[[int], Any]) -> dict[int, Any]:
         """act(p) for each of these runs; one that turns out to have diverged is lost."""

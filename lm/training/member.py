@@ -16,7 +16,8 @@ from lm.hardware import peak_flops
 from lm.model.transformer import compute_dtype
 from lm.run import Run
 from lm.scaling.flops import train_flops
-from lm.training.step import TrainState, all_finite, hyperparameters, init_state
+from lm.training.resume import stable_end
+from lm.training.step import TrainState, abstract_parts, all_finite, hyperparameters, init_state, parts
 from lm.training.trackers import TRACKERS
 
 
@@ -32,7 +33,9 @@ class Member:
         self.hyper = hyperparameters(e, self.steps)
         self.batches = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed)
         self.trackers = [TRACKERS[name](run) for name in e.train.trackers]
-        self.writer = Checkpoints(run.checkpoint_folder, e.train.keep)
+        self.stable_end = stable_end(e, self.steps)
+        always = () if self.stable_end is None else (self.stable_end,)
+        self.writer = Checkpoints(run.checkpoint_folder, e.train.keep, always)
         self.seconds = 0.0
         """Time spent on training this run, as far as it is logged."""
         self.waited = 0.0
@@ -47,14 +50,12 @@ class Member:
         if not kept:
             self.run.forget_after(-1)
             return init_state(self.e)
-        abstract = jax.eval_shape(lambda: init_state(self.e))
-        training = {"optimizer": abstract.optimizer, "step": abstract.step, "sums": abstract.sums}
-        parts = checkpoints.load(self.run.checkpoint_folder, kept[-1], params=abstract.params, training=training)
+        loaded = checkpoints.load(self.run.checkpoint_folder, kept[-1], **abstract_parts(self.e))
         self.run.forget_after(kept[-1])
         for record in self.run.metrics():
-            self.seconds = record["seconds"]
+            self.seconds = record.get("seconds", self.seconds)
             self.waited = record.get("data_wait", 0.0) * self.seconds
-        return jax.tree.map(jnp.array, jax.device_get(TrainState(parts["params"], **parts["training"])))
+        return jax.tree.map(jnp.array, jax.device_get(TrainState(loaded["params"], **loaded["training"])))
 
     def record(self, step: int, report: dict | None, speed: float | None, params: dict | None) -> dict:
         """Write down what this step is owed: means since the last log point, or the validation loss of params, or both.
@@ -95,8 +96,9 @@ class Member:
         step = int(state.step)
         if not all_finite(state.params):
             raise self.diverged({"loss": float("nan"), "step": step, "gradient_norm": float("nan")})
-        training = {"optimizer": state.optimizer, "step": state.step, "sums": state.sums}
-        self.writer.save(step, val_loss, params=state.params, training=training)
+        self.run.require_there()
+        self.writer.save(step, val_loss, **parts(state))
+        self.run.require_there(saved=step)
 
     def diverged(self, report: dict) -> Diverged:
         """The error that says where this run went wrong and what to try."""

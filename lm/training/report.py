@@ -7,7 +7,7 @@ from lm.data.batches import validation_windows
 from lm.data.tokens import prepare
 from lm.errors import UserError
 from lm.evaluation import baselines
-from lm.run import Model, Run, load
+from lm.run import RUNS, Model, Run, load
 from lm.sample.generate import generate
 from lm.sample.samplers import Sampler
 
@@ -35,13 +35,14 @@ class Summary:
             **{name: r.get(name) for name in names},
             "params_total": facts["params_total"],
             "params_nonembedding": facts["params_nonembedding"],
-            "flops_exact": facts["flops_per_token"] * r["tokens"],
+            "flops_exact": facts["flops_per_token"] * r.get("tokens", 0),
             "baselines": self.baselines,
         }
 
     def text(self) -> str:
         """A page for a person."""
-        r, name = self.record, self.run.name
+        r, run = self.record, self.run
+        name = run.name if run.folder == RUNS else run.path
         lines = [""]
         if "val_bits_per_byte" in r:
             total = self.run.record["steps"]["total"]
@@ -53,8 +54,9 @@ class Summary:
                 f"                  {self.baselines['uniform']:6.3f} bits/byte   guessing tokens uniformly",
             ]
         if self.sample is not None:
-            lines += ["", "A sample (temperature 0.8):", "", *("  | " + line for line in self.sample.splitlines()), ""]
+            lines += ["", "A sample (temperature 0.8):", "", *("  | " + line for line in self.sample.splitlines())]
         lines += [
+            "",
             "Next:",
             f'  lm sample {name} --prompt "The " --temperature 0.8     continue a text',
             f"  lm eval {name} --text FILE                             score any text",

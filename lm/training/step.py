@@ -30,6 +30,14 @@ class TrainState:
     sums: dict
 
 
+def parts(state: TrainState) -> dict:
+    """A state as a checkpoint holds it: the parameters, and apart from them what only training needs."""
+    return {
+        "params": state.params,
+        "training": {"optimizer": state.optimizer, "step": state.step, "sums": state.sums},
+    }
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
@@ -58,6 +66,11 @@ def init_state(e: Experiment) -> TrainState:
     params = transformer.init(e.model, e.train.seed)
     optimizer = jax.jit(optimizer_of(e).init)(params)  # one program: leaf by leaf it would be a dozen
     return TrainState(params, optimizer, jnp.int32(0), _no_sums())
+
+
+def abstract_parts(e: Experiment) -> dict:
+    """The parts of an experiment's checkpoints as trees of shapes and types."""
+    return parts(jax.eval_shape(lambda: init_state(e)))
 
 
 def optimizer_of(e: Experiment) -> optax.GradientTransformation:
@@ -107,7 +120,7 @@ def train_step(state: TrainState, batch: Batch, hyper: dict, e: Experiment, eot:
     grads, nats, tokens = gradients(state.params, batch, e, eot, hyper["z_loss"], key)
     grads, norm = optimizers.clip(grads, hyper["clip"])
     directions, optimizer = optimizer_of(e).update(grads, state.optimizer, state.params)
-    rate = schedules.rate(e.schedule.name, state.step, hyper)
+    rate = schedules.rate(e.schedule.name, state.step.astype(jnp.float32), hyper)
     axes = transformer.axes(e.model)
     params = optimizers.apply(e.optimizer, axes, state.params, directions, rate, hyper, e.model)
 

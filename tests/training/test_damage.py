@@ -1,22 +1,27 @@
 """What goes wrong on disks and in numbers: told on one line, with what was good still there."""
 
 import contextlib
+import functools
 import json
+import random
 import resource
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from lm import checkpoints
+from lm import checkpoints, settings
 from lm.cli import main
 from lm.errors import Diverged, UserError
 from lm.run import Run, load
-from lm.training.loop import train
+from lm.training import loop, trackers
+from lm.training.loop import train, train_pack
+from lm.training.step import abstract_parts
 
 
 @pytest.fixture
@@ -104,21 +109,98 @@ def test_no_missing_or_cut_file_of_a_checkpoint_changes_what_is_loaded(copy, tin
     assert tiny.same_bits(jax.device_get(load(copy).params), good)
 
 
-def test_unreadable_validation_losses_of_a_checkpoint_are_refused(copy, corpus):
-    (copy.checkpoint_folder / "45" / "metrics" / "metrics").write_text('{"val_lo')
-    with pytest.raises(UserError, match=r"checkpoints/45 is damaged.*delete it to go on from step 60"):
-        train(tiny.experiment(corpus, train__steps=75), folder=copy.path.parent)
+@pytest.mark.parametrize("content", ['{"val_lo', "[]", '{"val_loss": 0.5}', "[" * 100_000])
+def test_validation_losses_of_a_checkpoint_that_are_not_those_saved_are_refused(copy, corpus, content):
+    """They decide which checkpoint is the best; the one that holds them is not the latest."""
+    checkpoints.remove(copy.checkpoint_folder, 60)
+    shutil.copytree(copy.checkpoint_folder / "45", copy.checkpoint_folder / "30")
+    (copy.checkpoint_folder / "30" / "metrics" / "metrics").write_text(content)
+    with pytest.raises(UserError, match=r"checkpoints/30 is damaged.*delete it to go on from step 45"):
+        train(tiny.experiment(corpus), folder=copy.path.parent)
 
 
-def test_a_cut_last_line_of_metrics_is_left_out(copy, corpus, tiny_run):
-    """As a crash leaves it: readers skip it, and the resumed run writes on from whole lines."""
+def test_a_damaged_log_stops_no_resume(copy, corpus, tiny_run, capsys):
+    """A last line cut by a crash is skipped; of another one line tells. The resumed run writes on from whole lines."""
     file = copy.path / "metrics.jsonl"
-    file.write_text(file.read_text()[:-20])
+    before = file.read_bytes()
+    file.write_bytes(before[:-20])
     assert copy.metrics() == tiny_run.metrics()[:-1]
-    run = train(tiny.experiment(corpus, train__steps=67), folder=copy.path.parent)
-    for line in file.read_text().splitlines():
+    assert capsys.readouterr().err == ""
+    file.write_bytes(b'\xff{"step": 5}\n' + before[:-20])
+    checkpoints.remove(copy.checkpoint_folder, 60)
+    run = train(tiny.experiment(corpus), folder=copy.path.parent, display=False)
+    assert capsys.readouterr().err.count("metrics.jsonl: 1 of ") == 1
+    assert [record["step"] for record in run.metrics()] == [record["step"] for record in tiny_run.metrics()]
+    for line in file.read_bytes().split(b"\n")[:-1]:
         json.loads(line)
-    assert [record["step"] for record in run.metrics()][-2:] == [63, 67]
+
+
+def flipped(content: bytes, rng: random.Random) -> bytes:
+    """The content with one bit, anywhere in it, the other way round."""
+    place = rng.randrange(8 * len(content))
+    changed = bytearray(content)
+    changed[place // 8] ^= 1 << place % 8
+    return bytes(changed)
+
+
+def test_no_flipped_bit_changes_what_is_loaded(copy):
+    """Anywhere in a checkpoint's files: refused on one line with the way out, or the very same bits. Many of the flips
+    in arrays are caught by the digest alone: the libraries below load another model."""
+    folder, parts, rng = copy.checkpoint_folder, abstract_parts(copy.experiment), random.Random(0)
+    good = jax.device_get(checkpoints.load(folder, 60, **parts))
+    by_digest = 0
+    files = [file for file in sorted((folder / "60").rglob("*")) if file.is_file() and file.stat().st_size]
+    data = [file for file in files if "ocdbt.process_0/d/" in str(file)]
+    for file in [*files, *(rng.choice(data) for _ in range(12))]:
+        content = file.read_bytes()
+        file.write_bytes(flipped(content, rng))
+        try:
+            assert tiny.same_bits(jax.device_get(checkpoints.load(folder, 60, **parts)), good), file
+        except UserError as error:
+            assert str(error).startswith(f"checkpoint {folder / '60'} is damaged")
+            assert str(error).endswith("delete it to go on from step 45") and "\n" not in str(error)
+            by_digest += "not what was saved" in str(error)
+        file.write_bytes(content)
+    assert by_digest >= 6
+
+
+def test_callbacks_that_come_late_say_nothing(monkeypatch):
+    """Threads of a failed load call back when its event loop is closed; whatever else goes wrong is still told."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    for _ in range(2):
+        with checkpoints._quiet():
+            pass
+    late, other = (SimpleNamespace(exc_value=RuntimeError(text)) for text in ("Event loop is closed", "another"))
+    sys.unraisablehook(late)
+    sys.unraisablehook(other)
+    assert told == [other]
+
+
+def test_a_damaged_trunk_is_not_branched_from(copy, corpus):
+    """The copy is checked before it is made, and the message names the trunk's checkpoint."""
+    [file] = (copy.checkpoint_folder / "45" / "params" / "ocdbt.process_0" / "d").iterdir()
+    file.write_bytes(flipped(file.read_bytes(), random.Random(1)))
+    with pytest.raises(UserError, match=r"copy/tiny/checkpoints/45 is damaged"):
+        loop.branch(copy, tiny.experiment(corpus, name="twig"), 45, folder=copy.path.parent)
+    assert Run(copy.path.parent / "twig").steps() == []
+
+
+def test_a_checkpoint_from_before_digests_still_loads(copy, tiny_run):
+    file = copy.checkpoint_folder / "60" / "_CHECKPOINT_METADATA"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"custom_metadata": {}}))
+    assert tiny.same_bits(jax.device_get(load(copy).params), jax.device_get(load(tiny_run).params))
+    assert checkpoints._digests(tiny_run.checkpoint_folder, 60).keys() == {"params", "training", "metrics"}
+
+
+def test_only_whole_numbers_are_steps(copy):
+    """Names that int() or str.isdigit() would let through, and a file."""
+    for name in ("²", "٣", "007", "+3", "1_0", "9" * 200):
+        (copy.checkpoint_folder / name).mkdir()
+    (copy.checkpoint_folder / "70").write_text("")
+    assert copy.steps() == [45, 60]
+    with pytest.raises(UserError, match="has no checkpoint ²"):
+        load(copy, "²")
 
 
 # --- disks -----------------------------------------------------------------------------------------------------------
@@ -147,8 +229,6 @@ def test_a_full_disk_stops_training_and_what_was_saved_resumes(small_disk, corpu
                 free = shutil.disk_usage(small_disk).free
                 filler.write_bytes(b"x" * max(0, free - 8192))
 
-    from lm.training import trackers
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(trackers.TRACKERS, "wandb", lambda run: Filling())
         with pytest.raises(UserError, match="MB free"):
@@ -165,7 +245,7 @@ def test_a_full_disk_stops_training_and_what_was_saved_resumes(small_disk, corpu
 def test_a_write_that_fails_half_way_leaves_the_earlier_checkpoints(corpus, tmp_path):
     """A limit on file sizes lets small files through and stops the parameters: one sentence, and a clean resume."""
     e = tiny.experiment(corpus)
-    train(tiny.replaced(e, train__steps=15, schedule__warmup=5), folder=tmp_path)
+    train_pack([e], until=15, folder=tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))
@@ -183,7 +263,7 @@ def test_a_write_that_fails_half_way_leaves_the_earlier_checkpoints(corpus, tmp_
 def test_a_log_that_cannot_grow_is_told_on_one_line(corpus, tmp_path):
     e = tiny.experiment(corpus)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    train(tiny.replaced(e, train__steps=15), folder=tmp_path)
+    train_pack([e], until=15, folder=tmp_path)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, hard))
         with pytest.raises(UserError, match=r"cannot write the run to .*tiny: File too large"):
@@ -200,6 +280,66 @@ def test_a_place_that_cannot_be_written_is_told_on_one_line(corpus, workplace, c
     assert (workplace / "runs").read_text() == "not a folder"
 
 
+# --- folders that go away --------------------------------------------------------------------------------------------
+class At:
+    """A tracker that does something when a step is logged."""
+
+    def __init__(self, step: int, act):
+        self.step, self.act = step, act
+
+    def __call__(self, record):
+        if record["step"] == self.step:
+            self.act()
+
+
+@pytest.mark.parametrize("moment", ["before the log", "before the save", "replaced"])
+def test_a_run_that_is_taken_away_stops_and_is_not_made_again(corpus, tmp_path, monkeypatch, moment):
+    """Removed between two records; at the very moment of a save, which would make the folder anew; or another there."""
+    path = tmp_path / "tiny"
+    remove, disk_usage = functools.partial(shutil.rmtree, path), shutil.disk_usage
+
+    def replace():
+        remove()
+        (path / "checkpoints").mkdir(parents=True)
+        for name in (".lock", "experiment.json"):
+            (path / name).write_text("another's")
+
+    act = {"before the log": remove, "replaced": replace, "before the save": lambda: None}[moment]
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", lambda run: At(20, act))
+    if moment == "before the save":
+
+        def at_the_save(folder):
+            found = disk_usage(folder)
+            remove()
+            return found
+
+        monkeypatch.setattr(shutil, "disk_usage", at_the_save)
+    with pytest.raises(UserError, match=r"tiny was removed, moved or replaced while it trained: training stopped"):
+        train(tiny.experiment(corpus, train__trackers=["wandb"]), folder=tmp_path)
+    left = {str(entry.relative_to(tmp_path)) for entry in path.rglob("*")}
+    others = {"tiny/checkpoints", "tiny/.lock", "tiny/experiment.json"}
+    assert left == (others if moment == "replaced" else set())
+    assert path.exists() == (moment == "replaced")
+
+
+def test_a_run_without_a_checkpoint_is_begun_anew(corpus, tmp_path, monkeypatch):
+    """Its first step found no memory: the corrected command is taken, and says so; nothing of the first is left."""
+
+    def fail(trainer):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9999999999999 bytes")
+
+    e, said = tiny.experiment(corpus, train__steps=15, train__eval_every=5), []
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(loop.Trainer, "advance", fail)
+        train(tiny.replaced(e, optimizer__learning_rate=0.5), folder=tmp_path)
+    assert Run(tmp_path / "tiny").steps() == [] and Run(tmp_path / "tiny").metrics()
+    monkeypatch.setattr(loop.Display, "say", lambda _, text: said.append(text))
+    run = train(e, folder=tmp_path)
+    assert said[0].endswith("tiny has no checkpoint yet: begun anew with optimizer.learning_rate 0.5, now 0.003")
+    assert run.finished and run.experiment.optimizer.learning_rate == 0.003
+    assert [record["step"] for record in run.metrics()] == [0, 5, 7, 10, 14, 15]
+
+
 # --- divergence ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("rate", "diverged"), [(50.0, 2.0), (1e30, 1e30)])
 def test_divergence_stops_training_and_saves_nothing_bad(corpus, tmp_path, rate, diverged):
@@ -211,6 +351,7 @@ def test_divergence_stops_training_and_saves_nothing_bad(corpus, tmp_path, rate,
     shutil.copytree(tmp_path / "tiny", tmp_path / "wild")
     record = json.loads((tmp_path / "wild" / "experiment.json").read_text())
     record["experiment"]["optimizer"]["learning_rate"] = rate
+    record["fingerprint"] = settings.fingerprint(record["experiment"], record["hashes"])
     (tmp_path / "wild" / "experiment.json").write_text(json.dumps(record))
 
     with pytest.raises(Diverged) as stop:
@@ -235,8 +376,6 @@ def test_divergence_before_the_first_checkpoint_says_so(corpus, tmp_path):
 
 def test_parameters_that_are_not_finite_are_never_saved(corpus, tmp_path, monkeypatch):
     """Where no loss shows it either: the embedding of a padded entry, which no text reads."""
-    from lm.training import loop
-
     advance = loop.Trainer.advance
 
     def overflow(trainer):

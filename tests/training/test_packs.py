@@ -175,6 +175,14 @@ def test_a_finished_pack_is_left_as_it_is(alone, corpus, tmp_path):
         assert_same_run(run, alone(run.name))
 
 
+def test_a_pack_made_longer_equals_each_run_alone(alone, corpus, tmp_path):
+    """From 40 steps to 60, each from where it began to decay itself: step 24, or 32 under a decay of 20%."""
+    made = train_pack(members(corpus, train__steps=40), folder=tmp_path)
+    assert [{24, 32} & set(run.steps()) for run in made] == [{24}, {32}, {24}]
+    for run in train_pack(members(corpus), folder=tmp_path):
+        assert_same_run(run, alone(run.name))
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 DIFFERENCES = {
     "model.layers: 2 in a, 3 in b": dict(model__layers=3),
@@ -209,3 +217,14 @@ def test_a_refused_directory_leaves_no_other_behind(alone, corpus, tmp_path):
     with pytest.raises(UserError, match=r"train\.seed 2, now 5"):
         train_pack([member(corpus, "a"), member(corpus, "b"), member(corpus, "c", train__seed=5)], folder=tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_pack_of_which_one_cannot_be_made_longer_changes_none(alone, corpus, tmp_path):
+    """One run lost the checkpoint from which it could go on: the other keeps its later ones and its length."""
+    for name in "ac":
+        shutil.copytree(alone(name).path, tmp_path / name)
+    shutil.rmtree(tmp_path / "c" / "checkpoints" / "36")
+    before = (tmp_path / "a" / "experiment.json").read_text(), Run(tmp_path / "a").steps()
+    with pytest.raises(UserError, match=r"/c: 90 steps instead of 60 change the learning rate from step 36 on"):
+        train_pack([member(corpus, name, train__steps=90) for name in "ac"], folder=tmp_path)
+    assert before == ((tmp_path / "a" / "experiment.json").read_text(), Run(tmp_path / "a").steps())

@@ -1,5 +1,6 @@
-"""A run that was stopped, killed or cut into pieces equals the one that never was, bit for bit."""
+"""A run that was stopped, killed, cut into pieces or made longer equals the one that never was, bit for bit."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -20,7 +22,7 @@ from lm.data.batches import Batches
 from lm.data.tokens import prepare
 from lm.errors import UserError
 from lm.run import Run
-from lm.training import loop
+from lm.training import loop, resume
 from lm.training.loop import train, with_vocabulary
 from lm.training.step import init_state
 
@@ -149,7 +151,7 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 60):
 
 
 def test_killed_runs_resume_to_the_same_bits(whole, corpus, tmp_path):
-    """SIGKILL while the third checkpoint is due, SIGTERM later on; then to the end: exit 0 each time it may choose."""
+    """SIGKILL while the third checkpoint is due, SIGTERM later on, which exits 75 and still prints; then to the end."""
     folder = tmp_path / "runs" / "tiny" / "checkpoints"
     process = start(corpus, tmp_path)
     wait_for(lambda: (folder / "15").exists(), process)
@@ -161,8 +163,8 @@ def test_killed_runs_resume_to_the_same_bits(whole, corpus, tmp_path):
     wait_for(lambda: (folder / "30").exists() or (folder / "45").exists(), process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert "resuming runs/tiny at step" in err
+    assert process.returncode == 75, err
+    assert "resuming runs/tiny at step" in err and "the same command goes on from there" in err
     assert json.loads(out)["step"] == Run(tmp_path / "runs" / "tiny").metrics()[-1]["step"]
 
     run = train(settings.replace(tiny.experiment(corpus, **HARD), {"name": "tiny"}), folder=tmp_path / "runs")
@@ -184,6 +186,110 @@ def test_a_longer_run_goes_on_from_the_shorter_one(corpus, tmp_path):
     with pytest.raises(UserError, match=r"at step 35, past train\.steps 20"):
         train(tiny.experiment(corpus, train__steps=20, **constant), folder=tmp_path / "a")
     assert (run.path / "experiment.json").read_text() == before
+
+
+def test_a_longer_run_goes_back_to_where_the_shorter_began_to_decay(whole, corpus, tmp_path, monkeypatch):
+    """A finished run of 40 steps, whose last 16 decayed, made 60 long: it says so, and equals 60 at once, log and all.
+
+    Killed in the middle of going back, it is the shorter run, stopped earlier."""
+    said, remove = [], checkpoints.remove
+    monkeypatch.setattr(loop.Display, "say", lambda _, text: said.append(text))
+    run = train(tiny.experiment(corpus, **HARD, train__steps=40), folder=tmp_path)
+    assert 24 in run.steps() and run.steps()[-1] == 40
+
+    def killed(folder, step):
+        remove(folder, step)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints, "remove", killed)
+        train(tiny.experiment(corpus, **HARD), folder=tmp_path)
+    assert run.steps()[-1] == 30 and Run(run.path).record["steps"]["total"] == 40
+
+    said.clear()
+    run = train(tiny.experiment(corpus, **HARD), folder=tmp_path)
+    assert said[0].endswith("60 steps instead of 40 change what comes after step 24: going back there from step 30")
+    assert_same_run(whole, run)
+    assert 36 in run.steps()
+
+
+def made_run(e, kept, steps) -> SimpleNamespace:
+    """A run as far as the decision to resume it looks at it."""
+    record = {"steps": dataclasses.asdict(e.steps(10**6)), "hashes": {}}
+    record["steps"] |= {"total": steps}
+    return SimpleNamespace(path="runs/a", steps=lambda: kept, reached=max(kept, default=0), record=record, experiment=e)
+
+
+WSD = dict(schedule__name="wsd", schedule__warmup=20, train__log_every=10)
+COSINE, LINEAR, CONSTANT = (WSD | dict(schedule__name=name) for name in ("cosine", "linear", "constant"))
+PERCENT, SUMS = WSD | dict(schedule__warmup="10%"), WSD | dict(train__log_every="5%")
+LONGER = {  # (settings, checkpoints kept by 200 steps, where 400 go on, or what is said)
+    "wsd": (WSD, [120, 160, 200], 120),
+    "wsd, half-way": (WSD, [60, 80], 80),
+    "wsd, none early enough": (WSD, [160, 200], r"400 steps instead of 200 change the learning rate from step 120 on"),
+    "wsd, warm-up in percent": (
+        PERCENT, [120, 200],
+        r"from step 0 on \(schedule\.warmup 10% is 40 steps, was 20; schedule\.decay 40% is 160 steps, was 80\)",
+    ),
+    "nothing made yet": (PERCENT, [0], 0),
+    "no checkpoint": (PERCENT, [], 0),
+    "constant": (CONSTANT, [160, 200], 200),
+    "cosine": (COSINE, [160, 200], r"from step 21 on \(cosine falls over the whole length\)"),
+    "cosine, in its warm-up": (COSINE, [10, 20, 40], 20),
+    "linear": (LINEAR, [160, 200], r"its checkpoints \(160, 200\) are later: choose another"),
+    "sums of other log points": (WSD | dict(train__log_every="15%"), [110, 120], 120),
+    "sums that are dropped": (SUMS, [110, 115, 120], 120),
+    "sums that differ": (SUMS, [115], "give --train.log-every 10, or choose another --name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LONGER)
+def test_where_a_run_made_longer_goes_on(kind):
+    """From the last checkpoint before which no rate and no sum would be another; else why not, and the way out."""
+    changes, kept, expected = LONGER[kind]
+    short, long = (tiny.experiment("text.txt", **changes, train__steps=steps) for steps in (200, 400))
+    run, steps = made_run(short, kept, 200), long.steps(10**6)
+    if isinstance(expected, int):
+        assert resume.resume_step(run, long, {}, steps) == expected
+    else:
+        with pytest.raises(UserError, match=expected) as refusal:
+            resume.resume_step(run, long, {}, steps)
+        assert "--name" in str(refusal.value)
+
+
+def test_lengths_in_tokens_are_lengths_in_steps():
+    """A longer run in tokens is one in steps; a warm-up in tokens stays where it was."""
+    changes = WSD | dict(schedule__warmup=f"{20 * 64} tokens")
+    short, long = (tiny.experiment("text.txt", **changes, train__steps=f"{n * 64} tokens") for n in (200, 400))
+    assert resume.resume_step(made_run(short, [120, 200], 200), long, {}, long.steps(10**6)) == 120
+
+
+def test_a_finished_run_is_only_looked_at(tiny_run, corpus, monkeypatch):
+    """Nothing is made ready to train; of its checkpoint the digests are compared."""
+    monkeypatch.setattr(loop, "Trainer", None)
+    run = train(tiny.experiment(corpus), folder=tiny_run.path.parent, display=False)
+    assert run.finished and run.path == tiny_run.path
+
+
+@pytest.mark.parametrize(("display", "shown"), [(True, True), (False, False), (None, False)])
+def test_training_shows_itself_unless_told_not_to(tiny_run, corpus, capsys, monkeypatch, display, shown):
+    monkeypatch.setattr(loop, "prepare", lambda data, report: report("reading", 1, 2) or prepare(data))
+    monkeypatch.setattr(loop.Display, "stage", lambda self, *_: self.say("reading"))
+    train(tiny.experiment(corpus), folder=tiny_run.path.parent, display=display)
+    assert ("reading" in capsys.readouterr().err) == shown
+
+
+def test_text_that_lies_elsewhere_by_now_is_the_same_text(tiny_run, corpus, tmp_path):
+    """Named by its hash, wherever it is; other text at another place is refused as such."""
+    shutil.copytree(tiny_run.path, tmp_path / "tiny")
+    checkpoints.remove(tmp_path / "tiny" / "checkpoints", 60)
+    shutil.copy(corpus, tmp_path / "moved.txt")
+    run = train(tiny.experiment(tmp_path / "moved.txt"), folder=tmp_path)
+    assert tiny.same_bits(everything(run), everything(tiny_run))
+    assert Run(run.path).experiment.data.corpus == str(tmp_path / "moved.txt")
+    (tmp_path / "other.txt").write_text(tiny.text(seed=1))
+    with pytest.raises(UserError, match=r"data\.corpus .*moved\.txt, now .*other\.txt; corpus sha"):
+        train(tiny.experiment(tmp_path / "other.txt"), folder=tmp_path)
 
 
 CHANGES = {

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm.config import Steps
 from lm.training import schedules
 
 LONGEST = 400
@@ -16,7 +17,7 @@ LONGEST = 400
 
 @functools.partial(jax.jit, static_argnames="name")
 def all_rates(name: str, h: dict) -> jax.Array:
-    return jax.vmap(lambda step: schedules.rate(name, step, h))(jnp.arange(LONGEST))
+    return jax.vmap(lambda step: schedules.rate(name, step, h))(jnp.arange(LONGEST, dtype=jnp.float32))
 
 
 def rates(name: str, total: int, warmup: int = 0, decay: int = 0, final: float = 0.0) -> np.ndarray:
@@ -70,3 +71,45 @@ def test_every_rate_is_above_zero_and_at_most_the_peak(name, lengths, share, fin
         assert np.isclose(made[warmup - 1], 1)
     if warmup < total:
         assert np.isclose(made[warmup], 1)
+
+
+# --- two lengths of one run ------------------------------------------------------------------------------------------
+LENGTHS = {  # (schedule, final fraction, (total, warm-up, decay) of one and the other, updates with equal rates)
+    "constant": ("constant", 0.0, (200, 20, 80), (400, 20, 160), 200),
+    "constant, warm-up in percent": ("constant", 0.0, (200, 4, 80), (400, 8, 160), 0),
+    "wsd until it decays": ("wsd", 0.0, (200, 20, 80), (400, 20, 160), 120),
+    "wsd made shorter": ("wsd", 0.0, (400, 20, 160), (200, 20, 80), 120),
+    "wsd, decay in steps": ("wsd", 0.1, (200, 20, 50), (400, 20, 50), 150),
+    "wsd, warm-up in percent": ("wsd", 0.0, (200, 20, 80), (400, 40, 160), 0),
+    "wsd that decays to its peak": ("wsd", 1.0, (200, 20, 80), (400, 20, 160), 120),
+    "wsd that decays at once": ("wsd", 0.0, (200, 0, 200), (400, 0, 400), 0),
+    "cosine": ("cosine", 0.0, (200, 20, 80), (400, 20, 160), 21),
+    "cosine without a warm-up": ("cosine", 0.0, (200, 0, 80), (400, 0, 160), 1),
+    "cosine that float32 cannot tell apart": ("cosine", 0.0, (2_000_000, 20, 0), (2_100_000, 20, 0), 21),
+    "linear": ("linear", 0.0, (200, 20, 80), (400, 20, 160), 21),
+    "linear, warm-up in percent": ("linear", 0.0, (200, 4, 80), (400, 8, 160), 0),
+    "the same": ("cosine", 0.0, (200, 20, 80), (200, 20, 80), 200),
+}
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_two_lengths_agree_until_their_rates_part(kind):
+    """Update n, from 0: after warm-up it is at the peak in every schedule; the next is where cosine and linear part."""
+    name, final, one, other, expected = LENGTHS[kind]
+    lengths = [Steps(*length, log_every=1, eval_every=1, checkpoint_every=1) for length in (one, other)]
+    assert schedules.agreement(name, final, *lengths) == expected
+    assert schedules.agreement(name, final, *reversed(lengths)) == expected
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.sampled_from(sorted(schedules.SCHEDULES)), lengths, lengths, st.floats(0, 1), st.floats(0, 1))
+def test_where_two_lengths_agree_training_has_the_same_bits(name, one, other, share, final):
+    """What is compared in float64 holds for the rates that training traces, in float32."""
+    made = []
+    for total, warmup in (one, other):
+        decay = round(share * (total - warmup))
+        length = Steps(total, warmup, decay, log_every=1, eval_every=1, checkpoint_every=1)
+        made.append((length, rates(name, total, warmup, decay, final)))
+    (short, a), (long, b) = made
+    agreed = schedules.agreement(name, final, short, long)
+    assert a[:agreed].tobytes() == b[:agreed].tobytes()

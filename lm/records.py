@@ -1,0 +1,77 @@
+"""What a run's directory says of it, read: experiment.json and metrics.jsonl, either of which may be damaged."""
+
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from lm import settings
+from lm.config import Experiment, Steps
+from lm.errors import UserError, require
+
+_FACTS = {
+    "experiment": dict, "fingerprint": str, "hashes": dict, "steps": dict, "documents": int, "train_tokens": int,
+    "epoch_tokens": int, "params_total": int, "params_nonembedding": int, "flops_per_token": (int, float),
+}  # fmt: skip
+"""What experiment.json holds for all that read it."""
+
+
+def read_experiment(file: Path) -> tuple[dict[str, Any], Experiment]:
+    """experiment.json, and the experiment in it.
+
+    Raises UserError where the file is damaged, or what its fingerprint covers was changed.
+    """
+    try:
+        record = json.loads(file.read_bytes().decode())
+        require(isinstance(record, dict), "not an object")
+        for key, kinds in _FACTS.items():
+            require(isinstance(record[key], kinds) and not isinstance(record[key], bool), f"{key} is of another kind")
+        experiment = settings.from_dict(record["experiment"])
+        lengths = dataclasses.astuple(Steps(**record["steps"]))
+        require(all(type(length) is int and length >= 0 for length in lengths), "its steps are no whole numbers")
+    except KeyError as error:
+        raise UserError(f"{file} is damaged: it has no {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{file} is damaged: nested too deeply") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged: {error}") from error
+    # Of what the file says: the experiment made from it has settings that are newer than the run as well.
+    require(
+        settings.fingerprint(record["experiment"], record["hashes"]) == record["fingerprint"],
+        f"{file} was changed: its settings and hashes do not make its fingerprint {record['fingerprint'][:8]}; put "
+        "back what they were, or train anew under another --name",
+    )
+    return record, experiment
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl in order: objects of numbers, `step` among them. None where there is no file.
+
+    Left out are a last line that a crash cut short, and damaged lines, of which standard error is told once.
+    """
+    *lines, last = file.read_bytes().split(b"\n") if file.is_file() else [b""]  # JSON may hold what splitlines cuts at
+    found = [_record(line) for line in lines]
+    damaged = [number for number, line in enumerate(lines, 1) if line.strip() and found[number - 1] is None]
+    if damaged:
+        _tell(f"{file}: {len(damaged)} of {len(lines)} lines are damaged and left out, line {damaged[0]} first")
+    return [record for record in (*found, _record(last)) if record is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A line as a record, or None."""
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    sound = all(type(value) is float or (type(value) is int and 0 <= value < 2**63) for value in record.values())
+    return record if sound else None
+
+
+@functools.cache
+def _tell(message: str) -> None:
+    """One line on standard error, once."""
+    print(f"lm: {message}", file=sys.stderr)
