@@ -156,9 +156,9 @@ def widening(method: str, points: int, free: int) -> float:
 
 
 def interval(value: float, drawn: np.ndarray, level: float, widen: float) -> tuple[float, float]:
-    """The resamples' percentiles about a value, widened."""
+    """The resamples' percentiles about a value, widened, and stretched to the value where it lies outside."""
     low, high = value + widen * (np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)]) - value)
-    return float(low), float(high)
+    return min(float(low), value), max(float(high), value)
 
 
 def _band(values_Rn: np.ndarray, level: float):
