@@ -39,10 +39,10 @@ def fit(
 
     method: "huber" of ln(prediction/loss) with `delta`, summed (Hoffmann et al. 2022, equation 3); "l1"; "squares" of
     the loss; "log-squares". bootstraps: refits of resampled points, whole runs or seed noise (`cluster`), for standard
-    errors and bands; 0: asymptotic ones. Intervals at `level` are profile likelihoods, which runs and seed noise that
-    are resampled can widen. Parameters that a law shares with one of data seen once ("repeated") are fitted with its
-    others, so that their uncertainty is in every interval; what identifies a parameter: `lm.scaling.verdicts`. hold_out: a mask of points to
-    predict instead of fitting. fixed: parameters to hold. Raises Unidentifiable when the points do not determine the
+    errors and bands; 0: asymptotic ones. Intervals at `level` are profile likelihoods, wider where resampled runs or
+    seed noise scatter more. hold_out: a mask of points to predict instead of fitting. fixed: parameters to hold. What
+    "repeated" shares with a law of data seen once is fitted with the rest, so its uncertainty is in every interval.
+    `lm.scaling.verdicts` defines what is identified. Raises Unidentifiable when the points do not determine the
     parameters (constant D/N, for example), UserError on input or options that cannot be.
     """
     form, held = form_of(law), dict(fixed or {})

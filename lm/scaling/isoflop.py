@@ -73,7 +73,8 @@ def budgets(points: Points, tolerance: float = 0.1) -> list[np.ndarray]:
     starts = [0]
     for i in range(1, len(order)):
         group = log_c[starts[-1] : i + 1]
-        far = np.abs(group - np.median(group)).max() > tolerance
+        middle = (group[(len(group) - 1) // 2] + group[len(group) // 2]) / 2  # the median: they ascend
+        far = max(group[-1] - middle, middle - group[0]) > tolerance
         if far or log_c[i] - log_c[i - 1] > tolerance:
             starts.append(i)
     groups = np.split(order, starts[1:])
@@ -120,7 +121,11 @@ def valley_of(points: Points, group: np.ndarray, valley: str) -> Optimum | None:
 def valleys(points: Points, valley: str, tolerance: float = 0.1) -> list[Optimum]:
     """Approach 2: the bottom of every budget that has one. valley: one of VALLEYS."""
     check_choice("--valley", valley, VALLEYS)
-    found = [valley_of(points, group, valley) for group in budgets(points, tolerance)]
+    return _bottoms(points, budgets(points, tolerance), valley)
+
+
+def _bottoms(points: Points, groups: list[np.ndarray], valley: str) -> list[Optimum]:
+    found = [valley_of(points, group, valley) for group in groups]
     return [optimum for optimum in found if optimum is not None]
 
 
@@ -315,10 +320,10 @@ def _condition(optima: list[Optimum]) -> float:
 
 
 def _alternatives(points: Points, optima: list[Optimum]) -> dict[str, float]:
-    """The exponent a by each way to find the bottoms, unweighted: how much the choice of window decides."""
-    found = {"as reported, unweighted": regress(optima)["a"]}
+    """The exponent a by each way to find the bottoms: how much the choice of window decides."""
+    found, groups = {"as reported": regress(optima)["a"]}, budgets(points)
     for valley in VALLEYS:
-        bottoms = valleys(points, valley)
+        bottoms = _bottoms(points, groups, valley)
         if len(bottoms) >= 3:
             found[valley] = regress(bottoms)["a"]
     return found

@@ -109,7 +109,7 @@ class Law:
         estimates = lambda of: {name: estimate.to_json() for name, estimate in of.items()}  # noqa: E731
         keep = ("objective", "points", "dropped", "conventions", "identifiable", "warnings", "method", "level")
         more = ("formula", "source", "condition", "starts", "scatter", "dropping", "held_out", "alternatives")
-        return (
+        return _finite(
             {"law": self.name, "parameters": estimates(self.parameters)}
             | {name: getattr(self, name) for name in keep}
             | {"derived": estimates(self.derived)}
@@ -138,6 +138,15 @@ class Law:
             lower = loss(left) < loss(right)
             low, high = np.where(lower, low, left), np.where(lower, right, high)
         return (low + high) / 2
+
+
+def _finite(value: Any) -> Any:
+    """A JSON value with null for the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def cost_of(points: Points) -> tuple[float, float]:

@@ -3,14 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lm.errors import require
 from lm.scaling.laws import Form, double, logs_of
 from lm.scaling.points import Points, check_column
-from lm.scaling.solve import Misfit, cost, huber, metric, pack, polish, residuals, starts, unpack
+from lm.scaling.solve import Misfit, cost, huber, metric, pack, polish, residual_slopes, residuals, starts, unpack
 
 METHODS = ("huber", "l1", "squares", "log-squares")
 """huber: of ln(prediction/L); l1: the same with delta to nothing; squares: of prediction - L; log-squares: of logs."""
@@ -112,8 +111,7 @@ def residuals_at(problem: Problem, theta_P) -> np.ndarray:
 def jacobian(problem: Problem, theta_P) -> np.ndarray:
     """d residual / d theta of the free parameters: [n, free]."""
     with double():
-        of = lambda theta: residuals(problem.misfit, theta, problem.x, problem.y_n)  # noqa: E731
-        J_nP = np.asarray(jax.jit(jax.jacfwd(of))(jnp.asarray(theta_P)))
+        J_nP = np.asarray(residual_slopes(problem.misfit, jnp.asarray(theta_P), problem.x, problem.y_n))
     return J_nP[:, problem.free_P]
 
 
