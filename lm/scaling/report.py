@@ -22,7 +22,7 @@ def describe(law: Law) -> str:
     lost = [name for name, said in law.identifiable.items() if said.startswith("no")]
     rests = f"derived; {', '.join(lost)} not identified" if lost else "derived"
     lines += [_line(name, e) + rests for name, e in law.derived.items()]
-    lines.append(DEFINITION)
+    lines += ["", *DEFINITION.splitlines()]
     lines += _own_exponents(law)
     if law.alternatives:
         lines += ["", "a by other valleys: " + ", ".join(f"{k} {v:.4f}" for k, v in law.alternatives.items())]

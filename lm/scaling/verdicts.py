@@ -17,10 +17,9 @@ from scipy.special import ndtri
 
 from lm.scaling.law import Estimate
 
-DEFINITION = (
-    "identified: the law beats one constant, the condition number is below 2e4, and the interval is finite and narrow "
-    "(ends within a factor of 20, an exponent's within its own size) and agrees with the resamples"
-)
+DEFINITION = """identified: better than one constant, condition number below 2e4, an interval that is finite, narrow
+(a factor of 20; of an exponent, its own size) and not contradicted by resamples"""
+"""In the report's words."""
 UNBOUNDED = 1e6
 WIDE = 20.0
 DISAGREE = 3.0

