@@ -226,7 +226,7 @@ def draw_valleys(axes, mean: Points, law) -> None:
         axes.plot(of.params, of.loss, "o", color=colour, markersize=5)
         end = law.predict(fine[-1], np.exp(level) / (k * fine[-1] ** (1 + g)))
         axes.annotate(f" {np.exp(level):.1e}", (fine[-1], end), fontsize=9, va="center", color=colour)
-    bottoms = valleys(lines, "akima")
+    bottoms = valleys(lines, "quadratic")
     axes.plot(np.exp([o.params for o in bottoms]), [o.loss for o in bottoms], "k*", markersize=12, label="lowest")
     axes.plot([], [], color="0.4", label="law")
     axes.set(xscale="log", xlabel="parameters N (total)", ylabel="loss, nats per byte")

@@ -1,6 +1,8 @@
 """lm fit POINTS.csv: scaling laws with intervals."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,12 +31,12 @@ class Options:
     """What is minimised: Huber or absolute value of ln(predicted/actual), squares of the loss or of its logarithm."""
     delta: float = 1e-3
     """Where Huber's function turns from square to linear."""
-    valley: Literal["akima", "quadratic", "quadratic-all"] = "akima"
+    valley: Literal["quadratic", "akima", "quadratic-all"] = "quadratic"
     """With --law isoflop, how the bottom of a valley is found; the others are reported beside it."""
     fix: tuple[str, ...] = ()
     """Parameters to hold, such as E=1.69."""
     bootstraps: int = 1000
-    """Refits for standard errors; 0 takes asymptotic ones."""
+    """Refits for standard errors, 2 to 100,000; 0 takes asymptotic ones. No value depends on their number."""
     cluster: Literal["point", "run", "noise"] = "point"
     """What is resampled: points, whole runs, or each loss by its seed noise."""
     level: float = 0.9
@@ -55,6 +57,8 @@ class Options:
 def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm fit")
     prepare_jax()
+    from lm.scaling.fitting import against_law
+    from lm.scaling.laws import form_of
     from lm.scaling.predictions import matching, predict_at, score_prediction, write_prediction
     from lm.scaling.report import describe, describe_scores
 
@@ -64,16 +68,18 @@ def run(arguments: list[str]) -> None:
         print_json({"scores": rows}) if o.json else print(describe_scores(rows), end="")
         return
     mask = None if o.hold_out is None else matching(points, o.hold_out)
+    places, rows = [_place(pair) for pair in o.at], []
     law = fit_by_name(
-        points, o.law, method=o.method, delta=o.delta, valley=o.valley, fixed=dict(map(_assignment, o.fix)),
+        points, o.law, method=o.method, delta=o.delta, valley=o.valley, fixed=_assignments(o.fix),
         hold_out=mask, bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed,
     )  # fmt: skip
-    places, rows = [_place(pair) for pair in o.at], []
+    if law.name == "isoflop":
+        law = dataclasses.replace(law, warnings=[*law.warnings, *against_law(law)])
     if places:
         rows, far = predict_at(law, places)
         law = dataclasses.replace(law, warnings=[*law.warnings, *far])
     if o.write_prediction is not None:
-        places = places or [{k: row[k] for k in ("params", "tokens")} for row in law.held_out]
+        places = places or [{name: row[name] for name in form_of(law.name).inputs} for row in law.held_out]
         require(bool(places), "--write-prediction: of which models? --at N,D ... or --hold-out")
         write_prediction(law, o.write_prediction, places)
     if o.json:
@@ -83,7 +89,7 @@ def run(arguments: list[str]) -> None:
 
 
 def fit_by_name(
-    points, law: str, *, method: str, valley: str = "akima", hold_out=None, delta=1e-3, fixed=None, **common
+    points, law: str, *, method: str, valley: str = "quadratic", hold_out=None, delta=1e-3, fixed=None, **common
 ):
     """A law, or an approach that fits the optimum alone, under any of its names; common: bootstraps, level, seed ..."""
     from lm.scaling.fitting import fit
@@ -92,22 +98,28 @@ def fit_by_name(
     name = APPROACHES.get(law, law)
     if name in ("isoflop", "frontier"):
         require(hold_out is None, f"--hold-out: {name} fits the optimum and predicts no losses; use --law chinchilla")
+        require(not fixed, f"--fix: {name} is two straight lines in logarithms and holds no parameter")
         return fit_frontier(points, name, valley=valley, **common)
     return fit(points, name, method=method, delta=delta, hold_out=hold_out, fixed=fixed, **common)
 
 
-def _assignment(word: str) -> tuple[str, float]:
-    name, _, value = word.partition("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        raise UserError(f"--fix {word}: write NAME=NUMBER, such as E=1.69") from None
+def _assignments(words: Sequence[str]) -> dict[str, float]:
+    """NAME=NUMBER, each name once."""
+    held: dict[str, float] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        require(name not in held, f"--fix {word[:60]}: {name[:60]} is fixed twice")
+        try:
+            held[name] = float(value)
+        except ValueError:
+            raise UserError(f"--fix {word[:60]}: write NAME=NUMBER, such as E=1.69") from None
+    return held
 
 
 def _place(pair: str) -> dict[str, float]:
     try:
         params, tokens = (float(number) for number in pair.split(","))
     except ValueError:
-        raise UserError(f"--at {pair}: write N,D, such as 1e6,2e7") from None
-    require(params > 0 and tokens > 0, f"--at {pair}: both must be positive")
+        raise UserError(f"--at {pair[:60]}: write N,D, such as 1e6,2e7") from None
+    require(0 < params < math.inf and 0 < tokens < math.inf, f"--at {pair[:60]}: both must be positive and finite")
     return {"params": params, "tokens": tokens}

@@ -91,18 +91,23 @@ def _scaling(o: ScalingOptions) -> None:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
     require(bool(written), f"{o.points} carries none of the figures: {reasons}")
     if o.json:
-        print_json({"law": o.law, "figures": [str(path) for path in written], "skipped": skipped})
+        figures = [str(path) for path in written]
+        print_json({"law": o.law, "figures": figures, "skipped": skipped, "warnings": points.doubts()})
         return
     for path in written:
         print(path)
     for name, reason in skipped.items():
         print(f"no {name}: {reason}")
+    for doubt in points.doubts():
+        print(f"warning: {doubt}")
 
 
 def _law(o: ScalingOptions, points):
     """The fitted law, or None and why the points do not allow it: figures that need none are drawn all the same."""
+    from lm.scaling.checks import check_resampling
     from lm.scaling.laws import form_of
 
+    check_resampling(points, bootstraps=o.bootstraps, cluster="point", level=o.level, seed=o.seed)
     name = APPROACHES.get(o.law, o.law)
     if name not in ("isoflop", "frontier"):
         form = form_of(name)

@@ -1,16 +1,20 @@
 """Fit a scaling law to trained models: `fit(points, "chinchilla")` gives a `Law` that says how far to trust it."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
 from lm.errors import UserError, require
 from lm.scaling import intervals
+from lm.scaling.agreement import against_valleys, disagreement
+from lm.scaling.checks import check_choice, check_delta, check_held, check_resampling
 from lm.scaling.law import Estimate, Law, interval, widening
 from lm.scaling.laws import Form, form_of
 from lm.scaling.points import Points
 from lm.scaling.predictions import score
-from lm.scaling.problem import Problem, make_problem, named, solve
+from lm.scaling.problem import METHODS, Problem, make_problem, named, objective_of_constant, solve
+from lm.scaling.verdicts import bounded, consistent, scatters_beyond, verdict
 
 COLLINEAR = 2e4
 """Condition number from which parameters are refused: good designs have some hundreds, constant D/N 1e5 and more."""
@@ -18,6 +22,8 @@ PARALLEL = 0.9999
 """Correlation of ln N and ln D from which they count as one."""
 DRAWS = 1000
 """Draws from the asymptotic normal where no bootstraps were asked for."""
+FEW_BOOTSTRAPS = 100
+"""Below, a standard error is known to no better than 7%, and the ends of a band to much less."""
 
 
 class Unidentifiable(UserError):
@@ -33,63 +39,124 @@ def fit(
 
     method: "huber" of ln(prediction/loss) with `delta`, summed (Hoffmann et al. 2022, equation 3); "l1"; "squares" of
     the loss; "log-squares". bootstraps: refits of resampled points, whole runs or seed noise (`cluster`), for standard
-    errors and bands; 0: asymptotic ones. Intervals at `level` are profile likelihoods. hold_out: a mask of points to
-    predict instead of fitting. fixed: parameters to hold. Raises Unidentifiable when the points do not determine the
-    parameters (constant D/N, for example), UserError on input that cannot be fitted.
+    errors and bands; 0: asymptotic ones. Intervals at `level` are profile likelihoods, wider where resampled runs or
+    seed noise scatter more. hold_out: a mask of points to predict instead of fitting. fixed: parameters to hold. What
+    "repeated" shares with a law of data seen once is fitted with the rest, so its uncertainty is in every interval.
+    `lm.scaling.verdicts` defines what is identified. Raises Unidentifiable when the points do not determine the
+    parameters (constant D/N, for example), UserError on input or options that cannot be.
     """
-    require(0 < level < 1, f"--level {level:g}: between 0 and 1, such as 0.9")
-    form, held_out = form_of(law), None
-    if hold_out is not None:
-        require(0 < hold_out.sum() < len(points), f"--hold-out leaves out {hold_out.sum()} of {len(points)} points")
-        held_out, points = points.where(hold_out), points.where(~hold_out)
-    held = _held(form, points, dict(fixed or {}))
+    form, held = form_of(law), dict(fixed or {})
+    check_resampling(points, bootstraps=bootstraps, cluster=cluster, level=level, seed=seed)
+    check_choice("--method", method, METHODS)
+    check_delta(delta)
+    for name, value in held.items():
+        check_held(name, value, parameters=form.parameters, positive=form.logs, law=law)
+    fitted, held_out = _split(points, hold_out)
     free = len(form.parameters) - len(held)
     require(free > 0, f"every parameter of {law} is fixed ({', '.join(held)}): nothing is left to fit")
     require(
-        len(points) > free,
-        f"{len(points)} points cannot determine the {free} parameters of {law}: it takes at least {free + 1}, "
+        len(fitted) > free,
+        f"{len(fitted)} points cannot determine the {free} parameters of {law}: it takes at least {free + 1}, "
         "and more for intervals",
     )
-    problem = make_problem(points, form, method, delta, held)
-    theta_P, objective, counts = solve(problem)
+    problem = make_problem(fitted, form, method, delta, held)
+    theta_P, objective, counts = solve(problem, _base(form, fitted, held))
     condition = intervals.condition_number(problem, theta_P)
-    _refuse_collinear(form, points, condition, law)
-
-    values = {name: float(value) for name, value in named(form, theta_P).items()}
+    _refuse_collinear(form, fitted, condition, law)
     if bootstraps:
-        theta_RP = intervals.bootstrap(problem, theta_P, points, bootstraps, cluster, seed)
+        theta_RP = intervals.bootstrap(problem, theta_P, fitted, bootstraps, cluster, seed)
     else:
         theta_RP = intervals.normal_draws(problem, theta_P, DRAWS, seed)
-    draws = named(form, theta_RP)
-    ends = intervals.profiles(problem, theta_P, level)
-    parameters = {name: _estimate(name, values[name], draws[name], ends) for name in form.parameters}
-    scatter = intervals.spread(problem, theta_P).sd
-    result = Law(
-        name=law, formula=form.formula, source=form.source, method=method, level=level, parameters=parameters,
-        derived=_derived(form, values, draws, level, widening(method, len(points), free)),
-        objective=objective, points=len(points),
-        dropped=0 if points.dropped is None else len(points.dropped), conventions=points.conventions,
-        identifiable={name: _verdict(name, form, parameters[name], held) for name in form.parameters},
-        warnings=_warnings(form, problem, points, values, counts, cluster, condition), condition=condition,
-        starts=counts, scatter=scatter, dropping=_dropping(form, points, values, method, delta, held),
-        data=points, draws=draws,
+    result = _law(problem, fitted, theta_P, _finite(named(form, theta_RP), law), level, cluster, objective)
+    said = _warnings(form, problem, fitted, result.values(), counts, cluster, condition)
+    if 0 < bootstraps < FEW_BOOTSTRAPS:
+        said.append(f"few bootstraps: {bootstraps}; standard errors and bands are rough below {FEW_BOOTSTRAPS}")
+    result = dataclasses.replace(
+        result, condition=condition, starts=counts, warnings=[*said, *result.warnings],
+        dropping=_dropping(form, fitted, result.values(), method, delta, held),
     )  # fmt: skip
+    result = dataclasses.replace(result, warnings=[*result.warnings, *against_valleys(result)])
     return result if held_out is None else score(result, held_out)
 
 
-def _held(form: Form, points: Points, fixed: dict[str, float]) -> dict[str, float]:
-    """Fixed parameters, and those that this law takes from a fit to the rows whose data were seen once."""
-    missing = [name for name in form.needs_fixed if name not in fixed]
-    if not missing:
-        return fixed
+def against_law(valleys: Law) -> list[str]:
+    """A warning where the law (approach 3), fitted to the same points, finds another exponent than their valleys."""
+    try:
+        law = fit(valleys.data, "chinchilla", bootstraps=0, level=valleys.level)
+    except UserError:
+        return []
+    return disagreement(law, valleys)
+
+
+def _split(points: Points, hold_out) -> tuple[Points, Points | None]:
+    """The points to fit, and those to predict."""
+    if hold_out is None:
+        return points, None
+    mask = np.asarray(hold_out)
+    require(mask.dtype == bool and mask.shape == (len(points),), "hold_out is a mask with a truth value for each point")
+    require(0 < mask.sum() < len(points), f"--hold-out leaves out {mask.sum()} of {len(points)} points")
+    return points.where(~mask), points.where(mask)
+
+
+def _base(form: Form, points: Points, held: dict[str, float]) -> dict[str, float]:
+    """Where the search begins for the parameters that this law shares with one of data seen once."""
+    shared = [name for name in form.base if name not in held]
+    if not shared:
+        return {}
     once = points.column("tokens") <= 1.001 * points.column("unique_tokens")
     require(
-        once.sum() > len(form.needs_fixed),
+        once.sum() > len(form.base),
         f"{form.name} builds on a chinchilla fit to data seen once: {once.sum()} rows have tokens <= unique_tokens, "
-        f"too few; give {', '.join(missing)} with --fix",
+        f"too few; give {', '.join(shared)} with --fix",
     )
-    base = {name: value for name, value in fixed.items() if name in form.needs_fixed}
-    return fit(points.where(once), "chinchilla", bootstraps=0, fixed=base).values() | fixed
+    fixed = {name: value for name, value in held.items() if name in form.base}
+    return fit(points.where(once), "chinchilla", bootstraps=0, fixed=fixed).values()
+
+
+def _finite(draws: dict[str, np.ndarray], law: str) -> dict[str, np.ndarray]:
+    """The resamples whose every parameter a float holds."""
+    finite_R = np.all([np.isfinite(drawn) for drawn in draws.values()], axis=0)
+    if finite_R.sum() < 2:
+        raise Unidentifiable(f"these points do not determine {law}: resamples lead to parameters beyond any number")
+    return {name: drawn[finite_R] for name, drawn in draws.items()}
+
+
+def _law(
+    problem: Problem, points: Points, theta_P: np.ndarray, draws: dict, level: float, cluster: str, objective: float
+) -> Law:
+    """The fitted law with its estimates and verdicts."""
+    form = problem.form
+    values = {name: float(value) for name, value in named(form, theta_P).items()}
+    ends = intervals.profiles(problem, theta_P, level)
+    estimates = {name: Estimate(value, 0.0, value, value) for name, value in problem.held.items()}
+    for name, profile in ends.items():
+        low, high = profile.low, profile.high
+        if cluster != "point":  # of seed noise, and of what a run's points share, a profile knows nothing
+            stretched = interval(values[name], draws[name], level, 1.0)
+            low, high = min(low, stretched[0]), max(high, stretched[1])
+        e = Estimate(values[name], float(np.std(draws[name])), low, high)
+        estimates[name] = bounded(e, positive=name in form.logs)
+    estimates = {name: estimates[name] for name in form.parameters}
+    said, free = [], int(problem.free_P.sum())
+    if explains := objective < (1 - 1e-9) * objective_of_constant(problem):
+        verdicts = {name: _verdict(name, e, form, problem.held, level) for name, e in estimates.items()}
+    else:
+        verdicts = dict.fromkeys(form.parameters, "no: the law fits no better than one constant")
+        verdicts |= dict.fromkeys(problem.held, "fixed")
+        said.append("the law fits these points no better than one constant would: its parameters mean nothing")
+    derived = _derived(form, values, draws, level, widening(problem.method, len(points), free))
+    shown = {name: consistent(e, level) for name, e in estimates.items()}
+    if hidden := [name for name, e in shown.items() if e.se is None]:
+        said.append(f"no standard error of {', '.join(hidden)}: resamples and interval contradict each other")
+    if explains and (lost := [name for name, text in verdicts.items() if text.startswith("no")]):
+        said.append(f"these points do not identify {', '.join(lost)}: quote no value of them, nor what rests on one")
+    return Law(
+        name=form.name, formula=form.formula, source=form.source, method=problem.method, level=level,
+        parameters=shown, derived={name: consistent(e, level) for name, e in derived.items()}, objective=objective,
+        points=len(points), dropped=0 if points.dropped is None else len(points.dropped),
+        conventions=points.conventions, identifiable=verdicts, warnings=said, condition=np.nan, starts={},
+        scatter=intervals.spread(problem, theta_P).sd, data=points, draws=draws,
+    )  # fmt: skip
 
 
 def _refuse_collinear(form: Form, points: Points, condition: float, law: str) -> None:
@@ -120,13 +187,6 @@ def _refuse_collinear(form: Form, points: Points, condition: float, law: str) ->
     )
 
 
-def _estimate(name: str, value: float, drawn: np.ndarray, ends: dict) -> Estimate:
-    """The profile's interval with the resamples' standard error; a fixed parameter has none."""
-    if name not in ends:
-        return Estimate(value, 0.0, value, value)
-    return Estimate(value, float(np.std(drawn)), ends[name].low, ends[name].high)
-
-
 def _derived(form: Form, values: dict, draws: dict, level: float, widen: float) -> dict[str, Estimate]:
     drawn = form.derived(draws)
     return {
@@ -135,21 +195,14 @@ def _derived(form: Form, values: dict, draws: dict, level: float, widen: float) 
     }
 
 
-def _verdict(name: str, form: Form, e: Estimate, held: dict) -> str:
+def _verdict(name: str, e: Estimate, form: Form, held: dict, level: float) -> str:
     if name in held:
         return "fixed"
-    if not np.isfinite(e.high) or (name in form.logs and e.low == 0) or not np.isfinite(e.low):
-        side = "above" if not np.isfinite(e.high) else "below"
-        return f"no: the points do not bound it from {side}"
-    if name in form.logs and e.high / e.low > 20:
-        return f"weakly: the interval spans a factor of {e.high / e.low:.0f}"
-    if name not in form.logs and e.high - e.low > abs(e.value):
-        return f"weakly: the interval [{e.low:.3g}, {e.high:.3g}] is wider than the value"
-    return "yes"
+    return verdict(e, positive=name in form.logs, scattered=scatters_beyond(e, level))
 
 
 def _warnings(form: Form, problem: Problem, points: Points, values: dict, counts: dict, cluster: str, condition: float):
-    said = []
+    said = points.doubts()
     free = int(problem.free_P.sum())
     if len(points) < 3 * free:
         said.append(f"few points: {len(points)} for {free} parameters; the intervals are rough")
@@ -164,7 +217,7 @@ def _warnings(form: Form, problem: Problem, points: Points, values: dict, counts
             said.append(
                 f"{name} = {values[name]:.3g} is outside {min(grid):.3g} to {max(grid):.3g}: an optimum at the edge"
             )
-    if values.get("E", 1.0) < 1e-3 * points.column(form.target).min():
+    if "E" in values and "E" not in problem.held and values["E"] < 1e-3 * points.column(form.target).min():
         said.append("E is zero: these points show no irreducible loss, so extrapolation will be too hopeful")
     if {"params", "tokens"} <= set(form.inputs):
         ratio = points.tokens / points.params
@@ -183,6 +236,7 @@ def _dropping(form: Form, points: Points, values: dict, method: str, delta: floa
     """Each parameter with and without the dropped points."""
     if points.dropped is None:
         return {}
-    theta_P, _, _ = solve(make_problem(points.with_dropped(), form, method, delta, held))
-    everything = named(form, theta_P)
-    return {name: [values[name], float(everything[name])] for name in form.parameters}
+    everything = points.with_dropped()
+    theta_P, _, _ = solve(make_problem(everything, form, method, delta, held), _base(form, everything, held))
+    again = named(form, theta_P)
+    return {name: [values[name], float(again[name])] for name in form.parameters}

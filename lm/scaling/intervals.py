@@ -15,7 +15,6 @@ from lm.scaling.points import Points
 from lm.scaling.problem import Problem, jacobian, residuals_at
 from lm.scaling.solve import metric, polish
 
-CLUSTERS = ("point", "run", "noise")
 OFFSETS = np.geomspace(0.3, 60, 14)
 """Where a profile is taken, in asymptotic standard errors from the fit, on either side."""
 
@@ -27,19 +26,14 @@ def bootstrap(problem: Problem, theta_P: np.ndarray, points: Points, count: int,
     "noise" keeps every point and draws its loss anew about the fit, by the points' sd from seed to seed.
     The stream is numpy's frozen legacy generator, the one that Besiroglu et al. (2024) drew from.
     """
-    require(cluster in CLUSTERS, f"--cluster {cluster}: one of {', '.join(CLUSTERS)}")
     random = np.random.RandomState(seed)
     p, n = problem, len(points)
     w_Rn, y_Rn = p.w_n, p.y_n
     if cluster == "noise":
-        require(
-            points.sd is not None, "--cluster noise needs the seed noise of each point: --sd-column or --seed-noise"
-        )
         fitted_n = _fitted(p, theta_P)
         y_Rn = fitted_n * np.exp(points.sd / fitted_n * random.standard_normal((count, n)))
     else:
         if cluster == "run":
-            require(points.run is not None, "--cluster run needs to know each point's run: --run-column")
             names, run_n = np.unique(points.run, return_inverse=True)
         else:
             names, run_n = np.arange(n), np.arange(n)
@@ -135,46 +129,56 @@ def profiles(problem: Problem, theta_P: np.ndarray, level: float) -> dict[str, P
     free = np.flatnonzero(p.free_P)
     V, plain = covariance(p, theta_P, s), covariance(p, theta_P, s, robust=False)
     offset_K = np.concatenate([-OFFSETS[::-1], OFFSETS])
-    start, free_rows = [], []
-    for j, index in enumerate(free):
-        se = np.sqrt(V[j, j])
-        for offset in offset_K:
-            theta = theta_P.copy()
-            theta[free] += offset * se * V[:, j] / V[j, j]  # along the valley
-            start.append(theta)
-            free_rows.append(p.free_P & (np.arange(len(theta_P)) != index))
-    with double():
-        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, p.w_n, p.deltas[0]))
-    everything = np.concatenate([theta_P[None], start])
-    rows = np.concatenate([p.free_P[None], free_rows])
-    _, cost = polish(p.misfit, everything, p.x, p.y_n, p.w_n, rows, M_PP, p.deltas)
-    rise = 2 * (cost[1:] - cost[0]).reshape(len(free), -1) * s.slope / s.score2
-    rise *= (np.diag(plain) / np.diag(V))[:, None]
+    value_FK = theta_P[free][:, None] + np.sqrt(np.diag(V))[:, None] * offset_K
+    rise_FK = _rises(p, theta_P, value_FK, V) * s.slope / s.score2
+    rise_FK *= (np.diag(plain) / np.diag(V))[:, None]
     limit = stdtrit(max(len(p.y_n) - len(free), 1), (1 + level) / 2) ** 2
-    found = {}
-    for j, index in enumerate(free):
+    found, middle = {}, len(OFFSETS)
+    for index, value_K, rise_K in zip(free, value_FK, rise_FK, strict=True):
         name = p.form.parameters[index]
-        value_K = np.asarray(start).reshape(len(free), len(offset_K), -1)[j, :, index]
         natural = np.exp if name in p.form.logs else np.asarray
-        middle = len(OFFSETS)
-        low = _crossing(theta_P[index], value_K[:middle][::-1], rise[j, :middle][::-1], limit)
-        high = _crossing(theta_P[index], value_K[middle:], rise[j, middle:], limit)
+        low = _crossing(theta_P[index], value_K[:middle][::-1], rise_K[:middle][::-1], limit)
+        high = _crossing(theta_P[index], value_K[middle:], rise_K[middle:], limit)
         low, high = (-np.inf if low is None else low), (np.inf if high is None else high)
         with np.errstate(over="ignore"):  # what no float holds is infinite
-            found[name] = Profile(natural(value_K), rise[j], float(natural(low)), float(natural(high)))
+            found[name] = Profile(natural(value_K), rise_K, float(natural(low)), float(natural(high)))
     return found
 
 
+def _rises(p: Problem, theta_P: np.ndarray, value_FK: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """Twice the objective's rise, [F, K], with each free parameter in turn at its values and the others refitted.
+
+    The others begin both along the valley and where they are: far out one of the two starts may lead nowhere.
+    """
+    free = np.flatnonzero(p.free_P)
+    F, K = value_FK.shape
+    start_SFKP = np.tile(theta_P, (2, F, K, 1))
+    for j, index in enumerate(free):
+        start_SFKP[0, j][:, free] += (value_FK[j] - theta_P[index])[:, None] * V[:, j] / V[j, j]
+        start_SFKP[:, j, :, index] = value_FK[j]
+    others_FP = p.free_P & (np.arange(len(theta_P)) != free[:, None])
+    rows = np.broadcast_to(others_FP[None, :, None], start_SFKP.shape).reshape(-1, len(theta_P))
+    with double():
+        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, p.w_n, p.deltas[0]))
+    begin = np.concatenate([theta_P[None], start_SFKP.reshape(-1, len(theta_P))])
+    _, cost = polish(p.misfit, begin, p.x, p.y_n, p.w_n, np.concatenate([p.free_P[None], rows]), M_PP, p.deltas)
+    lowest_FK = np.fmin(*cost[1:].reshape(2, F, K))  # nan only where neither start led anywhere
+    return 2 * (lowest_FK - cost[0])
+
+
 def _crossing(centre: float, value_K: np.ndarray, rise_K: np.ndarray, limit: float) -> float | None:
-    """Where the rise first passes the limit going outwards; its square root is nearly straight in between."""
-    root = np.sqrt(np.maximum(np.concatenate([[0], np.nan_to_num(rise_K, nan=np.inf)]), 0))
+    """Where the rise first passes the limit going outwards; its square root is nearly straight in between.
+
+    None where it does not, or where the objective is no number before it does: that bounds nothing.
+    """
+    known = np.isfinite(rise_K)
+    last = len(rise_K) if known.all() else int(np.argmin(known))
+    root = np.sqrt(np.maximum(np.concatenate([[0], rise_K[:last]]), 0))
     values = np.concatenate([[centre], value_K])
     above = np.flatnonzero(root > np.sqrt(limit))
     if not len(above):
         return None
     k = above[0]
-    if not np.isfinite(root[k]):
-        return float(values[k])
     share = (np.sqrt(limit) - root[k - 1]) / (root[k] - root[k - 1])
     return float(values[k - 1] + share * (values[k] - values[k - 1]))
 

@@ -1,22 +1,29 @@
 """The compute-optimal frontier without a formula for the loss: Hoffmann et al. 2022, approaches 1 and 2.
 
-Both find N* of the lowest loss at each of several budgets C and fit ln N* = ln N0 + a ln C. Approach 2 takes the bottom
-of a valley of equal budgets, by Akima interpolation (Porian et al. 2024) or a parabola; approach 1 the envelope of the
-loss curves of the model sizes.
+Both find N* of the lowest loss at each of several budgets C and fit ln N* = ln N0 + a ln C, every budget with the same
+weight. Approach 2 takes the bottom of a valley of equal budgets, by a parabola or Akima interpolation (Porian et al.
+2024); approach 1 the envelope of the loss curves of the model sizes.
 """
 
 import dataclasses
 import warnings as python_warnings
 
 import numpy as np
+from scipy.special import stdtrit
 
 from lm.errors import UserError, require
+from lm.scaling.checks import check_choice, check_resampling
 from lm.scaling.law import Estimate, Law
 from lm.scaling.points import Points
+from lm.scaling.verdicts import bounded, consistent, verdict
 
 APPROACHES = {"isoflop": "approach 2", "frontier": "approach 1"}
-CLUSTERS = ("point", "run", "noise")
-VALLEYS = ("akima", "quadratic", "quadratic-all")
+VALLEYS = ("quadratic", "akima", "quadratic-all")
+"""The first is the default: of simulated tables it errs least at every noise without the bias that a parabola through a
+whole valley has (experiments/valleys.py)."""
+SCALES = ("N0", "D0")
+FEWEST, DRAWS = 10, 1000
+"""Resamples below which there is no interval; draws of bands where no number was asked for."""
 WINDOW = 3
 """Points on either side of the lowest that a windowed parabola takes: over a wide range a valley is no parabola."""
 
@@ -66,7 +73,8 @@ def budgets(points: Points, tolerance: float = 0.1) -> list[np.ndarray]:
     starts = [0]
     for i in range(1, len(order)):
         group = log_c[starts[-1] : i + 1]
-        far = np.abs(group - np.median(group)).max() > tolerance
+        middle = (group[(len(group) - 1) // 2] + group[len(group) // 2]) / 2  # the median: they ascend
+        far = max(group[-1] - middle, middle - group[0]) > tolerance
         if far or log_c[i] - log_c[i - 1] > tolerance:
             starts.append(i)
     groups = np.split(order, starts[1:])
@@ -79,8 +87,8 @@ def bottom(n: np.ndarray, loss: np.ndarray, valley: str) -> float | None:
     akima: of ln L on a grid of 25 values a gap; quadratic: a parabola of L through at most WINDOW neighbours on either
     side of the lowest; quadratic-all: through all.
     """
-    n, first = np.unique(n, return_index=True)
-    loss = loss[first]
+    n, which = np.unique(n, return_inverse=True)
+    loss = np.bincount(which, loss) / np.bincount(which)  # the mean of runs that differ in their seed
     lowest = int(np.argmin(loss))
     if len(n) < (4 if valley == "akima" else 3):
         return None
@@ -112,8 +120,12 @@ def valley_of(points: Points, group: np.ndarray, valley: str) -> Optimum | None:
 
 def valleys(points: Points, valley: str, tolerance: float = 0.1) -> list[Optimum]:
     """Approach 2: the bottom of every budget that has one. valley: one of VALLEYS."""
-    require(valley in VALLEYS, f"--valley {valley}: one of {', '.join(VALLEYS)}")
-    found = [valley_of(points, group, valley) for group in budgets(points, tolerance)]
+    check_choice("--valley", valley, VALLEYS)
+    return _bottoms(points, budgets(points, tolerance), valley)
+
+
+def _bottoms(points: Points, groups: list[np.ndarray], valley: str) -> list[Optimum]:
+    found = [valley_of(points, group, valley) for group in groups]
     return [optimum for optimum in found if optimum is not None]
 
 
@@ -145,7 +157,7 @@ def envelope(points: Points, levels: np.ndarray) -> list[Optimum | None]:
 
 
 def regress(optima: list[Optimum], sd: np.ndarray | None = None) -> dict[str, float]:
-    """a, b, N0, D0 by least squares on logarithms, weighted by 1/sd^2 of ln N* where that is known."""
+    """a, b, N0, D0 by least squares on logarithms, weighted by 1/sd^2 of ln N* where a study has measured that."""
     c, n, d = (np.array([getattr(o, name) for o in optima]) for name in ("flops", "params", "tokens"))
     weight = None if sd is None else 1 / np.asarray(sd)  # polyfit squares its weights
     a, log_n0 = np.polyfit(c, n, 1, w=weight)
@@ -153,54 +165,114 @@ def regress(optima: list[Optimum], sd: np.ndarray | None = None) -> dict[str, fl
     return {"a": float(a), "b": float(b), "N0": float(np.exp(log_n0)), "D0": float(np.exp(log_d0))}
 
 
+@dataclasses.dataclass(frozen=True)
+class Scatter:
+    """What the budgets' own scatter about a straight line says of its coefficients [intercept, slope].
+
+    covariance_KK: of the two; freedom_K: degrees of freedom of each one's t.
+    """
+
+    covariance_KK: np.ndarray
+    freedom_K: np.ndarray
+
+
+def scatter_about(c: np.ndarray, y: np.ndarray) -> Scatter:
+    """The scatter of y about its least-squares line in c, where noise may differ between budgets; n > 2 of them.
+
+    Residuals are divided by what the line leaves free of each (HC2, MacKinnon & White 1985), and Student's t has the
+    degrees of freedom of Bell & McCaffrey 2002, which Imbens & Kolesar 2016 recommend for few observations.
+    """
+    X_nK = np.stack([np.ones_like(c), c - c.mean()], 1)  # centred, so that the two are not nearly collinear
+    effect_Kn = np.linalg.pinv(X_nK)
+    rest_nn = np.eye(len(c)) - X_nK @ effect_Kn
+    free_n = np.maximum(np.diag(rest_nn), 1e-9)
+    scaled_n = (rest_nn @ y) ** 2 / free_n
+    back_KK = np.array([[1, -c.mean()], [0, 1]])  # to the intercept at c = 0
+    effect_Kn = back_KK @ effect_Kn
+    form_Knn = effect_Kn[:, :, None] / np.sqrt(free_n)[:, None] * rest_nn
+    inner_Knn = form_Knn @ form_Knn.transpose(0, 2, 1)
+    freedom_K = np.trace(inner_Knn, axis1=1, axis2=2) ** 2 / np.sum(inner_Knn**2, axis=(1, 2))
+    return Scatter((effect_Kn * scaled_n) @ effect_Kn.T, freedom_K)
+
+
 def fit_frontier(
-    points: Points, law: str = "isoflop", *, valley: str = "akima", bootstraps: int = 1000, cluster: str = "point",
+    points: Points, law: str = "isoflop", *, valley: str = VALLEYS[0], bootstraps: int = 1000, cluster: str = "point",
     level: float = 0.9, seed: int = 42,
 ) -> Frontier:  # fmt: skip
-    """Approach 2 ("isoflop") or 1 ("frontier"), with intervals by the percentiles of resamples.
+    """Approach 2 ("isoflop") or 1 ("frontier"), with intervals at `level`.
 
-    cluster "noise" draws each loss anew by its sd (Porian et al. 2024); "point" resamples the points of each budget;
-    "run" whole runs. Budgets weigh by 1/variance of their ln N* among the resamples.
+    The values do not depend on resamples. cluster "point": approach 2 takes intervals from the scatter of the bottoms
+    about the line (`scatter_about`), approach 1 from resampled points, as its levels share them. cluster "noise" draws
+    each loss anew by its sd (Porian et al. 2024) and "run" resamples whole runs; both report percentiles. bootstraps: 0
+    takes the bottoms' scatter throughout; approach 1 has no intervals then. Raises UserError where fewer than three
+    budgets have a bottom, and on options out of range.
     """
-    require(law in APPROACHES, f"--law {law}: one of {', '.join(APPROACHES)}")
-    require(valley in VALLEYS, f"--valley {valley}: one of {', '.join(VALLEYS)}")
+    check_choice("--law", law, APPROACHES)
+    check_choice("--valley", valley, VALLEYS)
+    check_resampling(points, bootstraps=bootstraps, cluster=cluster, level=level, seed=seed)
     groups, find = _approach(points, law, valley)
     found = find(points, groups)
-    at = [i for i, optimum in enumerate(found) if optimum is not None]
+    optima = [optimum for optimum in found if optimum is not None]
     require(
-        len(at) >= 3,
-        f"{law}: only {len(at)} of {len(found)} budgets have a lowest loss that points on both sides bracket; it takes "
-        "3 for an exponent, and more sizes at each budget",
+        len(optima) >= 3,
+        f"{law}: only {len(optima)} of {len(found)} budgets have a lowest loss that points on both sides bracket; it "
+        "takes 3 for an exponent, and more sizes at each budget",
     )
     require(
-        _several_sizes([found[i] for i in at], law),
+        _several_sizes(optima, law),
         "frontier: fewer than 3 sizes make the envelope, too few for an exponent: train more sizes, or a wider range "
         "of budgets",
     )
-    random = np.random.RandomState(seed)
-    drawn = [find(*_resample(points, groups, cluster, random)) for _ in range(bootstraps)]
-    n_RG = np.array([[np.nan if optimum is None else optimum.params for optimum in of] for of in drawn])
-    sd_G = _scatter(n_RG, len(found))
-    weigh = lambda which: None if sd_G is None else sd_G[which]  # noqa: E731
-    values = regress([found[i] for i in at], weigh(at))
-    draws = []
-    for of in drawn:
-        which = [i for i in at if of[i] is not None]
-        if len(which) >= 3 and _several_sizes([of[i] for i in which], law):
-            draws.append(regress([of[i] for i in which], weigh(which)))
-    draws = {name: np.array([draw[name] for draw in draws]) for name in values}
-    estimates = {name: _estimate(values[name], draws[name], level) for name in values}
-    optima = [found[i] for i in at]
+    require(np.ptp([o.flops for o in optima]) > 1e-3, f"{law}: the bottoms lie at one budget; train several")
+    values = regress(optima)
+    if law == "isoflop" and (cluster == "point" or not bootstraps):
+        estimates, draws = _from_scatter(optima, values, level, bootstraps or DRAWS, seed)
+    else:
+        draws = _resampled(points, law, found, groups, find, count=bootstraps, cluster=cluster, seed=seed)
+        estimates = {name: _estimate(values[name], draws[name], level) for name in values}
+    estimates = {name: _plausible(name, e, level) for name, e in estimates.items()}
     rest = [o.params - np.log(values["N0"]) - values["a"] * o.flops for o in optima]
     return Frontier(
         name=law, formula="N* = N0 C^a, D* = D0 C^b", source=f"Hoffmann et al. 2022, {APPROACHES[law]}",
         method=valley if law == "isoflop" else "envelope", level=level, parameters=estimates, derived={},
         objective=float(np.sum(np.square(rest))), points=len(points),
         dropped=0 if points.dropped is None else len(points.dropped), conventions=points.conventions,
-        identifiable={name: _verdict(e) for name, e in estimates.items()},
-        warnings=_warnings(points, law, valley, len(at), len(found)), condition=_condition(optima), starts={},
+        identifiable={name: _verdict(name, e) for name, e in estimates.items()},
+        warnings=_warnings(points, law, valley, len(optima), len(found)), condition=_condition(optima), starts={},
         scatter=float(np.std(rest)), data=points, draws=draws, alternatives=_alternatives(points, optima),
     )  # fmt: skip
+
+
+def _from_scatter(optima: list[Optimum], values: dict, level: float, count: int, seed: int):
+    """Estimates with Student's t about the line of the bottoms, and draws of the same for bands."""
+    c = np.array([o.flops for o in optima])
+    random = np.random.RandomState(seed)
+    estimates, draws = {}, {}
+    for slope, scale, axis in (("a", "N0", "params"), ("b", "D0", "tokens")):
+        s = scatter_about(c, np.array([getattr(o, axis) for o in optima]))
+        centre_K, se_K = np.array([np.log(values[scale]), values[slope]]), np.sqrt(np.diag(s.covariance_KK))
+        half_K = stdtrit(s.freedom_K, (1 + level) / 2) * se_K
+        with np.errstate(over="ignore"):  # infinite then
+            low, high = np.exp(centre_K[0] - half_K[0]), np.exp(centre_K[0] + half_K[0])
+        estimates[slope] = Estimate(values[slope], float(se_K[1]), *(centre_K[1] + [-half_K[1], half_K[1]]).tolist())
+        estimates[scale] = Estimate(values[scale], float(values[scale] * se_K[0]), float(low), float(high))
+        heavy_R = np.sqrt(s.freedom_K[1] / random.chisquare(s.freedom_K[1], count))  # a normal over this is Student's t
+        drawn_RK = centre_K + heavy_R[:, None] * random.multivariate_normal(np.zeros(2), s.covariance_KK, count)
+        draws[scale], draws[slope] = np.exp(np.clip(drawn_RK[:, 0], -700, 700)), drawn_RK[:, 1]  # what floats hold
+    return {name: estimates[name] for name in values}, draws
+
+
+def _resampled(
+    points: Points, law: str, found: list, groups: list[np.ndarray], find, *, count: int, cluster: str, seed: int
+) -> dict[str, np.ndarray]:
+    """a, b, N0, D0 of `count` resamples, of the budgets that have a bottom in the points themselves."""
+    random, draws = np.random.RandomState(seed), []
+    for _ in range(count):
+        again = find(*_resample(points, groups, cluster, random))
+        optima = [there for here, there in zip(found, again, strict=True) if here is not None and there is not None]
+        if len(optima) >= 3 and _several_sizes(optima, law):
+            draws.append(regress(optima))
+    return {name: np.array([draw[name] for draw in draws]) for name in ("a", "b", "N0", "D0")}
 
 
 def _approach(points: Points, law: str, valley: str):
@@ -222,15 +294,10 @@ def _several_sizes(optima: list[Optimum], law: str) -> bool:
 
 
 def _resample(points: Points, groups: list[np.ndarray], cluster: str, random: np.random.RandomState):
-    require(cluster in CLUSTERS, f"--cluster {cluster}: one of {', '.join(CLUSTERS)}")
     if cluster == "noise":
-        require(
-            points.sd is not None, "--cluster noise needs the seed noise of each point: --sd-column or --seed-noise"
-        )
         noisy = points.loss * np.exp(points.sd / points.loss * random.standard_normal(len(points)))
         return dataclasses.replace(points, loss=noisy), groups
     if cluster == "run":
-        require(points.run is not None, "--cluster run needs to know each point's run: --run-column")
         names = np.unique(points.run)
         chosen = np.isin(points.run, random.choice(names, len(names)))
         return points, [group[chosen[group]] for group in groups]
@@ -238,23 +305,13 @@ def _resample(points: Points, groups: list[np.ndarray], cluster: str, random: np
     return points, [group[kept] for group, kept in zip(groups, drawn, strict=True)]
 
 
-def _scatter(n_RG: np.ndarray, budgets: int) -> np.ndarray | None:
-    """Standard deviation of each budget's ln N*, at least a tenth of the median: a grid's step is no certainty."""
-    if len(n_RG) < 10:
-        return None
-    often = np.isfinite(n_RG).sum(0) > len(n_RG) / 4
-    sd_G = np.array([np.nanstd(n_RG[:, i]) if often[i] else np.nan for i in range(budgets)])
-    if not (np.nan_to_num(sd_G) > 0).any():
-        return None
-    typical = np.nanmedian(sd_G[sd_G > 0])
-    return np.maximum(np.where(np.isfinite(sd_G), sd_G, np.nanmax(sd_G)), 0.1 * typical)
-
-
 def _estimate(value: float, drawn: np.ndarray, level: float) -> Estimate:
-    if len(drawn) < 10:
+    """The resamples' percentiles, stretched to the value where it lies outside; none of too few."""
+    if len(drawn) < FEWEST:
         return Estimate(value, None, None, None)
     low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
-    return Estimate(value, float(np.std(drawn)), float(low), float(high))
+    low, high = min(float(low), value), max(float(high), value)
+    return Estimate(value, float(np.std(drawn)), low, high)
 
 
 def _condition(optima: list[Optimum]) -> float:
@@ -263,23 +320,25 @@ def _condition(optima: list[Optimum]) -> float:
 
 
 def _alternatives(points: Points, optima: list[Optimum]) -> dict[str, float]:
-    """The exponent a by each way to find the bottoms, unweighted: how much the choice of window decides."""
-    found = {"as reported, unweighted": regress(optima)["a"]}
+    """The exponent a by each way to find the bottoms: how much the choice of window decides."""
+    found, groups = {"as reported": regress(optima)["a"]}, budgets(points)
     for valley in VALLEYS:
-        bottoms = valleys(points, valley)
+        bottoms = _bottoms(points, groups, valley)
         if len(bottoms) >= 3:
             found[valley] = regress(bottoms)["a"]
     return found
 
 
-def _verdict(e: Estimate) -> str:
-    if e.se is None:
-        return "unknown: no resamples"
-    return "yes" if e.high / e.low < 20 else f"weakly: the interval spans a factor of {e.high / e.low:.0f}"
+def _plausible(name: str, e: Estimate, level: float) -> Estimate:
+    return e if e.low is None else consistent(bounded(e, positive=name in SCALES), level)
+
+
+def _verdict(name: str, e: Estimate) -> str:
+    return "unknown: no resamples, or too few" if e.low is None else verdict(e, positive=name in SCALES)
 
 
 def _warnings(points: Points, law: str, valley: str, found: int, budgets: int) -> list[str]:
-    said = []
+    said = points.doubts()
     if law == "isoflop" and found < budgets:
         said.append(f"{budgets - found} of {budgets} budgets were left out: their lowest loss is at an end")
     if found < 5:

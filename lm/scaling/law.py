@@ -109,7 +109,7 @@ class Law:
         estimates = lambda of: {name: estimate.to_json() for name, estimate in of.items()}  # noqa: E731
         keep = ("objective", "points", "dropped", "conventions", "identifiable", "warnings", "method", "level")
         more = ("formula", "source", "condition", "starts", "scatter", "dropping", "held_out", "alternatives")
-        return (
+        return _finite(
             {"law": self.name, "parameters": estimates(self.parameters)}
             | {name: getattr(self, name) for name in keep}
             | {"derived": estimates(self.derived)}
@@ -140,6 +140,15 @@ class Law:
         return (low + high) / 2
 
 
+def _finite(value: Any) -> Any:
+    """A JSON value with null for the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def cost_of(points: Points) -> tuple[float, float]:
     """(k, g) of C = k N^(1+g) D: least squares on logarithms; g = 0 where C/(ND) is the same for all, as for 6ND."""
     ratio = np.log(points.flops / (points.params * points.tokens))
@@ -156,9 +165,9 @@ def widening(method: str, points: int, free: int) -> float:
 
 
 def interval(value: float, drawn: np.ndarray, level: float, widen: float) -> tuple[float, float]:
-    """The resamples' percentiles about a value, widened."""
+    """The resamples' percentiles about a value, widened, and stretched to the value where it lies outside."""
     low, high = value + widen * (np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)]) - value)
-    return float(low), float(high)
+    return min(float(low), value), max(float(high), value)
 
 
 def _band(values_Rn: np.ndarray, level: float):

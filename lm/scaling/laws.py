@@ -58,8 +58,8 @@ class Form:
     assemble: Callable = lambda g, coefficients: {}
     logs: frozenset[str] = frozenset()
     target: str = "loss"
-    needs_fixed: tuple[str, ...] = ()
-    """Parameters that come from another fit and are held where that put them."""
+    base: tuple[str, ...] = ()
+    """Parameters that it shares with a law of data seen once, where a fit of that law lets the search begin."""
     derived: Callable = lambda p: {}
     """Quantities computed from the parameters that people quote, such as the exponent a of N*(C)."""
 
@@ -175,7 +175,7 @@ REPEATED = Form(
     predict=_repeated,
     grid={"R_D": tuple(np.geomspace(0.1, 1000, 40)), "R_N": tuple(np.geomspace(0.1, 1000, 40))},
     logs=frozenset({"E", "A", "B", "R_D", "R_N"}),
-    needs_fixed=("E", "A", "B", "alpha", "beta"),
+    base=("E", "A", "B", "alpha", "beta"),
 )
 
 # Power laws, with and without a floor.

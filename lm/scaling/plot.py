@@ -297,7 +297,7 @@ def _chinchilla(method: str):
     return lambda points, level, bootstraps: fit(points, "chinchilla", method=method, level=level, bootstraps=0)
 
 
-def _frontier(law: str, valley: str = "akima"):
+def _frontier(law: str, valley: str = VALLEYS[0]):
     return lambda points, level, bootstraps: fit_frontier(
         points, law, valley=valley, level=level, bootstraps=bootstraps
     )
@@ -305,7 +305,7 @@ def _frontier(law: str, valley: str = "akima"):
 
 METHODS = {
     "law, Huber": _chinchilla("huber"), "law, absolute": _chinchilla("l1"), "law, squares": _chinchilla("squares"),
-    "isoFLOP, Akima": _frontier("isoflop"), "isoFLOP, parabola": _frontier("isoflop", "quadratic"),
+    "isoFLOP, parabola": _frontier("isoflop", "quadratic"), "isoFLOP, Akima": _frontier("isoflop", "akima"),
     "envelope": _frontier("frontier"),
 }  # fmt: skip
 """Hoffmann et al.'s approaches 3 (the parametric law), 2 and 1."""
@@ -342,8 +342,8 @@ def _budgets(points: Points) -> list[np.ndarray]:
 
 
 def _valleys(points: Points, law: Law | None) -> tuple[list[Optimum], str]:
-    """The bottoms of the equal budgets' valleys, and how they were found: as the law says, or by Akima."""
-    valley = law.method if law is not None and law.method in VALLEYS else "akima"
+    """The bottoms of the equal budgets' valleys, and how they were found: as the law says, or by parabolas."""
+    valley = law.method if law is not None and law.method in VALLEYS else VALLEYS[0]
     found = [valley_of(points, group, valley) for group in _budgets(points)]
     return [optimum for optimum in found if optimum is not None], valley
 

@@ -4,7 +4,8 @@ import csv
 import dataclasses
 import hashlib
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,13 @@ KNOWN = {
 }
 """Columns found without being named, by quantity and convention; the first convention of each is the default."""
 CONVENTIONS = {convention: quantity for quantity, of in KNOWN.items() for convention in of if convention}
+QUANTITIES = ("params", "tokens", "flops", "loss", "sd", "run")
+_SEED = re.compile(r"(^|[._ -])seed$", re.IGNORECASE)
+_NO_SETTING = re.compile(
+    r"^(name|run|id|index|date)$|[_ ](name|id)$|loss|bits_per_byte|perplexity|accuracy|error|seconds|minutes|time",
+    re.IGNORECASE,
+)
+"""Columns that name a run or say what came of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +39,8 @@ class Points:
 
     params N, tokens D, flops C (training, whole run), loss in nats per token; sd: standard deviation of the loss from
     one seed to another, or None; run: the trunk each was branched from, or None; columns: everything else in the table.
-    conventions: how params, flops and loss were counted. dropped: rows left out before the fit, or None.
+    conventions: how params, flops and loss were counted. dropped: rows left out before the fit, or None. copies: rows
+    that repeated another in every column and were left out, as they are no runs of their own.
     """
 
     params: np.ndarray
@@ -44,6 +53,7 @@ class Points:
     conventions: dict[str, str] = dataclasses.field(default_factory=dict)
     dropped: "Points | None" = None
     dropped_why: str = ""
+    copies: int = 0
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -60,7 +70,7 @@ class Points:
     def where(self, mask: np.ndarray) -> "Points":
         """The rows of a boolean mask or of a list of indices."""
         pick = lambda a: None if a is None else np.asarray(a)[mask]  # noqa: E731
-        arrays = {name: pick(getattr(self, name)) for name in ("params", "tokens", "flops", "loss", "sd", "run")}
+        arrays = {name: pick(getattr(self, name)) for name in QUANTITIES}
         return dataclasses.replace(self, **arrays, columns={name: pick(a) for name, a in self.columns.items()})
 
     def drop(self, mask: np.ndarray, why: str) -> "Points":
@@ -72,8 +82,7 @@ class Points:
         if self.dropped is None:
             return self
         both = lambda a, b: None if a is None else np.concatenate([a, b])  # noqa: E731
-        names = ("params", "tokens", "flops", "loss", "sd", "run")
-        arrays = {name: both(getattr(self.dropped, name), getattr(self, name)) for name in names}
+        arrays = {name: both(getattr(self.dropped, name), getattr(self, name)) for name in QUANTITIES}
         columns = {name: both(self.dropped.columns[name], column) for name, column in self.columns.items()}
         return dataclasses.replace(self, **arrays, columns=columns, dropped=None, dropped_why="")
 
@@ -86,8 +95,7 @@ class Points:
         return path
 
     def csv(self) -> str:
-        names = {"params": "params", "tokens": "tokens", "flops": "flops", "loss": "loss", "sd": "sd", "run": "run"}
-        table = {to: getattr(self, name) for name, to in names.items() if getattr(self, name) is not None}
+        table = {name: getattr(self, name) for name in QUANTITIES if getattr(self, name) is not None}
         table = table | {name: column for name, column in self.columns.items() if name not in table}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -101,38 +109,107 @@ class Points:
         return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
 
     def replicate_sd(self) -> float | None:
-        """Seed noise: the pooled relative standard deviation of runs that differ in nothing but the seed, or None."""
-        groups: dict[tuple, list[float]] = {}
-        for n, d, loss in zip(self.params, self.tokens, np.log(self.loss), strict=True):
-            groups.setdefault((n, d), []).append(loss)
-        several = [np.array(group) for group in groups.values() if len(group) > 1]
-        freedom = sum(len(group) - 1 for group in several)
-        return float(np.sqrt(sum(np.sum((g - g.mean()) ** 2) for g in several) / freedom)) if freedom else None
+        """Seed noise: the pooled relative standard deviation of runs that differ in nothing but the seed, or None.
+
+        Runs agree in N, D, C and in every column that is a setting: none that is called seed, names a run, measures
+        one, or has another value in every row.
+        """
+        settings = [
+            column for name, column in self.columns.items()
+            if not (_SEED.search(name) or _NO_SETTING.search(name) or len(np.unique(column)) == len(self))
+        ]  # fmt: skip
+        group_n = _groups([self.params, self.tokens, self.flops, *settings])
+        count_G = np.bincount(group_n)
+        freedom = len(self) - len(count_G)
+        if not freedom:
+            return None
+        log_n = np.log(self.loss)
+        mean_G = np.bincount(group_n, log_n) / count_G
+        return float(np.sqrt(np.sum((log_n - mean_G[group_n]) ** 2) / freedom))
+
+    def doubts(self) -> list[str]:
+        """What may make the points count for more than they are, in words."""
+        said = []
+        if self.copies:
+            said.append(f"{self.copies} rows repeat another in every column; each is counted once")
+        seeds = [column for name, column in self.columns.items() if _SEED.search(name)]
+        alike = len(self) - len(np.unique(_groups([self.params, self.tokens, self.flops, self.loss, *seeds])))
+        if alike and len(np.unique(self.loss)) > 1:
+            said.append(
+                f"{alike} rows repeat another's N, D, C and loss, and no seed tells them apart; if they are copies of "
+                "one run, intervals come out too narrow"
+            )
+        return said
+
+
+def _groups(columns: Iterable[np.ndarray]) -> np.ndarray:
+    """[n] numbers, equal for rows that agree in all columns; missing values agree with each other."""
+    codes = [np.unique(column, return_inverse=True)[1].ravel() for column in columns]
+    return np.unique(np.stack(codes), axis=1, return_inverse=True)[1].ravel()
 
 
 def make_points(
     params, tokens, loss, flops=None, *, sd=None, run=None, columns=None, conventions: dict[str, str] | None = None
 ) -> Points:
-    """Points from arrays; FLOPs default to 6ND. Checks what read_points checks."""
-    params, tokens, loss = (np.asarray(a, np.float64) for a in (params, tokens, loss))
+    """Points from arrays [n]; FLOPs default to 6ND. Checks what read_points checks, and leaves out copies of a row."""
+    return _checked("points", params, tokens, loss, flops, sd=sd, run=run, columns=columns, conventions=conventions)
+
+
+def _checked(where: str, params, tokens, loss, flops, *, sd, run, columns, conventions) -> Points:
+    loss = _vector(f"{where}: loss", loss)
+    params, tokens = (_vector(f"{where}: {name}", a, len(loss)) for name, a in (("params", params), ("tokens", tokens)))
     said = {"params": "as given", "flops": "as given" if flops is not None else "6ND", "loss": "nats per token"}
-    flops = 6 * params * tokens if flops is None else np.asarray(flops, np.float64)
+    flops = 6 * params * tokens if flops is None else _vector(f"{where}: flops", flops, len(loss))
+    sd = np.full(len(loss), sd, np.float64) if np.ndim(sd) == 0 and sd is not None else sd
+    columns = {str(name): np.asarray(column) for name, column in (columns or {}).items()}
+    run = None if run is None else np.asarray(run)
+    for name, column in (columns | ({} if run is None else {"run": run})).items():
+        require(column.shape == loss.shape, f"{where}: column {_shown(name)} has not one value for each loss")
     points = Points(
-        params, tokens, flops, loss, None if sd is None else np.broadcast_to(np.asarray(sd, np.float64), loss.shape),
-        None if run is None else np.asarray(run), dict(columns or {}), said | (conventions or {}),
+        params, tokens, flops, loss, None if sd is None else _vector(f"{where}: sd", sd, len(loss)), run, columns,
+        said | (conventions or {}),
     )  # fmt: skip
-    check(points)
-    return points
+    check(points, where)
+    return _without_copies(points)
+
+
+def _vector(what: str, values, length: int | None = None) -> np.ndarray:
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{what}: numbers are needed, not {_shown(values)}") from None
+    require(array.ndim == 1, f"{what}: one row of numbers is needed, not an array of shape {array.shape}")
+    require(length in (None, len(array)), f"{what} has {len(array)} values, loss {length}")
+    return array
+
+
+def _without_copies(points: Points) -> Points:
+    every = [getattr(points, name) for name in QUANTITIES if getattr(points, name) is not None]
+    _, first = np.unique(_groups([*every, *points.columns.values()]), return_index=True)
+    if len(first) == len(points):
+        return points
+    return dataclasses.replace(points.where(np.sort(first)), copies=len(points) - len(first))
 
 
 def check(points: Points, where: str = "points") -> None:
     """Every quantity finite and positive, or an error that names the row and the value."""
     for name in ("params", "tokens", "flops", "loss", "sd"):
-        values = getattr(points, name)
-        wrong = [] if values is None else np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-        if len(wrong):
-            row = int(wrong[0])
-            raise UserError(f"{where}: row {row + 1}: {name} is {values[row]:g}; it must be positive and finite")
+        if getattr(points, name) is not None:
+            _check_positive(f"{where}: ", name, getattr(points, name))
+
+
+def check_column(points: Points, name: str) -> None:
+    """One column that a law reads or predicts: numbers, finite and positive as their logarithms are taken."""
+    values = points.column(name)
+    require(values.dtype.kind in "fiu", f"column {_shown(name)}: {_shown(str(values[0]))} is not a number")
+    _check_positive("", name, values)
+
+
+def _check_positive(where: str, name: str, values: np.ndarray) -> None:
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise UserError(f"{where}row {row + 1}: {name} is {values[row]:g}; it must be positive and finite")
 
 
 def read_points(
@@ -162,7 +239,7 @@ def read_points(
     if tokens is None or tokens_from:
         require(
             flops is not None,
-            f"{path}: neither tokens nor FLOPs (columns: {', '.join(table)}); name one with --tokens-column or "
+            f"{path}: neither tokens nor FLOPs (columns: {_shown(*table)}); name one with --tokens-column or "
             "--flops-column",
         )
         tokens, tokens_said = flops / (6 * params), "from FLOPs, D = C/(6N)"
@@ -171,9 +248,10 @@ def read_points(
     if flops is None or chosen.get("flops") == "6nd":
         flops, flops_said = 6 * params * tokens, "6ND"
     rest = {name: column for name, column in table.items() if name not in ("params", "tokens", "flops", "loss")}
-    points = make_points(
-        params, tokens, loss, flops, columns=rest,
-        sd=seed_noise if seed_noise is not None else _optional(table, sd_column, "sd", path),
+    require(seed_noise is None or 0 < seed_noise < np.inf, f"--seed-noise {seed_noise}: nats, above 0")
+    points = _checked(
+        str(path), params, tokens, loss, flops, columns=rest,
+        sd=seed_noise if seed_noise is not None else _optional(table, sd_column, "sd", path, numbers=True),
         run=_optional(table, run_column, "run", path),
         conventions={"params": said, "tokens": tokens_said, "flops": flops_said, "loss": "nats per token"},
     )  # fmt: skip
@@ -186,18 +264,37 @@ def read_points(
 
 
 def _read_table(path: Path) -> dict[str, np.ndarray]:
-    """Columns by name: float64 where every cell is a number, otherwise text."""
-    require(path.is_file(), f"no file {path}")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error.reason}") from error
-    rows = [row for row in rows if row]
+    """Columns by name: float64 where every cell is a number, otherwise text. Columns without a name are left out."""
+    header, *rows = _rows(path) or [[]]
     require(bool(rows), f"{path}: a header and at least one row are needed")
     for i, row in enumerate(rows):
         require(len(row) == len(header), f"{path}: row {i + 1} has {len(row)} cells, the header {len(header)}")
-    return {name: _numbers(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)}
+    twice = [name for i, name in enumerate(header) if name and name in header[:i]]
+    require(not twice, f"{path}: two columns are named {_shown(*twice[:1])}; give each a name of its own")
+    return {name: _numbers(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True) if name}
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The cells of a CSV file in UTF-8, with or without a byte-order mark, without spaces around them or empty rows."""
+    require(path.is_file(), f"no file {path}")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    nul = text.find("\0")
+    require(nul < 0, f"{path}: line {text.count(chr(10), 0, nul) + 1} has a NUL byte; a CSV file is text")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    found, begun = [], 1
+    try:
+        for cells in reader:
+            found.append([cell.strip() for cell in cells])
+            begun = reader.line_num + 1
+    except csv.Error as error:
+        why = "a quote that is not closed" if "unexpected end of data" in str(error) else str(error)
+        raise UserError(f"{path}: the row that begins at line {begun} cannot be read: {why}") from error
+    return [cells for cells in found if any(cells)]
 
 
 def _numbers(cells: Sequence[str]) -> np.ndarray:
@@ -205,6 +302,12 @@ def _numbers(cells: Sequence[str]) -> np.ndarray:
         return np.array([float(cell or "nan") for cell in cells])
     except ValueError:
         return np.array(cells)
+
+
+def _shown(*values) -> str:
+    """Values in a message: on one line, and not more than some 150 letters of them."""
+    text = ", ".join(map(repr, values))
+    return text if len(text) <= 150 else f"{text[:150]} ..."
 
 
 def _known_conventions(words: Sequence[str]) -> Sequence[str]:
@@ -227,30 +330,32 @@ def _find(table: dict, quantity: str, given: str | None, convention: str | None,
     require(
         convention in (None, "6nd"),
         f"{path}: no column for convention {convention} ({', '.join(of.get(convention, ()))}); there are "
-        f"{', '.join(table)}",
+        f"{_shown(*table)}",
     )
     return (_find(table, quantity, None, None, path)) if convention == "6nd" else (None, "")
 
 
 def _column(table: dict, name: str, path) -> np.ndarray:
-    require(
-        name in table, f"{path}: no column {name!r}{nearest(name, table)} (there are {', '.join(map(repr, table))})"
-    )
-    column = table[name]
+    column = _named_column(table, name, path)
     if column.dtype.kind != "f":
         row = next(i for i, cell in enumerate(column) if _numbers([cell]).dtype.kind != "f")
-        raise UserError(f"{path}: column {name!r}, row {row + 1}: {str(column[row])!r} is not a number")
+        plain = re.sub(r"[,' _]", "", str(column[row]))
+        hint = f"; write {plain}" if re.fullmatch(r"\d{1,3}([,' _]\d{3})+(\.\d*)?", str(column[row])) else ""
+        raise UserError(f"{path}: column {name!r}, row {row + 1}: {_shown(str(column[row]))} is not a number{hint}")
     return column
+
+
+def _named_column(table: dict, name: str, path) -> np.ndarray:
+    require(name in table, f"{path}: no column {_shown(name)}{nearest(name, table)} (there are {_shown(*table)})")
+    return table[name]
 
 
 def _missing(quantity: str, table: dict, path) -> str:
     known = [name for of in KNOWN[quantity].values() for name in of]
-    return (
-        f"{path}: no column for {quantity} ({', '.join(known)}); there are {', '.join(table)}; say --{quantity}-column"
-    )
+    return f"{path}: no column for {quantity} ({', '.join(known)}); there are {_shown(*table)}; say --{quantity}-column"
 
 
-def _optional(table: dict, given: str | None, known: str, path) -> np.ndarray | None:
-    if given is not None:
-        require(given in table, f"{path}: no column {given!r}{nearest(given, table)} (there are {', '.join(table)})")
-    return table.get(given or known)
+def _optional(table: dict, named: str | None, known: str, path, *, numbers: bool = False) -> np.ndarray | None:
+    if named is None and known not in table:
+        return None
+    return (_column if numbers else _named_column)(table, named or known, path)

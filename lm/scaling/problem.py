@@ -3,14 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lm.errors import require
 from lm.scaling.laws import Form, double, logs_of
-from lm.scaling.points import Points
-from lm.scaling.solve import Misfit, cost, metric, pack, polish, residuals, starts, unpack
+from lm.scaling.points import Points, check_column
+from lm.scaling.solve import Misfit, cost, huber, metric, pack, polish, residual_slopes, residuals, starts, unpack
 
 METHODS = ("huber", "l1", "squares", "log-squares")
 """huber: of ln(prediction/L); l1: the same with delta to nothing; squares: of prediction - L; log-squares: of logs."""
@@ -52,11 +51,8 @@ def make_problem(
 ) -> Problem:
     """Residuals of points that carry their seed noise are divided by it: a weight 1/sd^2 in a sum of squares."""
     held = dict(held or {})
-    require(method in METHODS, f"--method {method}: one of {', '.join(METHODS)}")
-    require(delta > 0, f"--delta {delta:g}: must be positive")
-    for name, value in held.items():
-        require(name in form.parameters, f"{name}: not a parameter of {form.name} ({', '.join(form.parameters)})")
-        require(value > 0 or name not in form.logs, f"{name} = {value:g}: must be positive")
+    for name in (*form.inputs, form.target):
+        check_column(points, name)
     y_n = points.column(form.target).astype(float)
     log = method != "squares"
     precision_n = np.ones(len(points))
@@ -69,11 +65,14 @@ def make_problem(
     return Problem(Misfit(form, log), method, x, y_n, np.ones(len(points)), held, final, deltas)
 
 
-def solve(problem: Problem) -> tuple[np.ndarray, float, dict[str, int]]:
-    """The lowest basin's bottom: theta_P, the objective, and how many starts were tried, polished and ended there."""
+def solve(problem: Problem, begin: Mapping[str, float] | None = None) -> tuple[np.ndarray, float, dict[str, int]]:
+    """The lowest basin's bottom: theta_P, the objective, and how many starts were tried, polished and ended there.
+
+    begin: where free parameters begin that no grid searches.
+    """
     p, first = problem, problem.deltas[0]
     with double():
-        theta_RP, tried = starts(p.misfit, p.x, p.y_n, p.w_n, p.held, first)
+        theta_RP, tried = starts(p.misfit, p.x, p.y_n, p.w_n, {**(begin or {}), **p.held}, first)
         M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_RP[0]), p.x, p.y_n, p.w_n, first))
     ended_RP, cost_R = polish(p.misfit, theta_RP, p.x, p.y_n, p.w_n, p.free_P, M_PP, p.deltas)
     cost_R = np.where(np.isfinite(cost_R), cost_R, np.inf)
@@ -93,6 +92,17 @@ def objective_at(problem: Problem, p: Mapping[str, float]) -> float:
         return float(value) * problem.unit
 
 
+def objective_of_constant(problem: Problem) -> float:
+    """The objective of the best of three constants (median, mean, geometric mean): what a law must beat."""
+    y_n, x = problem.y_n, problem.x
+    values = []
+    for constant in (np.median(y_n), np.mean(y_n), np.exp(np.mean(np.log(y_n)))):
+        r_n = x["precision"] * (np.log(constant / y_n) if problem.misfit.log else constant - y_n)
+        with double():
+            values.append(float(jnp.sum(problem.w_n * huber(jnp.asarray(r_n), problem.delta))))
+    return min(values) * problem.unit
+
+
 def residuals_at(problem: Problem, theta_P) -> np.ndarray:
     with double():
         return np.asarray(residuals(problem.misfit, jnp.asarray(theta_P), problem.x, problem.y_n))
@@ -101,8 +111,7 @@ def residuals_at(problem: Problem, theta_P) -> np.ndarray:
 def jacobian(problem: Problem, theta_P) -> np.ndarray:
     """d residual / d theta of the free parameters: [n, free]."""
     with double():
-        of = lambda theta: residuals(problem.misfit, theta, problem.x, problem.y_n)  # noqa: E731
-        J_nP = np.asarray(jax.jit(jax.jacfwd(of))(jnp.asarray(theta_P)))
+        J_nP = np.asarray(residual_slopes(problem.misfit, jnp.asarray(theta_P), problem.x, problem.y_n))
     return J_nP[:, problem.free_P]
 
 

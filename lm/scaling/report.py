@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from lm.scaling.law import Estimate, Law
+from lm.scaling.verdicts import DEFINITION
 
 
 def describe(law: Law) -> str:
@@ -18,7 +19,10 @@ def describe(law: Law) -> str:
     ]  # fmt: skip
     for name, e in law.parameters.items():
         lines.append(_line(name, e) + law.identifiable[name])
-    lines += [_line(name, e) + "derived" for name, e in law.derived.items()]
+    lost = [name for name, said in law.identifiable.items() if said.startswith("no")]
+    rests = f"derived; {', '.join(lost)} not identified" if lost else "derived"
+    lines += [_line(name, e) + rests for name, e in law.derived.items()]
+    lines += ["", *DEFINITION.splitlines()]
     lines += _own_exponents(law)
     if law.alternatives:
         lines += ["", "a by other valleys: " + ", ".join(f"{k} {v:.4f}" for k, v in law.alternatives.items())]

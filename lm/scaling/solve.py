@@ -49,6 +49,12 @@ def residuals(misfit: Misfit, theta_P, x: dict, y_n):
     return x["precision"] * (jnp.log(prediction_n) - jnp.log(y_n) if misfit.log else prediction_n - y_n)
 
 
+@functools.partial(jax.jit, static_argnames=("misfit",))
+def residual_slopes(misfit: Misfit, theta_P, x: dict, y_n):
+    """d residual / d theta: [n, P]."""
+    return jax.jacfwd(lambda theta: residuals(misfit, theta, x, y_n))(theta_P)
+
+
 def huber(r, delta):
     """Huber's function over delta: r^2 / (2 delta) within delta, |r| - delta/2 outside; r^2/2 for infinite delta."""
     size = jnp.abs(r)
@@ -66,7 +72,7 @@ def cost(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
 
 def metric(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
     """J' W J with the weights of iterated least squares: how far a step goes, in the units of the objective."""
-    J_nP = jax.jit(jax.jacfwd(lambda t: residuals(misfit, t, x, y_n)))(theta_P)
+    J_nP = residual_slopes(misfit, theta_P, x, y_n)
     r_n = jnp.abs(residuals(misfit, theta_P, x, y_n))
     v_n = w_n / jnp.where(jnp.isinf(delta), 1.0, jnp.maximum(r_n, delta))
     M_PP = J_nP.T @ (v_n[:, None] * J_nP)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from synthetic import HOFFMANN, synthetic
 
-from lm.scaling import fit
+from lm.errors import UserError
+from lm.scaling import fit, fit_frontier
+from lm.scaling.isoflop import VALLEYS
 
 TRIALS = 200
 
@@ -22,3 +24,28 @@ def test_ninety_percent_intervals_cover_85_to_95_percent(method):
     coverage = {name: hit / TRIALS for name, hit in hits.items()}
     assert all(0.85 <= share <= 0.95 for share in coverage.values()), coverage
     assert 0.87 <= np.mean(list(coverage.values())) <= 0.93, coverage
+
+
+def valleys_that_cover(valley: str, noise: float, trials: int) -> float:
+    """The share of 90% intervals of the exponent a, of tables with 6 budgets of 9 sizes, that hold the truth."""
+    truth, holds = HOFFMANN["beta"] / (HOFFMANN["alpha"] + HOFFMANN["beta"]), []
+    for seed in range(trials):
+        points = synthetic(noise, seed=seed, budgets=np.geomspace(1e17, 1e21, 6))
+        try:
+            a = fit_frontier(points, valley=valley, bootstraps=0).parameters["a"]
+        except UserError:  # too few bottoms
+            continue
+        holds.append(a.low <= truth <= a.high)
+    return float(np.mean(holds))
+
+
+@pytest.mark.parametrize("valley", VALLEYS)
+def test_most_intervals_of_valleys_cover(valley):
+    assert 0.8 <= valleys_that_cover(valley, 0.003, trials=40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.001, 0.003, 0.01])
+@pytest.mark.parametrize("valley", VALLEYS)
+def test_ninety_percent_intervals_of_valleys_cover_85_to_95_percent(valley, noise):
+    assert 0.85 <= valleys_that_cover(valley, noise, TRIALS) <= 0.95

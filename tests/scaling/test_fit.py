@@ -7,7 +7,8 @@ from scipy.optimize import least_squares, linprog, minimize
 from synthetic import HOFFMANN, chinchilla_loss, grid, synthetic
 
 from lm.errors import UserError
-from lm.scaling import Unidentifiable, fit, make_points
+from lm.scaling import Unidentifiable, fit, fit_frontier, make_points
+from lm.scaling.fitting import against_law
 from lm.scaling.laws import evaluate, form_of
 from lm.scaling.predictions import matching
 
@@ -59,6 +60,17 @@ def test_repeated_data_builds_on_a_fit_to_data_seen_once():
     assert known.identifiable["A"] == "fixed" and known.parameters["A"].se == 0
     with pytest.raises(UserError, match="unique_tokens"):
         fit(make_points(n, d, loss), "repeated")
+
+    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(len(loss)))
+    noisy = make_points(n, d, loss * noise, columns={"unique_tokens": unique})
+    exact, joint = (fit(noisy, "repeated", method="log-squares", bootstraps=0, fixed=f) for f in (HOFFMANN, {}))
+    assert joint.objective < exact.objective
+    for name in truth:
+        e = joint.parameters[name]
+        assert e.low < truth[name] < e.high and e.low < e.value < e.high, name
+    for name in ("R_D", "R_N"):
+        widths = [fit.parameters[name].high / fit.parameters[name].low for fit in (exact, joint)]
+        assert widths[1] > widths[0], "what the base does not know is in the interval"
 
 
 def test_huber_ends_where_scipy_ends_from_the_truth():
@@ -210,6 +222,79 @@ def test_a_parameter_the_points_do_not_bound_is_called_so():
 def test_wrong_options_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         fit(synthetic(0.01), **({"bootstraps": 5} | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bootstraps": 1}, "--bootstraps 1: 0 for asymptotic errors, or 2 to"),
+        ({"bootstraps": -5}, "--bootstraps -5"),
+        ({"bootstraps": 10**9}, "--bootstraps 1000000000"),
+        ({"bootstraps": 2.5}, "--bootstraps 2.5"),
+        ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**32}, "--seed 4294967296"),
+        ({"level": float("nan")}, "--level nan"),
+        ({"level": 1}, "--level 1"),
+        ({"cluster": "rows"}, "--cluster rows"),
+    ],
+)
+def test_options_out_of_range_are_refused_by_every_fit(change, message):
+    for law in (fit, fit_frontier):
+        with pytest.raises(UserError, match=message):
+            law(synthetic(0.01), **({"bootstraps": 0} | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"delta": float("inf")}, "--delta inf"),
+        ({"delta": 1e-300}, "--delta 1e-300"),
+        ({"fixed": {"E": float("nan")}}, "--fix E=nan: must be a finite number"),
+        ({"fixed": {"E": "1"}}, "--fix E='1': must be a finite number"),
+        ({"hold_out": [True]}, "hold_out is a mask"),
+        ({"law": "repeated"}, "no column 'unique_tokens'"),
+    ],
+)
+def test_options_of_laws_are_checked_too(change, message):
+    with pytest.raises(UserError, match=message):
+        fit(synthetic(0.01), **({"bootstraps": 0} | change))
+
+
+def test_a_floor_above_every_loss_identifies_nothing():
+    law = fit(synthetic(0.01), bootstraps=20, fixed={"E": 100.0})
+    assert law.identifiable.pop("E") == "fixed"
+    assert set(law.identifiable.values()) == {"no: the law fits no better than one constant"}
+    assert any("no better than one constant" in text for text in law.warnings)
+    for name in ("A", "B", "alpha", "beta"):
+        e = law.parameters[name]
+        assert e.se is None or np.isfinite(e.se)
+
+
+def test_a_floor_is_not_spoken_of_where_a_law_has_none():
+    params, tokens = grid()
+    batch = evaluate(form_of("batch"), LAWS["batch"], {"tokens": tokens})
+    law = fit(make_points(params, tokens, np.ones_like(params), columns={"batch_tokens": batch}), "batch", bootstraps=0)
+    assert not any("E is zero" in text for text in law.warnings)
+
+
+def test_copies_of_the_points_change_nothing_but_a_warning():
+    points = synthetic(0.01)
+    thrice = make_points(*(np.tile(a, 3) for a in (points.params, points.tokens, points.loss)))
+    once, again = fit(points, bootstraps=0), fit(thrice, bootstraps=0)
+    assert again.parameters == once.parameters
+    assert "90 rows repeat another in every column; each is counted once" in again.warnings
+
+
+def test_approaches_that_disagree_say_so():
+    """At each budget one run, of a size that drifts, is lucky: the law passes it by, and the valley follows it."""
+    points = synthetic(0.002)
+    assert not any("approaches disagree" in text for text in fit(points, bootstraps=0).warnings)
+    loss = points.loss.copy()
+    loss[9 * np.arange(5) + 2 + np.arange(5)] *= 0.85
+    law = fit(make_points(points.params, points.tokens, loss), bootstraps=0)
+    [said] = [text for text in law.warnings if "approaches disagree" in text]
+    assert "a = 0.450" in said and "0.569" in said
+    assert any("approaches disagree" in text for text in against_law(fit_frontier(law.data, bootstraps=0)))
 
 
 def test_too_few_points_are_refused():

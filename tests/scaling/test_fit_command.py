@@ -75,6 +75,14 @@ def test_isoflop_and_hold_out(lm, table):
         (("--write-prediction", "p.json"), "of which models"),
         (("--write-prediction", "p.json", "--at", "1e9"), "write N,D"),
         (("--score", "none.json"), "no file none.json"),
+        (("--fix", "E=1", "E=2"), "E is fixed twice"),
+        (("--fix", "E=inf"), "--fix E=inf: must be a finite number"),
+        (("--law", "isoflop", "--fix", "a=0.5"), "holds no parameter"),
+        (("--at", "inf,1"), "both must be positive and finite"),
+        (("--bootstraps", "1"), "--bootstraps 1: 0 for asymptotic errors"),
+        (("--bootstraps", "-5"), "--bootstraps -5"),
+        (("--seed", "-1"), "--seed -1"),
+        (("--seed-noise", "0"), "--seed-noise 0"),
         (("--where", "flops < 2e17 and params < 1e7"), "points cannot determine"),
     ],
 )
@@ -82,3 +90,22 @@ def test_mistakes_are_one_line(lm, table, workplace, arguments, message):
     status, out, err = lm("fit", table, "--bootstraps", 0, *arguments)
     assert status == 2 and message in err and err.count("\n") == 1 and out == ""
     assert not (workplace / "p.json").exists()
+
+
+def test_a_prediction_of_held_out_rows_has_the_columns_its_law_reads(lm, table, workplace):
+    arguments = ("--law", "power", "--hold-out", "flops > 5e20", "--write-prediction", "p.json", "--bootstraps", 0)
+    status, _, err = lm("fit", table, *arguments)
+    assert status == 0, err
+    assert "flops" in json.loads((workplace / "p.json").read_text())["predictions"][0]
+
+
+def test_a_table_with_copies_is_warned_of_by_fit_and_plot(lm, table, workplace):
+    rows = table.read_text().splitlines()
+    (workplace / "twice.csv").write_text("\n".join(rows + rows[1:]))
+    said = "45 rows repeat another in every column; each is counted once"
+    status, out, err = lm("fit", "twice.csv", "--bootstraps", 0)
+    assert status == 0 and said in out, err
+    status, out, err = lm("plot", "twice.csv", "--figures", "isoflop", "--bootstraps", 0)
+    assert status == 0 and said in out, err
+    status, out, err = lm("plot", "twice.csv", "--bootstraps", 1)
+    assert status == 2 and "--bootstraps 1" in err

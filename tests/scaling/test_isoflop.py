@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 from synthetic import HOFFMANN, chinchilla_loss, grid, synthetic
 
 from lm.errors import UserError
 from lm.scaling import fit_frontier, make_points
-from lm.scaling.isoflop import VALLEYS, bottom, budgets, valleys
+from lm.scaling.isoflop import VALLEYS, bottom, budgets, scatter_about, valleys
 
 TRUE_A = HOFFMANN["beta"] / (HOFFMANN["alpha"] + HOFFMANN["beta"])
 
@@ -69,6 +70,57 @@ def test_intervals_by_seed_noise_cover_and_all_windows_are_reported():
     law = fit_frontier(points, valley="quadratic", bootstraps=200, cluster="noise", level=0.99)
     assert law.parameters["a"].low < TRUE_A < law.parameters["a"].high
     assert set(VALLEYS) < set(law.alternatives)
+
+
+@pytest.mark.parametrize("cluster", ["point", "run", "noise"])
+@pytest.mark.parametrize("valley", VALLEYS)
+def test_values_depend_neither_on_the_number_of_resamples_nor_on_the_seed(valley, cluster):
+    """At this noise budgets lose their bottom in many resamples: weights from those would move the exponent."""
+    noisy = synthetic(0.02, seed=4, budgets=np.geomspace(1e17, 1e21, 7))
+    points = make_points(noisy.params, noisy.tokens, noisy.loss, sd=0.02, run=np.tile(np.arange(9), 7))
+    fits = [
+        fit_frontier(points, valley=valley, bootstraps=count, cluster=cluster, seed=seed)
+        for count, seed in ((0, 1), (2, 1), (40, 1), (40, 2), (70, 3))
+    ]
+    assert all(fit.values() == fits[0].values() for fit in fits)
+    assert fits[0].values()["a"] == fits[0].alternatives[valley]
+    if cluster == "point":
+        assert all(fit.parameters == fits[0].parameters for fit in fits)
+
+
+def test_the_scatter_about_a_line_by_hand():
+    """HC2 of the slope: sum of (c - mean)^2 r^2 / (1 - h) over (sum of (c - mean)^2)^2, h the leverage."""
+    random = np.random.default_rng(0)
+    c, y = np.array([1.0, 2.0, 4.0, 7.0, 11.0]), random.standard_normal(5)
+    found = scatter_about(c, y)
+    d = c - c.mean()
+    residual = y - np.polyval(np.polyfit(c, y, 1), c)
+    leverage = 1 / 5 + d**2 / np.sum(d**2)
+    assert found.covariance_KK[1, 1] == pytest.approx(
+        np.sum(d**2 * residual**2 / (1 - leverage)) / np.sum(d**2) ** 2, rel=1e-9
+    )
+    assert (1 <= found.freedom_K).all() and (found.freedom_K < 3).all()
+    moved = scatter_about(c + 50, y)
+    assert moved.covariance_KK[1, 1] == pytest.approx(found.covariance_KK[1, 1], rel=1e-9)
+
+
+def test_t_intervals_about_a_line_cover_where_noise_grows_along_it():
+    """Plain least squares holds 82% of these at a nominal 90%."""
+    random, c, hits = np.random.default_rng(1), np.arange(6.0), 0
+    for _ in range(2000):
+        y = 0.5 * c + np.exp(0.6 * c) * random.standard_normal(6)
+        s = scatter_about(c, y)
+        half = stdtrit(s.freedom_K[1], 0.95) * np.sqrt(s.covariance_KK[1, 1])
+        hits += abs(np.polyfit(c, y, 1)[0] - 0.5) <= half
+    assert 0.86 <= hits / 2000 <= 0.94
+
+
+def test_runs_that_differ_in_their_seed_count_with_their_mean():
+    n = np.linspace(10, 14, 9)
+    loss = 3 + (n - 12.3) ** 2
+    twice = np.concatenate([loss - 0.1, loss + 0.1])
+    order = np.argsort(np.tile(n, 2), kind="stable")
+    assert bottom(np.tile(n, 2)[order], twice[order], "quadratic") == pytest.approx(12.3, abs=1e-9)
 
 
 def test_budgets_without_a_bottom_are_told():
