@@ -55,7 +55,7 @@ class Options:
 def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm fit")
     prepare_jax()
-    from lm.scaling.predictions import matching, predict_at, score_prediction, write_prediction
+    from lm.scaling.predictions import matching, predict_at, rolled, score_prediction, write_prediction
     from lm.scaling.report import describe, describe_scores
 
     points = o.table.read(o.points, needs_loss=o.law not in ("learning_rate", "batch"))
@@ -70,10 +70,11 @@ def run(arguments: list[str]) -> None:
     )  # fmt: skip
     places, rows = [_place(pair) for pair in o.at], []
     if places:
+        law = rolled(law)
         rows, far = predict_at(law, places)
         law = dataclasses.replace(law, warnings=[*law.warnings, *far])
     if o.write_prediction is not None:
-        places = places or [{k: row[k] for k in ("params", "tokens")} for row in law.held_out]
+        places = places or [{name: row[name] for name in (*law.problem.form.inputs, "flops")} for row in law.held_out]
         require(bool(places), "--write-prediction: of which models? --at N,D ... or --hold-out")
         write_prediction(law, o.write_prediction, places)
     if o.json:

@@ -72,7 +72,7 @@ def fit(
         identifiable={name: _verdict(name, form, parameters[name], held) for name in form.parameters},
         warnings=_warnings(form, problem, points, values, counts, cluster, condition), condition=condition,
         starts=counts, scatter=scatter, dropping=_dropping(form, points, values, method, delta, held),
-        data=points, draws=draws,
+        data=points, problem=problem, draws=draws,
     )  # fmt: skip
     return result if held_out is None else score(result, held_out)
 
