@@ -12,6 +12,7 @@ from lm.figures import STYLE, plt, save
 from lm.scaling.isoflop import fit_frontier, valleys
 from lm.scaling.law import Estimate, cost_of
 from lm.scaling.plan import NOISE
+from lm.scaling.plot import draw_intervals
 from lm.scaling.points import Points, make_points, read_points
 from lm.scaling.predictions import score_prediction
 from lm.scaling.report import describe, describe_scores
@@ -238,8 +239,7 @@ def draw_frontier(axes, points: Points, law, unseen: Points | None, score: dict 
     """Loss against C: runs, the law's optimum with its band, and the run that was predicted."""
     flops = np.geomspace(points.flops.min() / 1.3, 6 * points.flops.max(), 80)
     best = law.optimum(flops)
-    low, high = law.predict_interval(best["params"], best["tokens"])
-    axes.fill_between(flops, low, high, color="C0", alpha=0.2, linewidth=0, label=f"{law.level:.0%} of new runs")
+    draw_intervals(axes, law, flops)
     axes.plot(flops, best["loss"], color="C0", label="law, compute-optimal")
     mean = mean_of_seeds(points)
     for n, colour in zip(np.unique(mean.params), colours(np.unique(mean.params)), strict=True):
@@ -247,10 +247,13 @@ def draw_frontier(axes, points: Points, law, unseen: Points | None, score: dict 
         axes.plot(of.flops, of.loss, "o-", color=colour, markersize=4, linewidth=0.9)
     if score is not None:
         at = unseen.flops.mean()
-        axes.errorbar(
-            [at], [score["predicted"]], [[score["predicted"] - score["low"]], [score["high"] - score["predicted"]]],
-            color="C3", marker="D", markersize=8, markerfacecolor="none", capsize=4, label="predicted, sealed",
-        )  # fmt: skip
+        for kind, width in (("calibrated_", 0.9), ("", 2.2)):  # predictions sealed long ago have the second alone
+            if score.get(f"{kind}low") is not None:
+                ends = [[score["predicted"] - score[f"{kind}low"]], [score[f"{kind}high"] - score["predicted"]]]
+                axes.errorbar([at], [score["predicted"]], ends, color="C3", linewidth=width, capsize=4)
+        axes.plot(
+            at, score["predicted"], "D", color="C3", markersize=8, markerfacecolor="none", label="predicted, sealed"
+        )
         axes.plot(unseen.flops, unseen.loss, "kx", markersize=9, label=f"then trained ({len(unseen)} seeds)")
         axes.annotate(f"error {score['error']:+.2%}", (at, score["high"]), (0, 10), textcoords="offset points",
                       ha="center", color="C3")  # fmt: skip

@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> None:
     prepare_jax()
     from lm.scaling.fitting import against_law
     from lm.scaling.laws import form_of
-    from lm.scaling.predictions import matching, predict_at, score_prediction, write_prediction
+    from lm.scaling.predictions import matching, predict_at, rolled, score_prediction, write_prediction
     from lm.scaling.report import describe, describe_scores
 
     points = o.table.read(o.points, needs_loss=o.law not in ("learning_rate", "batch"))
@@ -76,10 +76,12 @@ def run(arguments: list[str]) -> None:
     if law.name == "isoflop":
         law = dataclasses.replace(law, warnings=[*law.warnings, *against_law(law)])
     if places:
+        law = rolled(law)
         rows, far = predict_at(law, places)
         law = dataclasses.replace(law, warnings=[*law.warnings, *far])
     if o.write_prediction is not None:
-        places = places or [{name: row[name] for name in form_of(law.name).inputs} for row in law.held_out]
+        inputs = (*form_of(law.name).inputs, "flops")
+        places = places or [{name: row[name] for name in inputs} for row in law.held_out]
         require(bool(places), "--write-prediction: of which models? --at N,D ... or --hold-out")
         write_prediction(law, o.write_prediction, places)
     if o.json:

@@ -155,7 +155,7 @@ def _law(
         parameters=shown, derived={name: consistent(e, level) for name, e in derived.items()}, objective=objective,
         points=len(points), dropped=0 if points.dropped is None else len(points.dropped),
         conventions=points.conventions, identifiable=verdicts, warnings=said, condition=np.nan, starts={},
-        scatter=intervals.spread(problem, theta_P).sd, data=points, draws=draws,
+        scatter=intervals.spread(problem, theta_P).sd, data=points, problem=problem, draws=draws,
     )  # fmt: skip
 
 

@@ -2,13 +2,17 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lm.errors import require
 from lm.scaling.laws import evaluate, form_of
 from lm.scaling.points import Points
+from lm.scaling.problem import Problem
+
+if TYPE_CHECKING:
+    from lm.scaling.holdouts import HoldOuts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Law:
     derived: quantities computed from the parameters, such as the exponents a, b of the compute-optimal frontier.
     draws: parameters of the resamples (or of the asymptotic normal, without any) that bands are made of.
     scatter: standard deviation of a run's loss about the law. dropping: what the dropped points would change.
+    hold_outs: how far off predictions from these points have been (`lm.scaling.holdouts`); None before any is made.
     """
 
     name: str
@@ -52,7 +57,9 @@ class Law:
     scatter: float
     dropping: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     held_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    hold_outs: "HoldOuts | None" = None
     data: Points | None = dataclasses.field(default=None, repr=False)
+    problem: Problem | None = dataclasses.field(default=None, repr=False)
     draws: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
     alternatives: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -115,6 +122,7 @@ class Law:
             | {"derived": estimates(self.derived)}
             | ({"exponents": estimates(self.exponents())} if "a" in self.derived else {})
             | {name: getattr(self, name) for name in more}
+            | {"hold_outs": None if self.hold_outs is None else self.hold_outs.to_json()}
         )
 
     def _evaluate(self, p: dict, params, tokens, columns: dict) -> np.ndarray:

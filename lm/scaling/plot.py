@@ -31,6 +31,7 @@ from lm.scaling.isoflop import VALLEYS, Optimum, budgets, fit_frontier, valley_o
 from lm.scaling.law import Estimate, Law, cost_of
 from lm.scaling.laws import form_of
 from lm.scaling.points import KNOWN, Points
+from lm.scaling.predictions import intervals_at
 
 PUBLISHED = {"Hoffmann et al.": 0.50, "Kaplan et al.": 0.73}
 """Exponents a of N* = G C^a that the switch of conventions explains (Pearce & Song 2024)."""
@@ -84,11 +85,13 @@ def frontier(points: Points, law: Law | None) -> plt.Figure:
 def losses(points: Points, law: Law | None) -> plt.Figure:
     """Loss against C, N and D with the law, and below each what the law leaves over.
 
-    Curves: at the compute-optimal share against C, and against N or D at five values of the other.
+    Curves: at the compute-optimal share against C, with both intervals of a new run as far as 10 times the largest
+    compute, and against N or D at five values of the other.
     """
     form = form_of(_fitted(law).name) if law is None or law.name not in ("isoflop", "frontier") else None
     require(form is not None and form.target == "loss", f"{law.name} does not predict losses; fit --law chinchilla")
     rest = 100 * (points.loss / law.predict(**{name: points.column(name) for name in form.inputs}) - 1)
+    lowest = points.loss.min()
     figure, panels = plt.subplots(
         2, 3, figsize=(13, 7.2), layout="constrained", sharex="col", sharey="row", height_ratios=(2, 1)
     )
@@ -97,8 +100,10 @@ def losses(points: Points, law: Law | None) -> plt.Figure:
         norm = norm_of(points.column(by))
         colour = COLOURS(norm(points.column(by)))
         above.scatter(points.column(name), points.loss, c=colour, s=16)
+        if name == "flops" and _shares(law):
+            lowest = draw_intervals(above, law, reach(points.flops, beyond=10))
         for line, value, said in _curves(points, law, name, by):
-            x = reach(points.column(name))
+            x = reach(points.column(name), beyond=10 if name == "flops" and value is None else 1)
             above.plot(x, line(x), color="black" if value is None else COLOURS(norm(value)), linewidth=1.3, label=said)
         below.scatter(points.column(name), rest, c=colour, s=12)
         below.axhline(0, color="black", linewidth=0.8)
@@ -107,8 +112,20 @@ def losses(points: Points, law: Law | None) -> plt.Figure:
         if above.get_legend_handles_labels()[1]:
             above.legend(loc="upper right", fontsize=11)
         colourbar(figure, above, norm, f"colour: {label(points, by)}", side="top")
-    window(panels[0, 0], points.loss)
+    window(panels[0, 0], np.append(points.loss, lowest))
     return figure
+
+
+def draw_intervals(axes, law: Law, flops: np.ndarray) -> float:
+    """Both intervals of a new compute-optimal run along C, if the law holds and by hold-outs; the first's lowest end."""
+    best = law.optimum(flops)
+    ends = intervals_at(law, flops=flops, params=best["params"], tokens=best["tokens"])
+    if ends["calibrated_low"] is not None:
+        wide, said = (ends["calibrated_low"], ends["calibrated_high"]), f"{law.level:.0%} of new runs, by hold-outs"
+        axes.fill_between(flops, *wide, color="C1", alpha=0.2, linewidth=0, label=said)
+    said = f"{law.level:.0%} of new runs, if the law holds"
+    axes.fill_between(flops, ends["low"], ends["high"], color="C0", alpha=0.3, linewidth=0, label=said)
+    return float(ends["low"].min())
 
 
 def isoloss(points: Points, law: Law | None) -> plt.Figure:

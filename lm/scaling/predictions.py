@@ -1,4 +1,8 @@
-"""Predictions of losses that the fit did not see: of held-out points, or written down before a run is made."""
+"""Predictions of losses that the fit did not see: of held-out points, or written down before a run is made.
+
+Each has two intervals: `low` and `high`, where a new run would be if the law holds, and `calibrated_low` and
+`calibrated_high`, as far as rolling hold-outs of the fitted points say (`lm.scaling.holdouts`), or None without any.
+"""
 
 import dataclasses
 import hashlib
@@ -12,6 +16,7 @@ import numpy as np
 
 from lm.errors import UserError, require
 from lm.files import whole
+from lm.scaling.holdouts import roll
 from lm.scaling.law import Law, cost_of
 from lm.scaling.laws import form_of
 from lm.scaling.points import Points
@@ -48,16 +53,34 @@ def beyond(law: Law, flops: float, what: str) -> list[str]:
     if factor <= FAR:
         return []
     return [
-        f"{what} has {factor:.3g} times the largest fitted compute ({largest:.3g} FLOPs): so far out the interval says "
-        "how the points scatter, not whether the law still holds; train something in between and hold it out"
+        f"{what} has {factor:.3g} times the largest fitted compute ({largest:.3g} FLOPs): the "
+        "interval if the law holds says how the points scatter, not whether the law still holds so far out; train "
+        "something in between and hold it out"
     ]
 
 
+def rolled(law: Law) -> Law:
+    """The law with rolling hold-outs of its points, and warnings of what they show."""
+    if law.hold_outs is not None:
+        return law
+    require(law.problem is not None, f"{law.name} fits the optimum and predicts no losses; use --law chinchilla")
+    found, said = roll(law), []
+    if not found.cuts:
+        said.append(f"no rolling hold-outs, so that only the interval that supposes the law exists: {found.why}")
+    if bias := found.bias():
+        side, other = ("high", "below") if bias > 0 else ("low", "above")
+        said.append(
+            f"hold-outs of these points all predict too {side}, by {abs(np.expm1(bias * np.log(10))):.2g} a tenfold "
+            f"compute: expect losses {other} the predictions"
+        )
+    return dataclasses.replace(law, hold_outs=found, warnings=[*law.warnings, *said])
+
+
 def predict_at(law: Law, at: list[dict[str, float]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """What the law predicts at each place, with intervals, and a warning where the furthest is far out."""
-    rows = [_row({name: [value] for name, value in place.items()}, 0, law) for place in at]
-    k, g = cost_of(law.data)
-    cost = [k * row["params"] ** (1 + g) * row["tokens"] for row in rows]
+    """What the law predicts at each place, with both intervals, and a warning where the furthest is far out."""
+    law = rolled(law)
+    rows = [_row(law, _with_flops(law, place)) for place in at]
+    cost = [row["flops"] for row in rows]
     most = int(np.argmax(cost))
     where = ", ".join(f"{name} {value:g}" for name, value in at[most].items())
     return rows, beyond(law, cost[most], f"the prediction at {where}")
@@ -65,9 +88,12 @@ def predict_at(law: Law, at: list[dict[str, float]]) -> tuple[list[dict[str, Any
 
 def score(law: Law, unseen: Points) -> Law:
     """The law with its predictions of unseen points beside what they turned out to be."""
-    columns = {name: unseen.column(name) for name in form_of(law.name).inputs}
+    law = rolled(law)
+    columns = {name: unseen.column(name) for name in (*form_of(law.name).inputs, "flops")}
     actual = unseen.column(form_of(law.name).target)
-    rows = [_row(columns, i, law) | _outcome(law, columns, i, actual[i]) for i in range(len(unseen))]
+    at = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(unseen))]
+    rows = [_row(law, place) for place in at]
+    rows = [row | _outcome(row, float(loss)) for row, loss in zip(rows, actual, strict=True)]
     most = unseen.flops.max()
     factor = most / law.data.flops.max()
     said = [f"the furthest held-out point has {factor:.3g} times the compute of the largest fitted one"]
@@ -75,18 +101,39 @@ def score(law: Law, unseen: Points) -> Law:
     return dataclasses.replace(law, held_out=rows, warnings=[*law.warnings, *said])
 
 
-def _row(columns: dict, i: int, law: Law) -> dict[str, Any]:
-    at = {name: float(column[i]) for name, column in columns.items()}
-    low, high = law.predict_interval(**at)
-    return at | {"predicted": float(law.predict(**at)), "low": float(low), "high": float(high)}
+def intervals_at(law: Law, **at) -> dict[str, Any]:
+    """What a law predicts, with both intervals; numbers, or arrays that go together.
+
+    at: `flops`, and the columns that the law reads. Keys as in the rows of `predict_at`.
+    """
+    found = rolled(law).hold_outs
+    predicted, (low, high) = law.predict(**at), law.predict_interval(**at)
+    distance = np.log(at["flops"] / law.data.flops.max())
+    wide = found.widened(predicted, low, high, distance, law.level) if found.cuts else (None, None)
+    return dict(predicted=predicted, low=low, high=high, calibrated_low=wide[0], calibrated_high=wide[1])
 
 
-def _outcome(law: Law, columns: dict, i: int, actual: float) -> dict[str, Any]:
-    row = _row(columns, i, law)
-    return {
-        "actual": float(actual), "error": row["predicted"] / float(actual) - 1,
-        "inside": bool(row["low"] <= actual <= row["high"]),
+def _row(law: Law, at: dict[str, float]) -> dict[str, Any]:
+    numbers = intervals_at(law, **at)
+    return at | {name: None if number is None else float(number) for name, number in numbers.items()}
+
+
+def _outcome(row: dict[str, Any], actual: float) -> dict[str, Any]:
+    """What came true, and which of the intervals hold it."""
+    found = {
+        "actual": actual, "error": row["predicted"] / actual - 1, "inside": bool(row["low"] <= actual <= row["high"])
     }  # fmt: skip
+    if row.get("calibrated_low") is not None:  # without hold-outs, or in a prediction sealed before there were any
+        found["inside_calibrated"] = bool(row["calibrated_low"] <= actual <= row["calibrated_high"])
+    return found
+
+
+def _with_flops(law: Law, at: dict[str, float]) -> dict[str, float]:
+    """A place with the training FLOPs it takes, as the fitted points count them."""
+    if "flops" in at:
+        return at
+    k, g = cost_of(law.data)
+    return at | {"flops": k * at["params"] ** (1 + g) * at["tokens"]}
 
 
 def write_prediction(law: Law, path: str | Path, at: list[dict[str, float]]) -> Path:
@@ -94,11 +141,12 @@ def write_prediction(law: Law, path: str | Path, at: list[dict[str, float]]) -> 
 
     The seal covers the fit, the predictions and the hash of the points, so a later change of any of them shows.
     """
-    rows = [_row({name: [value] for name, value in place.items()}, 0, law) for place in at]
+    law = rolled(law)
+    rows, _ = predict_at(law, at)
     body = {
         "law": law.name, "formula": law.formula, "method": law.method, "level": law.level, "points": law.points,
         "points_sha256": law.data.sha256(), "conventions": law.conventions, "parameters": law.values(),
-        "predictions": rows,
+        "predictions": rows, "hold_outs": law.hold_outs.to_json(),
     }  # fmt: skip
     path = Path(path)
     require(not path.exists(), f"{path} exists: a prediction is not written twice; choose another name")
@@ -129,9 +177,7 @@ def score_prediction(path: str | Path, points: Points) -> list[dict[str, Any]]:
     for row in body["predictions"]:
         near = np.all([np.abs(points.column(c) / row[c] - 1) < 0.01 for c in form.inputs], axis=0)
         if near.any():
-            actual = float(actual_n[near].mean())
-            inside = bool(row["low"] <= actual <= row["high"])
-            row = row | {"actual": actual, "error": row["predicted"] / actual - 1, "inside": inside}
+            row = row | _outcome(row, float(actual_n[near].mean()))
         rows.append(row)
     require(any("actual" in row for row in rows), f"{path} predicts nothing that these points have (within 1%)")
     return rows
