@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from lm.errors import UserError, nearest
+from lm.errors import Stopped, UserError, nearest
 
 USAGE = """lm: a laboratory for small language models
 
@@ -42,11 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"{verb}: no such verb{nearest(verb, VERBS)} (`lm --help` lists them)")
-        importlib.import_module(f"lm.commands.{VERBS[verb]}").run(rest)
+        status = importlib.import_module(f"lm.commands.{VERBS[verb]}").run(rest) or 0
         sys.stdout.flush()
     except UserError as error:
         print(f"lm: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"lm: {stopped}", file=sys.stderr)
+        return 75
     except KeyboardInterrupt:
         print("lm: interrupted", file=sys.stderr)
         return 130
@@ -56,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # the disk, the network: nothing that a traceback would help with
         print(f"lm: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ class Diverged(UserError):
         """Of each run that diverged, by name, what happened."""
 
 
+class Stopped(Exception):
+    """Training was told to stop, has saved, and goes on with the same command: exit status 75."""
+
+
 def require(condition: bool, message: str) -> None:
     """Raise UserError(message) unless condition holds."""
     if not condition:

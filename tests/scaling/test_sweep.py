@@ -14,9 +14,10 @@ from lm.errors import UserError
 from lm.run import Run
 from lm.scaling.early import check_steps, worse
 from lm.scaling.grid import grid, of_design
+from lm.scaling.jobs import added_steps, jobs_of, packs, parted, trunks
 from lm.scaling.plan import Rules, plan
 from lm.scaling.points import read_points
-from lm.scaling.sweep import COLUMNS, added_steps, jobs_of, packs, parted, sweep, trunks
+from lm.scaling.sweep import COLUMNS, sweep
 from lm.settings import load_experiment
 from lm.training import loop
 from lm.training.loop import train
