@@ -54,7 +54,7 @@ def estimate(jobs: Sequence[Job], *, most: int = MOST_PACKED, display: Display |
     with display or Display(quiet=True) as display:
         rates = _measured(groups, display)
     listed = [_row(job, steps, trunk, rates) for trunk in found for job, steps in added_steps(trunk)]
-    programs = len({_program(job.experiment) for job in jobs})
+    programs = len({program(job.experiment) for job in jobs})
     compiling = programs * rates.setup_seconds
     flops, seconds = (sum(row[key] for row in listed) for key in ("flops_added", "seconds"))
     return Estimate(
@@ -75,7 +75,7 @@ def _row(job: Job, steps: int, trunk: Sequence[Job], rates: Rates) -> dict[str, 
     )  # fmt: skip
 
 
-def _program(e: Experiment) -> str:
+def program(e: Experiment) -> str:
     """The same for runs that are compiled alike: all but what is traced, how long they are and what they write down."""
     free = settings.PACKABLE | settings.FREE - {"model.attention", "model.remat", "model.unroll", "train.loss_chunk"}
     flat = settings.flatten(settings.to_dict(e))

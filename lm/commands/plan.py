@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import math
-import os
 import re
 import shlex
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +58,7 @@ class Options:
 
 
 def run(arguments: list[str]) -> None:
-    require(bool(arguments), f"which config? lm plan CONFIG --minutes 15; {_taken()}")
+    require(bool(arguments), f"which config? lm plan CONFIG --minutes 15; {_taken(others=True)}")
     config, own, rest = split("plan", Options, arguments)
     o = parse(Options, own, "lm plan CONFIG")
     rules, sizes = _checked(o)
@@ -116,22 +116,27 @@ def _check_out(out: Path) -> None:
         except UserError as error:
             raise UserError(f"--out: {error}; give another name, or remove it") from error
     parent = next(folder for folder in out.absolute().parents if folder.exists())
-    require(parent.is_dir() and os.access(parent, os.W_OK), f"--out {out}: {parent} is no folder to write to")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot write to {parent}: {error.strerror}") from error
 
 
-def _taken() -> str:
-    """Which named configurations can be planned, and why the others cannot."""
+def _taken(others: bool = False) -> str:
+    """Which named configurations can be planned; with `others`, also why the rest cannot."""
     from lm.scaling.plan import unplannable
 
-    takes, others = [], []
+    takes, refused = [], []
     for name in sorted({file.stem for folder in settings.config_folders() for file in folder.glob("*.py")}):
         try:
             why = unplannable(settings.load_experiment(name))
         except UserError as error:
             why = str(error)
         takes += [] if why else [name]
-        others += [f"{name} ({why.split(':')[0]})"] if why else []
-    return f"it takes {', '.join(takes) or 'none of configs/'}" + (f"; not {', '.join(others)}" if others else "")
+        refused += [f"{name} ({why.split(':')[0]})"] if why else []
+    told = f"it takes {', '.join(takes) or 'none of configs/'}"
+    return f"{told}; not {', '.join(refused)}" if refused and others else told
 
 
 def _plan(o: Options, e: Experiment, rules: "Rules", sizes: list[tuple[int, int]], assumed: dict, display) -> Design:

@@ -81,8 +81,12 @@ def _estimate(jobs, o: Options, display) -> int:
 
     from lm.bench.sweeps import estimate
 
+    kept = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)  # compile afresh: how long that takes is measured
-    found = estimate(jobs, most=o.pack, display=display)
+    try:
+        found = estimate(jobs, most=o.pack, display=display)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
     display.clear()
     if o.json:
         print_json(dataclasses.asdict(found))

@@ -100,9 +100,9 @@ class Sweep:
                 refuse_differences(self._opened(job), job.experiment, job.hashes, job.steps.total)
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("points.csv", "failed.json", "stopped_early.json"):
-            require(
-                not (folder / name).is_dir(), f"{folder / name} is a folder, where a sweep writes a file; remove it"
-            )
+            require(not (folder / name).is_dir(), f"{folder / name}: a folder, where a sweep writes a file; remove it")
+            for unfinished in folder.glob(f".{name}.*"):  # of a sweep that was killed while it wrote
+                unfinished.unlink(missing_ok=True)
         self.failures = folder / "failed.json"
         self.recorded = _recorded(self.failures)
         """Every run of this folder that is known to diverge, another sweep's as well."""
