@@ -161,21 +161,22 @@ def report(result, count: int, following: list[str]) -> str:
         lines += ["", *_columns(result.standings[:SHOWN])]
     if (more := len(result.standings) - SHOWN) > 0:
         lines.append(f"and {more} more in {result.points}")
-    lines += ["" for _ in [0] if result.failed or result.stopped_early]
-    lines += [f"{name}: {why}" for name, why in (result.failed | result.stopped_early).items()]
-    lines += ["", "Next:", *(f"  {command}" for command in following)] if following else []
+    if missing := result.failed | result.stopped_early:
+        lines += ["", *(f"{name}: {why}" for name, why in missing.items())]
+    if following:
+        lines += ["", "Next:", *(f"  {command}" for command in following)]
     return "\n".join(lines) + "\n"
 
 
 def _columns(rows: list[dict]) -> list[str]:
     """Rows of equal keys as lines: names to the left, numbers to the right."""
-    cells = [[_cell(key, row[key]) for key in row] for row in rows]
-    titles = [key.split(".")[-1] for key in rows[0]]
-    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    aligned = (
-        [f"{cell:{'<' if i == 0 else '>'}{widths[i]}}" for i, cell in enumerate(line)] for line in [titles, *cells]
-    )
-    return ["  ".join(line).rstrip() for line in aligned]
+    cells = [[key.split(".")[-1] for key in rows[0]], *([_cell(key, row[key]) for key in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for name, *numbers in cells:
+        aligned = (number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True))
+        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
+    return lines
 
 
 def _cell(key: str, value) -> str:
@@ -188,19 +189,29 @@ def next_commands(result, best: str | None, arguments: list[str]) -> list[str]:
     if len(result.standings) > 1:
         shown = [str(result.folder / row["name"]) for row in result.standings[:4]]
         commands.append(["lm", "plot", *shown, "--out", str(result.folder / "loss.png")])
-    if result.points and _tells_a_law(result.points):
-        commands += [["lm", "fit", str(result.points)]]
-        commands += [["lm", "plot", str(result.points), "--out", str(result.folder / "figures")]]
+    if result.points:
+        commands += [["lm", *words] for words in _for_points(result.points, str(result.folder / "figures"))]
     if result.failed:
         commands.append(["lm", "sweep", *arguments, *([] if "--retry" in arguments else ["--retry"])])
     return [shlex.join(command) for command in commands]
 
 
-def _tells_a_law(points: Path) -> bool:
-    """Whether `lm fit` will take them: they tell size from data."""
+def _for_points(path: Path, figures: str) -> list[list[str]]:
+    """What the points can carry: a law where they tell size from data, or rates where several were tried."""
     from lm.scaling.plan import BYTES
     from lm.scaling.points import read_points
     from lm.scaling.precision import obstacle
 
-    found = read_points(points)
-    return obstacle(BYTES, found.params, found.tokens) is None
+    points = read_points(path)
+    if obstacle(BYTES, points.params, points.tokens) is None:
+        return [["fit", str(path)], ["plot", str(path), "--out", figures]]
+    rates: dict[tuple, set] = {}
+    for *alike, rate in zip(*(points.column(name) for name in ALIKE), points.column("learning_rate"), strict=True):
+        rates.setdefault(tuple(map(str, alike)), set()).add(rate)
+    if max(map(len, rates.values())) > 1:
+        return [["plot", str(path), "--figures", "learning_rates", "--out", figures]]
+    return []
+
+
+ALIKE = ("width", "base_width", "tokens")
+"""Columns of points.csv that are the same for runs whose rates are compared."""
