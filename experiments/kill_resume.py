@@ -52,8 +52,8 @@ class Kind:
 
     name: str
     command: list[str]
-    progress: Callable[[Path], float]
-    """How much of it a folder holds, from 0 to 1."""
+    progress: Callable[[Path, float], float]
+    """How much of it a folder holds, from 0 to 1; of what is begun anew each time, as written since a time."""
     state: Callable[[Path], dict[str, str]]
     """What was made, by name: equal where it is the same to the bit."""
 
@@ -83,10 +83,10 @@ def kinds() -> dict[str, Kind]:
     return {kind.name: kind for kind in made}
 
 
-def steps_made(total: int) -> Callable[[Path], float]:
+def steps_made(total: int) -> Callable[[Path, float], float]:
     """Logged steps of all runs over those there will be."""
 
-    def progress(place: Path) -> float:
+    def progress(place: Path, _: float) -> float:
         return min(1.0, sum(newest(path.parent) for path in place.glob("runs/**/experiment.json")) / total)
 
     return progress
@@ -103,10 +103,10 @@ def newest(run: Path) -> int:
     return 0
 
 
-def bytes_written(place: Path) -> float:
+def bytes_written(place: Path, since: float) -> float:
     """Bytes of training tokens, of two bytes each, over the text's bytes of which each stands for some three."""
-    sizes = [file.stat().st_size for file in place.glob("cache/tokens/*/train.bin")]
-    sizes += [file.stat().st_size for file in place.glob("cache/tokens/.*/train.bin")]
+    files = [*place.glob("cache/tokens/*/train.bin"), *place.glob("cache/tokens/.*/train.bin")]
+    sizes = [file.stat().st_size for file in files if file.stat().st_mtime > since]
     return min(1.0, max(sizes, default=0) / (0.6 * (place / TEXT).stat().st_size))
 
 
@@ -188,16 +188,11 @@ def prepare_place(place: Path, text: Path) -> None:
     (place / "cache" / "programs").symlink_to(place.parent / "programs", target_is_directory=True)
 
 
-def wait_for_work(kind: Kind, process: subprocess.Popen, place: Path, began: float) -> None:
-    """Until the process has written something of its own below runs/ or tokens/."""
-
-    def written() -> bool:
-        logs = [*place.glob("runs/**/metrics.jsonl"), *place.glob("cache/tokens/.*/*")]
-        return any(file.stat().st_mtime > began and file.stat().st_size for file in logs)
-
+def wait_for_work(kind: Kind, process: subprocess.Popen, place: Path, before: float, began: float) -> None:
+    """Until the process has made steps of its own, beyond those logged before, or written tokens."""
     while process.poll() is None:
         try:
-            if written():
+            if kind.progress(place, began) > before:
                 return
         except FileNotFoundError:  # renamed meanwhile
             continue
@@ -207,7 +202,7 @@ def wait_for_work(kind: Kind, process: subprocess.Popen, place: Path, began: flo
 def do_whole(kind: Kind, place: Path) -> tuple[float, float]:
     """Do the work without interruption; returns seconds in all, and of them those after the start."""
     began, process = time.time(), start(kind, place)
-    wait_for_work(kind, process, place, began)
+    wait_for_work(kind, process, place, 0.0, began)
     at_work = time.time()
     finish(process, place)
     return time.time() - began, time.time() - at_work
@@ -223,11 +218,12 @@ def do_killed(kind: Kind, place: Path, kills: int, seconds: tuple[float, float],
     made: list[Kill] = []
     in_all, at_work = seconds
     while len(made) < kills:
-        before, began, process = kind.progress(place), time.time(), start(kind, place)
+        began = time.time()
+        before, process = kind.progress(place, began), start(kind, place)
         if rng.random() < STARTING:
             time.sleep(rng.uniform(0, in_all - at_work))
         else:
-            wait_for_work(kind, process, place, began)
+            wait_for_work(kind, process, place, before, began)
             # A preparation begins anew each time; training goes on, and the kills are to come before its end.
             time.sleep(rng.uniform(0, at_work if kind.name == "data" else 2 * at_work / (kills + 4)))
         process.send_signal(signal.SIGKILL)
@@ -236,7 +232,7 @@ def do_killed(kind: Kind, place: Path, kills: int, seconds: tuple[float, float],
         if process.returncode != -signal.SIGKILL:
             finish(process, place)
         young = [path for path in unfinished(place) if path.stat().st_mtime > began]
-        made.append(Kill(life, before, kind.progress(place), bool(young)))
+        made.append(Kill(life, before, kind.progress(place, began), bool(young)))
         say()
     finish(start(kind, place), place)
     return made
