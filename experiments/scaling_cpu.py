@@ -32,10 +32,11 @@ from lm.hardware import keep_compiled_programs
 from lm.scaling.board import Board
 from lm.scaling.design import Design, Row
 from lm.scaling.grid import grid, of_design
+from lm.scaling.jobs import jobs_of
 from lm.scaling.plan import Rates, Rules, Size, plan, size, trunk
 from lm.scaling.points import read_points
 from lm.scaling.predictions import write_prediction
-from lm.scaling.sweep import jobs_of, sweep
+from lm.scaling.sweep import sweep
 from lm.training.loop import with_vocabulary
 
 FARTHER = 4.1

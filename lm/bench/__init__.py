@@ -14,6 +14,7 @@ _HOMES = {
     "torch_trainer": "lm.bench.torch_peer.trainer", "matmul_limits": "lm.bench.machine.matmul_limits",
     "fastest": "lm.bench.machine.fastest", "peak_flops": "lm.hardware.peak_flops",
     "training_rates": "lm.bench.rates.training_rates", "AnyText": "lm.bench.decoding.AnyText",
+    "estimate_sweep": "lm.bench.sweeps.estimate",
 }  # fmt: skip
 __all__ = list(_HOMES)
 

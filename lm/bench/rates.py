@@ -1,5 +1,6 @@
 """How fast models of several sizes train here, so that a sweep can be planned in minutes."""
 
+import functools
 from collections.abc import Sequence
 
 from lm import settings
@@ -26,11 +27,12 @@ def training_rates(
     turns (lm.bench.rounds); the median counts. e: its vocabulary known.
     """
     with display or Display(quiet=True) as display:
-        display.stage("compiling", 0, None)
-        measured = [_sized(e, s) for s in sizes]
-        programs = [Program(*[one] * runs) for one in measured]
+        measured, programs = [_sized(e, s) for s in sizes], []
+        for one in measured:
+            display.stage("compiling", len(programs), len(measured))
+            programs.append(Program(*[one] * runs))
         contestants = [Contestant(f"{s.layers} x {s.width}", p.run) for s, p in zip(sizes, programs, strict=True)]
-        report = lambda done, total: display.stage("measuring the rate", done, total)  # noqa: E731
+        report = functools.partial(display.stage, "measuring the rate")
         timings = compare(contestants, seconds, rounds, report=report)
     work = [runs * s.flops * one.batch_tokens for s, one in zip(sizes, measured, strict=True)]
     speeds = [flops / timing.seconds.median for flops, timing in zip(work, timings, strict=True)]

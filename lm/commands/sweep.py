@@ -1,14 +1,16 @@
 """lm sweep CONFIG: train a list, a grid or a design of experiments to one table of points."""
 
 import dataclasses
-import operator
+import math
+import shlex
+import sys
 from pathlib import Path
 
 from lm import settings
 from lm.arguments import parse, parse_train
 from lm.commands.common import Json, prepare_jax, print_json, split
 from lm.config import Experiment
-from lm.errors import UserError, require
+from lm.errors import Stopped, UserError, require
 from lm.run import RUNS
 
 
@@ -34,40 +36,63 @@ class Options:
     differ in rates, decay, schedule or seed alone: 0.3 spares what a high rate makes good at the end. Without it the
     same command goes on with them."""
     dry_run: bool = False
-    """List the runs with their FLOPs and the time at a measured rate; train nothing."""
+    """List the runs with their FLOPs, and the time at a measured rate with what has to be compiled; train nothing."""
     json: Json = False
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> int:
+    """Exit status: 0; 1 where runs failed, whatever became of the others. Raises Stopped where the sweep was."""
     config, own, rest = split("sweep", Options, arguments)
     o = parse(Options, own, "lm sweep CONFIG")
-    require(o.stop_worse is None or o.stop_worse > 0, f"--stop-worse {o.stop_worse}: a number of nats above 0, as 0.3")
+    require(o.stop_worse is None or 0 < o.stop_worse < math.inf, f"--stop-worse {o.stop_worse}: nats above 0, as 0.3")
     require(o.pack >= 1, f"--pack {o.pack}: at least one run at a time")
+    require(o.grid != () or "--grid" not in own, "--grid: give settings and their values, such as train.seed=0,1")
     name, experiments = _experiments(config, o, rest)
+    folder = o.out or RUNS / name
+    require(not folder.exists() or folder.is_dir(), f"--out {folder}: a file, where the sweep's folder would be")
     prepare_jax()
     from lm.scaling.board import Board
-    from lm.scaling.sweep import jobs_of, parted, sweep, trunks
+    from lm.scaling.jobs import jobs_of
+    from lm.scaling.sweep import sweep
     from lm.training.display import Display
 
     with Display() as display:
         jobs = jobs_of(experiments, display)
-        seconds = _rates(jobs, display) if o.dry_run else None
-    if seconds:
-        listed, why = listing(trunks(jobs), seconds), parted(jobs)
-        if o.json:
-            print_json({"runs": listed} | totals(listed) | {"note": why})
-        else:
-            print(table(listed) + (f"{why}\n" if why else ""), end="")
-        return
-    result = sweep(jobs, o.out or RUNS / name, board=Board(), most=o.pack, retry=o.retry, margin=o.stop_worse)
+        if o.dry_run:
+            return _estimate(jobs, o, display)
+    result = sweep(jobs, folder, board=Board(), most=o.pack, retry=o.retry, margin=o.stop_worse)
+    best = result.standings[0]["name"] if result.standings else None
+    following = [] if result.stopped else next_commands(result, best, arguments)
     if o.json:
-        print_json(dataclasses.asdict(result) | {"folder": str(result.folder), "points": _text(result.points)})
-    elif not result.stopped:
-        told = f"{len(result.finished)} of {len(jobs)} runs finished"
-        for how, names in (("failed", result.failed), ("stopped early", result.stopped_early)):
-            told += f", {len(names)} {how}: {', '.join(names)}" if names else ""
-        print(told)
-        print(f"Next: lm fit {result.points}" if result.points else "Nothing to fit")
+        paths = {"folder": str(result.folder), "points": result.points and str(result.points)}
+        print_json(dataclasses.asdict(result) | paths | {"best": best, "next": following})
+    else:
+        print(report(result, len(jobs), following), end="")
+    if result.stopped:
+        done = f"{folder} was stopped and saved, {len(result.finished)} of {len(jobs)} runs finished"
+        raise Stopped(f"{done}; the same command goes on")
+    if result.failed:
+        print(f"lm: {len(result.failed)} of {len(jobs)} runs failed: {', '.join(result.failed)}", file=sys.stderr)
+    return 1 if result.failed else 0
+
+
+def _estimate(jobs, o: Options, display) -> int:
+    import jax
+
+    from lm.bench.sweeps import estimate
+
+    kept = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)  # compile afresh: how long that takes is measured
+    try:
+        found = estimate(jobs, most=o.pack, display=display)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
+    display.clear()
+    if o.json:
+        print_json(dataclasses.asdict(found))
+    else:
+        print(table(found), end="")
+    return 0
 
 
 def _experiments(config: str, o: Options, rest: list[str]) -> tuple[str, list[Experiment]]:
@@ -98,70 +123,95 @@ def _known(values: dict, path: str) -> Experiment:
         raise UserError(f"{path}: {error}") from error
 
 
-def _rates(jobs, display):
-    """Training FLOP/s, measured now with the smallest and the largest model."""
-    from lm.scaling.plan import Rates
-    from lm.training.dry_run import dry_run
-
-    size = operator.attrgetter("params_total")
-    ends = {job.params_total: job for job in (max(jobs, key=size), min(jobs, key=size))}
-    found = {
-        N: dry_run(job.experiment).tokens_per_second * job.flops_per_step / job.experiment.batch_tokens
-        for N, job in sorted(ends.items())
-    }
-    return Rates(tuple(map(float, found)), tuple(found.values()))
-
-
-def listing(trunks, rates) -> list[dict]:
-    """What each run is and costs, in the order of training: `adds` is what it costs once those of its trunk are there.
-
-    Seconds are of training one run after another and its evaluations, the forward pass a third of a training step.
-    """
-    from lm.scaling.sweep import added_steps
-
-    listed = []
-    for trunk in trunks:
-        for job, steps in added_steps(trunk):
-            flops_per_token = job.flops_per_step / job.experiment.batch_tokens
-            evaluations = 1 + steps // min(job.steps.eval_every, job.steps.checkpoint_every)
-            scored = evaluations * job.experiment.train.eval_tokens * flops_per_token / 3
-            added = steps * job.flops_per_step
-            listed.append(dict(
-                name=job.name, trunk=trunk[-1].name, params_total=job.params_total, steps=job.steps.total,
-                branch_step=job.branch_step if len(trunk) > 1 else None,
-                tokens=job.steps.total * job.experiment.batch_tokens, flops=job.flops, flops_added=added,
-                seconds=(added + scored) / rates.at(job.params_total),
-            ))  # fmt: skip
-    return listed
-
-
-def totals(listed: list[dict]) -> dict:
-    flops, seconds = (sum(row[key] for row in listed) for key in ("flops_added", "seconds"))
-    return {"flops": flops, "flops_without_trunks": sum(row["flops"] for row in listed), "seconds": seconds}
-
-
-def table(listed: list[dict]) -> str:
-    """Lines for a person."""
+def table(found) -> str:
+    """An estimate as lines for a person."""
     from lm.scaling.board import clock
 
-    width = max(len(row["name"]) for row in listed)
+    width = max(len(row["name"]) for row in found.runs)
     heads = f"{'parameters':>12}{'tokens':>14}{'steps':>9}{'branch':>9}{'FLOPs':>10}{'adds':>10}{'time':>9}"
     lines = [f"{'run':<{width}}  {heads}"]
-    for row in listed:
+    for row in found.runs:
         branch = "" if row["branch_step"] is None else f"{row['branch_step']:,}"
         lines.append(
             f"{row['name']:<{width}}  {row['params_total']:>12,}{row['tokens']:>14,}{row['steps']:>9,}{branch:>9}"
             f"{row['flops']:>10.2e}{row['flops_added']:>10.2e}{clock(row['seconds']):>9}"
         )
-    whole = totals(listed)
-    saved = whole["flops_without_trunks"] / whole["flops"]
-    trunks = len({row["trunk"] for row in listed})
+    saved = found.flops_without_trunks / found.flops
+    trunks = len({row["trunk"] for row in found.runs})
     lines += [
-        f"{len(listed)} runs from {trunks} trunks: {whole['flops']:.3e} FLOPs, {saved:.2f} times cheaper than alone",
-        f"about {clock(whole['seconds'])} one after another at the rate measured now; packs take less",
+        f"{len(found.runs)} runs from {trunks} trunks: {found.flops:.3e} FLOPs, {saved:.2f} times cheaper than alone",
+        f"about {clock(found.seconds)} at the rate measured now, up to {found.side_by_side} side by side; of it "
+        f"{clock(found.compile_seconds)} to compile {found.programs} program{'s' * (found.programs > 1)}",
     ]
+    return "\n".join(lines + ([found.note] if found.note else [])) + "\n"
+
+
+SHOWN = 20
+"""Most runs in the table at the end."""
+
+
+def report(result, count: int, following: list[str]) -> str:
+    """What a sweep has come to, for a person: the finished runs, best first, then those that are not, then what to
+    type next."""
+    told = f"{len(result.finished)} of {count} runs finished"
+    for how, names in (("failed", result.failed), ("stopped early", result.stopped_early)):
+        told += f", {len(names)} {how}" if names else ""
+    lines = [told]
+    if result.standings:
+        lines += ["", *_columns(result.standings[:SHOWN])]
+    if (more := len(result.standings) - SHOWN) > 0:
+        lines.append(f"and {more} more in {result.points}")
+    if missing := result.failed | result.stopped_early:
+        lines += ["", *(f"{name}: {why}" for name, why in missing.items())]
+    if following:
+        lines += ["", "Next:", *(f"  {command}" for command in following)]
     return "\n".join(lines) + "\n"
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def _columns(rows: list[dict]) -> list[str]:
+    """Rows of equal keys as lines: names to the left, numbers to the right."""
+    cells = [[key.split(".")[-1] for key in rows[0]], *([_cell(key, row[key]) for key in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for name, *numbers in cells:
+        aligned = (number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True))
+        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
+    return lines
+
+
+def _cell(key: str, value) -> str:
+    return f"{value:.4f}" if key in ("loss", "bits_per_byte") else f"{value:.1f}" if key == "seconds" else str(value)
+
+
+def next_commands(result, best: str | None, arguments: list[str]) -> list[str]:
+    """Commands that work on what this sweep left."""
+    commands = [] if best is None else [["lm", "eval", str(result.folder / best)]]
+    if len(result.standings) > 1:
+        shown = [str(result.folder / row["name"]) for row in result.standings[:4]]
+        commands.append(["lm", "plot", *shown, "--out", str(result.folder / "loss.png")])
+    if result.points:
+        commands += [["lm", *words] for words in _for_points(result.points, str(result.folder / "figures"))]
+    if result.failed:
+        commands.append(["lm", "sweep", *arguments, *([] if "--retry" in arguments else ["--retry"])])
+    return [shlex.join(command) for command in commands]
+
+
+def _for_points(path: Path, figures: str) -> list[list[str]]:
+    """What the points can carry: a law where they tell size from data, or rates where several were tried."""
+    from lm.scaling.plan import BYTES
+    from lm.scaling.points import read_points
+    from lm.scaling.precision import obstacle
+
+    points = read_points(path)
+    if obstacle(BYTES, points.params, points.tokens) is None:
+        return [["fit", str(path)], ["plot", str(path), "--out", figures]]
+    rates: dict[tuple, set] = {}
+    for *alike, rate in zip(*(points.column(name) for name in ALIKE), points.column("learning_rate"), strict=True):
+        rates.setdefault(tuple(map(str, alike)), set()).add(rate)
+    if max(map(len, rates.values())) > 1:
+        return [["plot", str(path), "--figures", "learning_rates", "--out", figures]]
+    return []
+
+
+ALIKE = ("width", "base_width", "tokens")
+"""Columns of points.csv that are the same for runs whose rates are compared."""

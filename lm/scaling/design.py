@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,21 @@ class Row:
     """What this row costs once the trunk's earlier rows are there: more of the trunk, and the cooldown."""
     seconds: float | None
     """Predicted, of what it adds with one evaluation; None where no rate is known."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, where = getattr(self, field.name), f"row {str(self.name)[:40]}: {field.name}"
+            if field.type is str:
+                require(isinstance(value, str), f"{where} is no text")
+            elif field.type is int:
+                least = 0 if field.name == "branch_step" else 1
+                right = isinstance(value, int) and not isinstance(value, bool) and value >= least
+                require(right, f"{where} is not a whole number from {least} up")
+            elif value is not None or field.name != "seconds":
+                right = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+                require(right, f"{where} is not a positive number")
+        right = self.branch_step == self.steps - self.cooldown_steps
+        require(right, f"row {self.name}: {self.steps} steps are not {self.branch_step} and {self.cooldown_steps} more")
 
     def changes(self) -> dict[str, Any]:
         """Settings that make the design's experiment this row's, trained alone; see lm.settings.replace."""
@@ -94,12 +110,17 @@ class Design:
         """The design in a file that `write` made. Raises UserError when it is not one."""
         require(Path(path).is_file(), f"no design at {path}; make one with: lm plan CONFIG --minutes 15 --out {path}")
         try:
-            values = json.loads(Path(path).read_text())
+            values = json.loads(Path(path).read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+            require(isinstance(values, dict), "a JSON object is expected")
+            missing = sorted({field.name for field in dataclasses.fields(cls)} - values.keys())
+            require(not missing, f"no {', '.join(missing)}")
+            require(isinstance(values["experiment"], dict) and bool(values["rows"]), "no experiment, or no rows")
             rows = tuple(Row(**row) for row in values.pop("rows"))
             law, warnings = Theta(**values.pop("law")), tuple(values.pop("warnings"))
             return cls(rows=rows, law=law, warnings=warnings, **values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{path} is not a design that `lm plan --out` wrote: {error}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            why = str(error).removeprefix("Row.__init__() ").removeprefix("Design.__init__() ")[:200]
+            raise UserError(f"{path} is not a design that `lm plan --out` wrote: {why}") from error
 
     def table(self) -> str:
         """Text for a person: rows, totals, and what the sweep is predicted to tell."""
@@ -153,3 +174,8 @@ class Design:
         ahead = f"{t['flops']:.2e} FLOPs ({t['params']:,.0f} parameters, {t['tokens']:,.0f} tokens)"
         table.add_row("extrapolation", f"to {ahead}: loss {t['loss']:.3f} +- {t['error']:.1%}")
         return table
+
+
+def _refuse_constant(word: str):
+    """JSON has no NaN and no infinity, though Python reads them."""
+    raise UserError(f"{word} is no number")

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 
@@ -10,6 +11,9 @@ from lm import settings
 from lm.config import Experiment, parse_duration
 from lm.errors import UserError, nearest, require
 from lm.scaling.design import Design
+
+MOST_RUNS = 4096
+"""Most runs of a sweep: more would be a mistake in typing."""
 
 
 def grid(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experiment]:
@@ -19,12 +23,14 @@ def grid(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experi
     """
     axes = dict(map(_axis, words))
     require(len(axes) == len(words), f"--grid {' '.join(words)}: a setting is given twice; put its values side by side")
+    runs = len(experiments) * math.prod(map(len, axes.values()))
+    require(runs <= MOST_RUNS, f"--grid asks for {runs:,} runs; give fewer values: at most {MOST_RUNS:,} in all")
     leaves = [key.split(".")[-1] for key in axes]
     made = []
     for e in experiments:
         for values in itertools.product(*axes.values()):
             chosen = [
-                f"{leaf if leaves.count(leaf) == 1 else key}={re.sub(r'[^A-Za-z0-9_.+]+', '', value)}"
+                f"{leaf if leaves.count(leaf) == 1 else key}={re.sub(r'[^A-Za-z0-9_.+-]+', '', value)}"
                 for key, leaf, value in zip(axes, leaves, values, strict=True)
             ]
             name = "-".join(([e.name] if len(experiments) > 1 else []) + chosen)
@@ -50,7 +56,7 @@ def _value(text: str):
     """A number, true, false or None; otherwise the text itself."""
     try:
         return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # not JSON, or more of it than a value can be
         return text
 
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from lm.config import Experiment, ModelConfig
+from lm.config import Experiment, ModelConfig, duration_steps
 from lm.errors import UserError, require
 from lm.model.transformer import parameter_count
 from lm.scaling import precision
 from lm.scaling.design import Design, Row, shape
 from lm.scaling.flops import train_flops
+from lm.scaling.grid import of_design
 from lm.scaling.precision import Theta
 from lm.settings import to_dict
 
@@ -63,9 +64,12 @@ class Rules:
 
     def __post_init__(self):
         low, high = self.tokens_per_parameter
-        require(0 < low <= high, f"tokens per parameter {low:g} to {high:g}: the least first, both positive")
-        require(all(ratio > 0 for ratio in self.ratios), f"ratios {self.ratios}: tokens per parameter must be positive")
-        require(self.spacing is None or self.spacing > 1, f"spacing {self.spacing}: must be above 1, or None")
+        require(0 < low <= high < math.inf, f"tokens per parameter {low:g} to {high:g}: the least first, both positive")
+        right = all(0 < ratio < math.inf for ratio in self.ratios)
+        require(right, f"ratios {self.ratios}: tokens per parameter must be positive")
+        require(
+            self.spacing is None or 1 < self.spacing < math.inf, f"spacing {self.spacing}: must be above 1, or None"
+        )
         require(self.least_steps >= 1, f"least steps {self.least_steps}: must be at least 1")
         require(0 < self.cooldown < 1, f"cooldown {self.cooldown}: a fraction between 0 and 1, such as 0.15")
         require(self.span > 1, f"span {self.span}: must be above 1")
@@ -223,13 +227,15 @@ def plan(
     sizes or tokens per parameter that do not vary.
     """
     rules, budget = rules or Rules(), Budget(flops, seconds)
-    _check(e, budget, rates, noise, shared_noise, target)
+    _check(e, budget, sizes, rates, noise, shared_noise, target)
     chosen = sorted(sizes or affordable_sizes(e.model, budget.most_flops(rates), rules), key=lambda s: s.params_total)
     ranges = [slice(None)] if sizes else list(_ranges(chosen, rules.span))
-    if target is None:
-        error = lambda V, rows: precision.standard_errors(law, V)["a"]  # noqa: E731
-    else:
-        error = lambda V, rows: precision.prediction_error(law, V, *law.optimum(target, _per(rows)))  # noqa: E731
+
+    def error(rows: list[Row]) -> float:
+        V = _covariance(law, rows, noise, shared_noise)
+        if target is None:
+            return precision.standard_errors(law, V)["a"]
+        return precision.prediction_error(law, V, *law.optimum(target, _per(rows)))
 
     best, least, refused = None, math.inf, (0, "")
     for spacing in (rules.spacing,) if rules.spacing or rules.ratios else (2.0, math.sqrt(2)):
@@ -238,11 +244,13 @@ def plan(
         for rows in _affordable(trunks, ranges, budget):
             if why := precision.obstacle(law, *_points(rows)):
                 refused = max(refused, (len(rows), why))
-            elif (found := error(_covariance(law, rows, noise, shared_noise), rows)) < least:
+            elif (found := error(rows)) < least:
                 best, least = rows, found
     if best is None:
         raise UserError(_refusal(refused, corpus_tokens, rules, budget))
-    return _design(e, best, law, law_from, noise, shared_noise, target, corpus_tokens)
+    design = _design(e, best, law, law_from, noise, shared_noise, target, corpus_tokens)
+    _check_trainable(e, design)
+    return design
 
 
 def _trunks(of: Callable[[Size, float], list[Row]], sizes: Sequence[Size], most: float) -> list[list[list[Row]]]:
@@ -260,18 +268,47 @@ def _affordable(trunks: list[list[list[Row]]], ranges: Sequence[slice], budget: 
         yield from itertools.islice(filter(budget.allows, designs), OCTAVE)
 
 
-def _check(e: Experiment, budget: Budget, rates, noise, shared_noise, target) -> None:
+def _check(e: Experiment, budget: Budget, sizes, rates, noise, shared_noise, target) -> None:
     flops, seconds = budget.flops, budget.seconds
     require(flops is not None or seconds is not None, "which budget? Give --minutes 15 or --flops 1e13")
     require(seconds is None or rates is not None, "a budget of time needs a rate: measure it, or give --rate FLOP/s")
     for name, value in (("flops", flops), ("seconds", seconds), ("noise", noise), ("target", target)):
         require(value is None or 0 < value < math.inf, f"{name} {value}: must be positive")
     require(0 <= shared_noise < 1, f"shared noise {shared_noise}: a fraction of the variance, at least 0 and below 1")
-    require(
-        e.model.vocab <= LARGEST_VOCABULARY,
-        f"a vocabulary of {e.model.vocab} is too large for models this small: their embeddings would outweigh the rest;"
-        f" use at most {LARGEST_VOCABULARY}: --data.tokenizer bytes, or bpe with --data.vocab {LARGEST_VOCABULARY}",
-    )
+    names = [(s.width, s.layers) for s in sizes]
+    require(len(set(names)) == len(names), f"sizes {names}: one is given twice")
+    if why := unplannable(e):
+        raise UserError(why)
+
+
+def unplannable(e: Experiment) -> str | None:
+    """Why no sweep of this experiment's model over sizes can be planned, as far as its settings say; None if it can.
+
+    The vocabulary is what its settings say it is; where they leave that to the text, it is known once that was read.
+    """
+    known = e.model.vocab or {"bytes": 257, "bpe": e.data.vocab}.get(e.data.tokenizer, 0)
+    if known > LARGEST_VOCABULARY:
+        return (
+            f"a vocabulary of {known:,} is too large for models this small: their embeddings would outweigh the rest; "
+            f"use at most {LARGEST_VOCABULARY:,}: --data.tokenizer bytes, or bpe with --data.vocab {LARGEST_VOCABULARY}"
+        )
+    if e.train.accumulation > 1:
+        return f"train.accumulation {e.train.accumulation}: a plan chooses its batches; give --train.accumulation 1"
+    return None
+
+
+def _check_trainable(e: Experiment, design: Design) -> None:
+    """Refuse a warm-up that is not over where the first branch of a trunk begins."""
+    for row, made in zip(design.rows, of_design(e, design), strict=True):
+        steps = duration_steps(
+            made.schedule.warmup, "schedule.warmup", batch_tokens=made.batch_tokens,
+            epoch_tokens=design.corpus_tokens or row.tokens, total=row.steps,
+        )  # fmt: skip
+        require(
+            steps <= row.branch_step,
+            f"schedule.warmup {e.schedule.warmup} is {steps} steps, and the run of {row.steps} steps would decay from "
+            f"step {row.branch_step} on: give a shorter --schedule.warmup",
+        )
 
 
 def _ranges(sizes: Sequence[Size], span: float) -> Iterator[slice]:

@@ -1,155 +1,35 @@
 """Train many experiments: trunks with branches, packs, resumed where it stopped, one table of points.
 
-Runs under "wsd" that differ only in how long they are share all steps before their decays. So one of them, the trunk,
-is trained past the places where the others branch off with its state, each to decay on its own: the run it would be
-from scratch, bit for bit on a CPU, at the cost of its decay. Trunks of one shape train side by side.
+What there is to do, and what shares its steps with what, is in jobs.py. Here it is done, trunk by trunk and pack by
+pack; each run keeps its own directory, so whatever ends a sweep, the same command goes on.
 """
 
+import contextlib
 import csv
 import dataclasses
 import json
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm import settings
-from lm.config import Experiment, Steps
-from lm.data.batches import Batches
-from lm.data.tokens import Prepared, prepare
-from lm.errors import Diverged, UserError
+from lm.errors import Diverged, Stopped, UserError, require
 from lm.files import whole
-from lm.model.transformer import parameter_count
 from lm.run import Run, exists, refuse_differences
 from lm.scaling.board import Board
 from lm.scaling.early import check_steps, worse
-from lm.scaling.flops import train_flops
-from lm.scaling.grid import require_distinct
-from lm.training.loop import branch, train_pack, with_vocabulary
+from lm.scaling.jobs import MOST_PACKED, Job, Trunk, alike, differing, packs, parted, trunks
+from lm.training.loop import branch, train_pack
 
 COLUMNS = (
     "name", "params_nonembedding", "params_total", "tokens", "flops_6nd", "flops_exact", "loss", "bits_per_byte",
     "seed", "run", "steps", "learning_rate", "layers", "width", "seconds", "base_layers", "base_width",
 )  # fmt: skip
 """Of points.csv, which `lm fit` reads without flags. loss: of the validation text, in nats a token."""
-MOST_PACKED = 8
-"""Most runs side by side."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One run of a sweep."""
-
-    experiment: Experiment
-    """Its vocabulary known."""
-    steps: Steps
-    hashes: dict[str, str]
-    params_total: int
-    params_nonembedding: int
-    flops_per_step: float
-    """Exact, of training."""
-
-    @property
-    def name(self) -> str:
-        return self.experiment.name
-
-    @property
-    def branch_step(self) -> int:
-        """Steps before it decays, which it may share with other runs."""
-        return self.steps.total - self.steps.decay if self.experiment.schedule.name == "wsd" else 0
-
-    @property
-    def flops(self) -> float:
-        """Of training alone."""
-        return self.flops_per_step * self.steps.total
-
-
-Trunk = tuple[Job, ...]
-"""Jobs that share their steps before they branch off, in the order in which they do; the last is the trunk itself."""
-
-
-# --- what is to be done ----------------------------------------------------------------------------------------------
-def jobs_of(experiments: Sequence[Experiment], display=None) -> list[Job]:
-    """Every experiment with its data prepared and its durations in steps."""
-    require_distinct(experiments)
-    return [_job(e, prepare(e.data, **({"report": display.stage} if display else {}))) for e in experiments]
-
-
-def _job(e: Experiment, data: Prepared) -> Job:
-    e = with_vocabulary(e, data)
-    epoch = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed).epoch_tokens
-    flops = train_flops(e.model) * e.batch_tokens
-    return Job(e, e.steps(epoch), data.hashes, *parameter_count(e.model), flops)
-
-
-def trunks(jobs: Sequence[Job]) -> list[Trunk]:
-    """Jobs by the steps they share, in the order of the first of each."""
-    found: dict[str, list[Job]] = {}
-    for job in jobs:
-        found.setdefault(_shared(job), []).append(job)
-    return [tuple(sorted(group, key=lambda job: (job.branch_step, job.steps.total))) for group in found.values()]
-
-
-def _shared(job: Job) -> str:
-    """The same for jobs that do the same before they decay; log points count, as a state holds the sums since."""
-    if not job.branch_step:
-        return job.name
-    return json.dumps([_but_for_length(job), job.steps.warmup, job.steps.log_every])
-
-
-def _but_for_length(job: Job) -> dict[str, Any]:
-    own = {"name", "train.steps", "schedule.warmup", "schedule.decay"}
-    return {key: value for key, value in settings.flatten(settings.to_dict(job.experiment)).items() if key not in own}
-
-
-def parted(jobs: Sequence[Job]) -> str | None:
-    """Which setting in percent keeps runs that differ only in length from sharing a trunk, and what would not."""
-    alike: dict[str, list[Job]] = {}
-    for job in jobs:
-        if job.branch_step:
-            alike.setdefault(json.dumps(_but_for_length(job)), []).append(job)
-    for key in ("schedule.warmup", "train.log_every"):
-        part, leaf = key.split(".")
-        value = lambda job, part=part, leaf=leaf: str(getattr(getattr(job.experiment, part), leaf))  # noqa: E731
-        steps = lambda job, leaf=leaf: getattr(job.steps, leaf)  # noqa: E731
-        apart = [group for group in alike.values() if len(set(map(steps, group))) > 1 and "%" in value(group[0])]
-        if apart:
-            first = sorted(set(map(steps, apart[0])))
-            return (
-                f"{sum(map(len, apart))} runs differ only in length but share no trunk: {key} {value(apart[0][0])} is "
-                f"{', '.join(map(str, first))} steps; as one number of steps, such as {max(first[0], 1)}, it would let "
-                "each branch off a longer one"
-            )
-    return None
-
-
-def alike(found: Sequence[Trunk]) -> list[list[Trunk]]:
-    """Trunks grouped by what they have in common: all but what is traced, and where they branch."""
-    groups: dict[str, list[Trunk]] = {}
-    for trunk in found:
-        groups.setdefault(json.dumps([_program(job) for job in trunk]), []).append(trunk)
-    return list(groups.values())
-
-
-def packs(found: Sequence[Trunk], most: int = MOST_PACKED) -> list[list[Trunk]]:
-    """Trunks that can train side by side, at most so many."""
-    return [group[i : i + most] for group in alike(found) for i in range(0, len(group), most)]
-
-
-def _program(job: Job) -> list:
-    flat = settings.flatten(settings.to_dict(job.experiment))
-    return [{key: value for key, value in flat.items() if key not in settings.PACKABLE}, job.branch_step]
-
-
-def added_steps(trunk: Trunk) -> Iterator[tuple[Job, int]]:
-    """Each job and the steps it costs once those before it are there: more of the trunk, and its decay."""
-    before = 0
-    for job in trunk:
-        yield job, job.steps.total - before
-        before = job.branch_step
-
-
-# --- doing it --------------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What a sweep left in its directory."""
@@ -164,10 +44,9 @@ class Result:
     """Told to, before the end."""
     stopped_early: dict[str, str]
     """Name of each run that was worse than its like, and why."""
-
-
-class Stopped(Exception):
-    """Ctrl-C or SIGTERM arrived, and the runs in progress were saved."""
+    standings: list[dict[str, Any]]
+    """Finished runs, the lowest loss first: name, loss, bits_per_byte, seconds, and the settings in which runs of the
+    sweep differ, dotted."""
 
 
 def sweep(
@@ -176,25 +55,35 @@ def sweep(
 ) -> Result:  # fmt: skip
     """Train all jobs, or what is left of them; each is a run in `folder`, beside points.csv and failed.json.
 
-    A job that diverges or fails is recorded and stops no other; one that diverged is not tried again but with `retry`.
+    A job that diverges or fails is recorded and stops no other; one that diverged is not tried again but with `retry`,
+    or when its directory was removed. Ctrl-C and SIGTERM save what is in progress and return early (`Result.stopped`).
     most: runs side by side. margin: nats a token by which a run may be worse than its like before it is stopped (see
     lm.scaling.early); without one those that were stopped go on. Raises UserError, before anything is trained, where a
-    run of the same name there is another experiment's.
+    run of the same name there is another experiment's or damaged, or the folder cannot take what a sweep writes.
     """
     board = board or Board(quiet=True)
     going = Sweep(jobs, Path(folder), board, retry, margin)
     stopped = False
-    with board.watching({job.name: job.steps.total for job in jobs}):
-        going.begin()
-        if why := parted(jobs):
-            board.tell(why)
+    with board.watching({job.name: job.steps.total for job in jobs}), _interruptible():
         try:
+            going.begin()
             for group in alike(going.trunks):
                 going.train_alike(group, most)
-        except Stopped:
+        except (Stopped, KeyboardInterrupt):
             stopped = True
-            board.tell("stopped and saved; the same command goes on from there")
     return going.result(stopped)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does, between two trainings as well; main thread only."""
+    with contextlib.suppress(ValueError):  # signals belong to the main thread
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, NameError):
+            signal.signal(signal.SIGTERM, previous)
 
 
 class Sweep:
@@ -208,19 +97,37 @@ class Sweep:
         self.trunk_of = {job.name: trunk[-1].name for trunk in self.trunks for job in trunk}
         for job in jobs:
             if exists(folder / job.name):
-                refuse_differences(self.run(job), job.experiment, job.hashes, job.steps.total)
+                refuse_differences(self._opened(job), job.experiment, job.hashes, job.steps.total)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ("points.csv", "failed.json", "stopped_early.json"):
+            require(not (folder / name).is_dir(), f"{folder / name}: a folder, where a sweep writes a file; remove it")
+            for unfinished in folder.glob(f".{name}.*"):  # of a sweep that was killed while it wrote
+                unfinished.unlink(missing_ok=True)
         self.failures = folder / "failed.json"
+        self.recorded = _recorded(self.failures)
+        """Every run of this folder that is known to diverge, another sweep's as well."""
         if retry:
-            self.failures.unlink(missing_ok=True)
-        known = json.loads(self.failures.read_text()) if self.failures.is_file() else {}
-        self.failed: dict[str, str] = {job.name: known[job.name] for job in jobs if job.name in known}
+            self.recorded = {name: why for name, why in self.recorded.items() if name not in self.trunk_of}
+            self._write_failures()
+        self.failed = {job.name: self.recorded[job.name] for job in jobs if self._diverged_before(job)}
         """Diverged, now or earlier: it would again."""
         self.unable: dict[str, str] = {}
         """Failed otherwise, such as for want of memory: the next time may be better."""
         self.early: dict[str, str] = {}
         """Stopped as worse than their like."""
         (folder / "stopped_early.json").unlink(missing_ok=True)
+
+    def _opened(self, job: Job) -> Run:
+        try:
+            return self.run(job)
+        except UserError as error:
+            raise UserError(f"{error}; remove {self.folder / job.name} to train it again") from error
+
+    def _diverged_before(self, job: Job) -> bool:
+        """Known to diverge; without its directory, or under other settings, that says nothing."""
+        if job.name not in self.recorded or not exists(self.folder / job.name):
+            return False
+        return settings.identity(self.run(job).experiment) == settings.identity(job.experiment)
 
     @property
     def out(self) -> set[str]:
@@ -232,10 +139,23 @@ class Sweep:
         for job in self.jobs:
             if job.name in self.failed:
                 self.board.mark(job.name, "diverged", self.reached(job))
+            elif self.reached(job) == job.steps.total and not self.finished(job):
+                self._unable(job, f"no validation loss at its last step in {self.folder / job.name / 'metrics.jsonl'}; "
+                             "remove the folder to train it again")  # fmt: skip
             else:
                 self.note(job)
         if done := self.board.ended():
             self.board.tell(f"{done} of {len(self.jobs)} runs have ended already")
+        if others := self._others():
+            named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            self.board.tell(f"{self.folder} also holds {len(others)} of other sweeps: {named}; not in points.csv")
+        if why := parted(self.jobs):
+            self.board.tell(why)
+
+    def _others(self) -> list[str]:
+        """Names of the runs in the folder that are none of this sweep's."""
+        there = (file.parent.relative_to(self.folder) for file in self.folder.rglob("experiment.json"))
+        return sorted({str(name) for name in there} - {".", *self.trunk_of})
 
     def train_alike(self, group: Sequence[Trunk], most: int) -> None:
         """Trunks that differ in what is traced alone; with a margin, all first to each step where some are stopped."""
@@ -293,31 +213,45 @@ class Sweep:
             return
         names = [job.name for job in wanted]
         self.board.start(names, self.left(), sum(job.flops_per_step for job in wanted), self.reached(wanted[0]))
+        stopped = False
         try:
             train_pack([job.experiment for job in wanted], folder=self.folder, display=self.board, until=until)
+        except Stopped:
+            stopped = True
         except Diverged as error:
             for job in wanted:
                 if job.name in error.lost:
                     self._lost(job, error.lost[job.name])
-        except (UserError, OSError, RuntimeError) as error:  # RuntimeError: what XLA raises, out of memory above all
-            why = " ".join(str(error).split())[:500]
-            for job in wanted:
-                self.unable[job.name] = why
-                self._mark_ended(job, "failed", why)
+        except (UserError, OSError, RuntimeError, MemoryError) as error:  # RuntimeError: XLA's, out of memory above all
+            if len(wanted) > 1:  # the fault may be one run's alone, and memory that is short for all may do for one
+                for job in wanted:
+                    self._advance([job], until)
+                return
+            self._unable(wanted[0], " ".join(str(error).split())[:300] or type(error).__name__)
         for job in wanted:
             if record := self.finished(job):
                 self._mark_ended(job, "done", f"loss {record['val_loss']:.4f} nats/token", record["val_loss"])
             else:
                 self.note(job)
         self.write_points()
-        if any(self.reached(job) < (until or job.steps.total) for job in wanted if job.name not in self.out):
-            raise Stopped
+        unfinished = (job for job in wanted if job.name not in self.out)
+        if stopped or any(self.reached(job) < (until or job.steps.total) for job in unfinished):
+            raise Stopped(f"{self.folder}: stopped and saved")
 
     def _lost(self, job: Job, why: str) -> None:
-        self.failed[job.name] = why
-        with whole(self.failures) as file:
-            file.write(json.dumps(self.failed, indent=1) + "\n")
+        self.failed[job.name] = self.recorded[job.name] = why
+        self._write_failures()
         self._mark_ended(job, "diverged", why)
+
+    def _unable(self, job: Job, why: str) -> None:
+        self.unable[job.name] = why
+        self._mark_ended(job, "failed", why)
+
+    def _write_failures(self) -> None:
+        if not self.recorded:
+            return self.failures.unlink(missing_ok=True)
+        with whole(self.failures) as file:
+            file.write(json.dumps(self.recorded, indent=1) + "\n")
 
     def _mark_ended(self, job: Job, status: str, told: str, loss: float = math.nan) -> None:
         self.board.mark(job.name, status, self.reached(job), loss)
@@ -375,8 +309,27 @@ class Sweep:
         return path
 
     def result(self, stopped: bool) -> Result:
-        finished = [job.name for job in self.jobs if self.finished(job)]
-        return Result(self.folder, self.write_points(), finished, self.failed | self.unable, stopped, self.early)
+        points, rows = self.write_points(), self.points()
+        changing = differing(self.jobs)
+        ranked = [
+            {key: row[key] for key in ("name", "loss", "bits_per_byte", "seconds")} | changing[row["name"]]
+            for row in sorted(rows, key=lambda row: row["loss"])
+        ]
+        finished = [row["name"] for row in rows]
+        return Result(self.folder, points, finished, self.failed | self.unable, stopped, self.early, ranked)
+
+
+def _recorded(failures: Path) -> dict[str, str]:
+    """Reasons by name, as an earlier sweep left them."""
+    if not failures.is_file():
+        return {}
+    try:
+        found = json.loads(failures.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+        found = error
+    right = isinstance(found, dict) and all(isinstance(why, str) for why in found.values())
+    require(right, f"{failures} is damaged; remove it to try again what had diverged")
+    return found
 
 
 def _point(job: Job, record: dict[str, Any], trunk: str) -> dict[str, Any]:

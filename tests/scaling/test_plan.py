@@ -127,7 +127,7 @@ def test_what_cannot_be_planned_is_refused(options, why):
 
 
 def test_a_large_vocabulary_is_refused():
-    with pytest.raises(UserError, match=r"vocabulary of 50257 is too large.*bytes"):
+    with pytest.raises(UserError, match=r"vocabulary of 50,257 is too large.*bytes"):
         plan(settings.replace(BASE, {"model.vocab": 50257}), flops=1e13)
 
 

@@ -2,6 +2,11 @@
 
 import csv
 import json
+import os
+import shlex
+import shutil
+import signal
+import time
 
 import jax
 import numpy as np
@@ -9,14 +14,17 @@ import pytest
 import tiny
 
 from lm import checkpoints
+from lm.bench.sweeps import program
 from lm.cli import main
-from lm.errors import UserError
+from lm.errors import Stopped, UserError
 from lm.run import Run
+from lm.scaling.board import Board
 from lm.scaling.early import check_steps, worse
 from lm.scaling.grid import grid, of_design
+from lm.scaling.jobs import added_steps, jobs_of, packs, parted, trunks
 from lm.scaling.plan import Rules, plan
 from lm.scaling.points import read_points
-from lm.scaling.sweep import COLUMNS, added_steps, jobs_of, packs, parted, sweep, trunks
+from lm.scaling.sweep import COLUMNS, sweep
 from lm.settings import load_experiment
 from lm.training import loop
 from lm.training.loop import train
@@ -163,20 +171,90 @@ def test_a_run_that_diverges_stops_no_other(corpus, tmp_path, monkeypatch):
     assert set(tried) <= set(wild) and tried
 
 
-def test_a_run_that_fails_otherwise_is_tried_again(corpus, tmp_path, monkeypatch):
-    listed = jobs(corpus, "model.width=16,32", train__steps=20)
+def test_one_runs_fault_is_not_its_packs(corpus, tmp_path, monkeypatch):
+    """Of two side by side one is short of memory: the other is trained, and the next time both are."""
+    listed = jobs(corpus, "train.seed=0,1", train__steps=20)
 
     def short_of_memory(experiments, **given):
-        if experiments[0].model.width == 32:
+        if any(e.train.seed == 1 for e in experiments):
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return loop.train_pack(experiments, **given)
 
     with monkeypatch.context() as patch:
         patch.setattr("lm.scaling.sweep.train_pack", short_of_memory)
         result = sweep(listed, tmp_path / "runs")
-    assert result.finished == ["width=16"] and "out of memory" in result.failed["width=32"]
+    assert result.finished == ["seed=0"] and "out of memory" in result.failed["seed=1"]
+    assert len(read_points(result.points)) == 1
     again = sweep(listed, tmp_path / "runs")
-    assert again.finished == ["width=16", "width=32"] and not again.failed
+    assert again.finished == ["seed=0", "seed=1"] and not again.failed
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """Names of the runs that a sweep wants to train; none of them is."""
+    names = []
+    monkeypatch.setattr(
+        "lm.scaling.sweep.train_pack", lambda experiments, **_: names.extend(e.name for e in experiments)
+    )
+    return names
+
+
+def test_what_diverged_under_other_settings_or_was_removed_is_tried_again(swept, corpus, tmp_path, tried):
+    """Known to diverge: a run there as it was, and one whose folder is gone. The record of other sweeps stays."""
+    listed, result = swept
+    folder = tmp_path / "runs"
+    shutil.copytree(result.folder / "steps=20-seed=0", folder / "steps=20-seed=0")
+    shutil.rmtree(folder / "steps=20-seed=0" / "checkpoints" / "20")
+    known = {"steps=20-seed=0": "diverged", "steps=33-seed=0": "diverged", "another": "diverged"}
+    (folder / "failed.json").write_text(json.dumps(known))
+    found = sweep(listed[:4:2], folder)
+    assert found.failed == {"steps=20-seed=0": "diverged"} and tried == ["steps=33-seed=0"]
+    sweep(listed[:4:2], folder, retry=True)
+    assert json.loads((folder / "failed.json").read_text()) == {"another": "diverged"}
+
+
+@pytest.mark.parametrize("content", [b'{"a": "di', b"\xe9", b"[1]", b'{"a": 1}', b"[" * 100_000], ids=range(5))
+def test_a_damaged_record_of_failures_is_refused(corpus, tmp_path, tried, content):
+    (tmp_path / "failed.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"failed\.json is damaged; remove it"):
+        sweep(jobs(corpus, "train.seed=0"), tmp_path)
+    assert tried == []
+
+
+def test_what_a_sweep_finds_in_its_folder(swept, corpus, tmp_path, tried, capsys):
+    """Runs of another grid are told of and kept out; unfinished writes go; a run without its last loss has failed."""
+    listed, result = swept
+    folder = tmp_path / "runs"
+    shutil.copytree(result.folder, folder)
+    for name in (".points.csv.0a1b", ".failed.json.x", "stopped_early.json"):
+        (folder / name).write_text("cut")
+    log = folder / "steps=60-seed=0" / "metrics.jsonl"
+    log.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if '"step": 60' not in line))
+    found = sweep([job for job in listed if job.experiment.train.seed == 0], folder, board=Board())
+    assert "also holds 3 of other sweeps: steps=20-seed=1" in capsys.readouterr().err
+    assert found.finished == ["steps=20-seed=0", "steps=33-seed=0"] and tried == []
+    assert "no validation loss at its last step" in found.failed["steps=60-seed=0"]
+    assert sorted(file.name for file in folder.iterdir() if file.is_file()) == ["points.csv"]
+    assert read_points(found.points).columns["name"].tolist() == found.finished
+
+
+def test_a_damaged_run_is_named_before_anything_is_trained(swept, tmp_path, tried):
+    listed, result = swept
+    shutil.copytree(result.folder, tmp_path / "runs")
+    (tmp_path / "runs" / "steps=20-seed=1" / "experiment.json").write_text("{")
+    with pytest.raises(UserError, match=r"steps=20-seed=1/experiment\.json .*remove .*steps=20-seed=1 to train it"):
+        sweep(listed, tmp_path / "runs")
+    assert tried == []
+
+
+def test_standings_are_the_losses_in_order(swept):
+    """With the settings in which runs differ, and no others."""
+    listed, result = swept
+    losses_of = {job.name: Run(result.folder / job.name).metrics()[-1]["val_loss"] for job in listed}
+    assert [row["name"] for row in result.standings] == sorted(losses_of, key=losses_of.get)
+    best = next(job for job in listed if job.name == result.standings[0]["name"])
+    changed = {"train.steps": best.experiment.train.steps, "train.seed": best.experiment.train.seed}
+    assert {key: result.standings[0][key] for key in result.standings[0] if "." in key} == changed
 
 
 def test_who_is_compared_when_and_stopped():
@@ -218,6 +296,7 @@ def test_a_grid_names_what_was_chosen(corpus):
     made = grid([e], ["model.width=16,32", "optimizer.clip=None,1.0", "train.steps=20,5k tokens"])
     assert len(made) == 8 and made[0].name == "width=16-clip=None-steps=20"
     assert made[1].train.steps == "5k tokens" and made[1].name == "width=16-clip=None-steps=5ktokens"
+    assert grid([e], ["optimizer.learning_rate=1e-3"])[0].name == "learning_rate=1e-3"
     assert made[0].optimizer.clip is None and made[-1].model.width == 32 and made[-1].optimizer.clip == 1.0
     assert grid([e], []) == [e]
 
@@ -233,6 +312,9 @@ def test_a_grid_names_what_was_chosen(corpus):
         (["train.seed=one"], "train.seed"),
         (["optimizer.learning_rate=-1"], "learning_rate -1"),
         (["name=a,b"], "no such setting"),
+        (["train.seed=" + "[" * 9999], "train.seed"),
+        (["train.seed=" + "9" * 9999], "train.seed"),
+        ([f"{key}={','.join(map(str, range(1, 1001)))}" for key in ("train.seed", "train.steps")], "1,000,000 runs"),
     ],
 )
 def test_a_grid_that_cannot_be(corpus, words, said):
@@ -287,6 +369,7 @@ def run(capsys, *arguments):
 
 
 def test_the_command_trains_a_list(config, capsys):
+    """The second time nothing is left to do, and it ends with a table, best first, and commands that work."""
     status, out, err = run(capsys, "sweep", "several.py", "--json")
     assert status == 0, err
     said = json.loads(out)
@@ -294,18 +377,70 @@ def test_the_command_trains_a_list(config, capsys):
     assert "1/2  n20  done  loss" in err and "2/2  n33  done" in err
     assert read_points(said["points"]).columns["run"].tolist() == ["n33", "n33"]
     status, out, err = run(capsys, "sweep", "several.py")
-    assert status == 0 and "2 of 2 runs finished" in out and "Next: lm fit runs/several/points.csv" in out
-    assert "2 of 2 runs have ended already" in err
+    assert status == 0 and "2 of 2 runs finished" in out and "2 of 2 runs have ended already" in err
+    lines = out.splitlines()
+    assert lines[2].split() == ["name", "loss", "bits_per_byte", "seconds", "steps"]
+    assert [lines[3].split()[0], lines[4].split()[0]] == [row["name"] for row in said["standings"]]
+    following = [line.strip() for line in lines[lines.index("Next:") + 1 :]]
+    assert following == said["next"] and len(following) == 2
+    for command in following:
+        status, _, err = run(capsys, *shlex.split(command)[1:])
+        assert status == 0, err
+
+
+def no_memory(experiments, **_):
+    raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+
+def stopped(experiments, **_):
+    raise Stopped("told to")
+
+
+@pytest.mark.parametrize("end, status", [(no_memory, 1), (stopped, 75)])
+def test_a_sweep_that_did_not_get_there_says_so(config, capsys, monkeypatch, end, status):
+    """All failed, or stopped: one line after the report, and the same in JSON."""
+    monkeypatch.setattr("lm.scaling.sweep.train_pack", end)
+    found, out, err = run(capsys, "sweep", "several.py", "--json")
+    assert found == status
+    said = json.loads(out)
+    assert said["points"] is None and said["finished"] == [] and said["stopped"] == (status == 75)
+    if status == 1:
+        assert sorted(said["failed"]) == ["n20", "n33"] and err.endswith("lm: 2 of 2 runs failed: n33, n20\n")
+        assert said["next"] == ["lm sweep several.py --json --retry"]
+    else:
+        assert err.endswith("lm: runs/several was stopped and saved, 0 of 2 runs finished; the same command goes on\n")
+
+
+def test_ctrl_c_between_two_trainings_stops_a_sweep(corpus, tmp_path, monkeypatch):
+    """SIGTERM as well: what is saved stays, and the handlers are those of before."""
+
+    def killed(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr("lm.scaling.sweep.train_pack", killed)
+    before = signal.getsignal(signal.SIGTERM)
+    result = sweep(jobs(corpus, "train.seed=0"), tmp_path)
+    assert result.stopped and not result.failed and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_dry_run_lists_and_trains_nothing(config, capsys):
+    """Three lengths of one trunk and one program, whose compilation is part of the time."""
     status, out, err = run(capsys, "sweep", "tiny.py", "--grid", *LENGTHS, "--dry-run", "--json")
     assert status == 0, err
     said = json.loads(out)
     assert [row["branch_step"] for row in said["runs"]] == [14, 23, 42] and not (config / "runs").exists()
-    assert said["note"] is None
+    assert said["note"] is None and said["programs"] == 1 and said["side_by_side"] == 1
     alone = said["flops_without_trunks"]
-    assert said["flops"] == pytest.approx(alone * 76 / 113) and said["seconds"] > 0
+    assert said["flops"] == pytest.approx(alone * 76 / 113)
+    training = sum(row["seconds"] for row in said["runs"])
+    assert 0 < training and 0 < said["compile_seconds"] == pytest.approx(said["seconds"] - training)
+
+
+def test_programs_are_counted_by_what_is_compiled(corpus):
+    """Widths are; seeds, rates, lengths and log intervals are not."""
+    listed = jobs(corpus, "model.width=16,32", "train.seed=0,1", "train.steps=20,33", "optimizer.learning_rate=0.1,0.2")
+    assert len({program(job.experiment) for job in listed}) == 2
 
 
 @pytest.mark.parametrize(
@@ -319,6 +454,9 @@ def test_a_dry_run_lists_and_trains_nothing(config, capsys):
         (("tiny.py", "--grid", "train.sed=1"), "did you mean train.seed"),
         (("tiny.py", "--pack", "0", "--grid", "train.seed=1"), "--pack 0"),
         (("tiny.py", "--stop-worse", "0", "--grid", "train.seed=1"), "--stop-worse 0"),
+        (("tiny.py", "--stop-worse", "inf", "--grid", "train.seed=1"), "--stop-worse inf"),
+        (("tiny.py", "--grid"), "--grid: give settings"),
+        (("tiny.py", "--grid", "train.seed=1", "--out", "tiny.py"), "--out tiny.py: a file"),
     ],
 )
 def test_bad_input_is_one_line(config, capsys, arguments, said):
