@@ -1,9 +1,13 @@
 """Dotted settings: an Experiment to and from JSON, overrides, the fingerprint that decides a resume, config files."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import runpy
+import sys
+import traceback
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require
+from lm.typed import shown
 
 FREE = frozenset({
     "name", "model.attention", "model.remat", "model.unroll", "train.steps", "train.loss_chunk", "train.log_every",
@@ -32,7 +37,7 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any], kind: type = Experiment, prefix: str = "") -> Any:
     """The inverse of to_dict. An unknown key is refused with the nearest valid one."""
-    require(isinstance(values, dict), f"{prefix.rstrip('.') or 'experiment'}: expected settings, got {values!r}")
+    require(isinstance(values, dict), f"{prefix.rstrip('.') or 'experiment'}: expected settings, got {shown(values)}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     made = {}
@@ -117,7 +122,12 @@ def load_experiment(config: str) -> Experiment:
         f"{path} builds a list of experiments; train them all with: lm sweep {config}",
     )
     require(isinstance(experiment, Experiment), f"{path} defines no `experiment = lm.Experiment(...)`")
-    return experiment if experiment.name != Experiment.name else dataclasses.replace(experiment, name=path.stem)
+    if experiment.name != Experiment.name:
+        return experiment
+    try:
+        return dataclasses.replace(experiment, name=path.stem)
+    except UserError as error:
+        raise UserError(f"{path} names its run: {error}; rename the file or give the experiment a name") from error
 
 
 def load_experiments(config: str) -> list[Experiment] | None:
@@ -132,19 +142,26 @@ def load_experiments(config: str) -> list[Experiment] | None:
 
 
 def _run_config(config: str) -> tuple[Path, dict[str, Any]]:
-    """A config file's path and the variables it leaves."""
+    """A config file's path and the variables it leaves. What it prints goes to standard error: a verb's is its own."""
     path = Path(config)
     if path.suffix != ".py":
         named = {file.stem: file for folder in reversed(config_folders()) for file in sorted(folder.glob("*.py"))}
         known = ", ".join(sorted(named)) or "none"
         require(
-            config in named, f"no config named {config}{nearest(config, named)} (known: {known}; or a path to a .py)"
+            config in named,
+            f"no config named {shown(config)[1:-1]}{nearest(config, named)} (known: {known}; or a path to a .py)",
         )
         path = named[config]
-    require(path.is_file(), f"no config file {path}")
+    what = "is a folder" if os.path.isdir(path) else "is not a file" if os.path.lexists(path) else ""
+    require(os.path.isfile(path), f"{path} {what}; a config is a .py file" if what else f"no config file {path}")
     try:
-        return path, runpy.run_path(str(path))
+        with contextlib.redirect_stdout(sys.stderr):
+            return path, runpy.run_path(str(path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except Exception as error:
-        raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a config is any Python at all: sys.exit, and exceptions of its own
+        said = traceback.format_exception_only(error)[-1].strip()  # also where its own text cannot be made
+        where = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise UserError(f"{path} does not run: {said[:200]}{where}") from error

@@ -12,7 +12,8 @@ HOUSE = Path(lm.__file__).parent
 MAY_KNOW = {
     "errors": set(),
     "typed": {"errors"},
-    "config": {"errors", "typed"},
+    "limits": {"errors", "typed"},
+    "config": {"errors", "limits", "typed"},
     "settings": {"config", "errors", "typed"},
     "tokenizer": {"config", "errors", "files"},
     "model": {"config", "errors"},
