@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from lm.errors import UserError, nearest
+from lm.errors import UserError, nearest, out_of_memory
 
 USAGE = """lm: a laboratory for small language models
 
@@ -46,6 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as error:
         print(f"lm: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:  # NumPy's and XLA's, of which the latter needs no import of JAX
+        if (said := out_of_memory(error)) is None:
+            raise
+        print(f"lm: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lm: interrupted", file=sys.stderr)

@@ -21,6 +21,7 @@ from lm.run import RUNS, Run, exists, open_run
 from lm.scaling.flops import train_flops
 from lm.training.display import Display
 from lm.training.member import Member
+from lm.training.memory import require_memory
 from lm.training.pack import make_pack, resolve
 
 DISPATCH_SECONDS = 0.25
@@ -107,6 +108,7 @@ def _open(experiments: Sequence[Experiment], data: Prepared, folder: Path, held:
     opened = {}
     for e in sorted(experiments, key=lambda e: not exists(folder / e.name)):
         e = with_vocabulary(e, data)
+        require_memory(e, len(experiments))
         batches = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed)
         total, nonembedding = parameter_count(e.model)
         facts = dict(
