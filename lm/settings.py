@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -9,13 +10,14 @@ import runpy
 import sys
 import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require
-from lm.typed import shown
+from lm.limits import Length, MaybeLength
+from lm.typed import coerce, shown
 
 FREE = frozenset({
     "name", "model.attention", "model.remat", "model.unroll", "train.steps", "train.loss_chunk", "train.log_every",
@@ -78,6 +80,70 @@ def replace(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
             node = node[parent]
         node[leaf] = value
     return from_dict(values)
+
+
+_USED_BY = {
+    "optimizer.matrix_learning_rate": ("optimizer.name", {"muon"}),
+    "optimizer.newton_schulz": ("optimizer.name", {"muon"}),
+    "optimizer.momentum": ("optimizer.name", {"muon", "sgd"}),
+    "optimizer.beta1": ("optimizer.name", {"adamw", "lion", "muon"}),
+    "optimizer.beta2": ("optimizer.name", {"adamw", "lion", "muon"}),
+    "optimizer.epsilon": ("optimizer.name", {"adamw", "muon"}),
+    "schedule.decay": ("schedule.name", {"wsd"}),
+    "schedule.final": ("schedule.name", {"cosine", "linear", "wsd"}),
+    "data.vocab": ("data.tokenizer", {"words", "bpe"}),
+}  # fmt: skip
+"""Settings that only some choices of another have a use for."""
+
+
+def surprises(experiment: Experiment, changed: Iterable[str]) -> list[str]:
+    """What those who changed these dotted settings may not expect: what they leave alone, or do nothing to."""
+    keys, values = set(changed), flatten(to_dict(experiment))
+    told = [
+        f"{key} does nothing under {choice} {values[choice]}"
+        for key, (choice, users) in _USED_BY.items()
+        if key in keys and values[choice] not in users
+    ]
+    rates = {"optimizer.learning_rate", "optimizer.matrix_learning_rate"}
+    if values["optimizer.name"] == "muon" and keys & rates == {"optimizer.learning_rate"}:
+        matrix = values["optimizer.matrix_learning_rate"]
+        told.append(
+            f"under muon optimizer.learning_rate leaves hidden matrices alone: their matrix_learning_rate is {matrix:g}"
+        )
+    return told
+
+
+def literal(text: str) -> Any:
+    """A number, true, false or None; otherwise the text itself."""
+    try:
+        return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
+    except (ValueError, RecursionError):
+        return text
+
+
+def read(key: str, text: str) -> Any:
+    """The value of a dotted setting as text writes it; UserError where it cannot have that."""
+    hint = _hints()[key]
+    try:
+        return coerce(literal(text), hint, key)
+    except UserError as refusal:
+        with contextlib.suppress(UserError):
+            return coerce(text, hint, key)
+        raise refusal
+
+
+def durations() -> set[str]:
+    """Dotted settings that are durations."""
+    return {key for key, hint in _hints().items() if hint in (Length, MaybeLength)}
+
+
+@functools.cache
+def _hints(kind: type = Experiment, prefix: str = "") -> dict[str, Any]:
+    """Every dotted setting's annotation."""
+    hints = {}
+    for key, hint in typing.get_type_hints(kind, include_extras=True).items():
+        hints |= _hints(hint, f"{prefix}{key}.") if dataclasses.is_dataclass(hint) else {prefix + key: hint}
+    return hints
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:

@@ -14,7 +14,7 @@ MAY_KNOW = {
     "typed": {"errors"},
     "limits": {"errors", "typed"},
     "config": {"errors", "limits", "typed"},
-    "settings": {"config", "errors", "typed"},
+    "settings": {"config", "errors", "limits", "typed"},
     "tokenizer": {"config", "errors", "files"},
     "model": {"config", "errors"},
     "data": {"config", "errors", "files", "tokenizer"},

@@ -9,12 +9,13 @@ from lm.commands.common import prepare_jax, print_json
 def run(arguments: list[str]) -> None:
     options = parse_train(arguments)
     prepare_jax()
-    from lm.training.display import Display
+    from lm.training.display import Display, patience
 
     if options.dry_run:
-        from lm.training.dry_run import dry_run
+        with patience("compiling the step and measuring its rate", live=False):
+            from lm.training.dry_run import dry_run
 
-        cost = dry_run(options.experiment, display=Display())
+            cost = dry_run(options.experiment, display=Display())
         if options.json:
             print_json(dataclasses.asdict(cost))
         else:

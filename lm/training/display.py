@@ -1,9 +1,36 @@
 """What a person sees of a run: one live line, and a line that stays at each evaluation. All on standard error."""
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+@contextlib.contextmanager
+def patience(what: str, *, seconds: float = 1.0, live: bool = True) -> Iterator[None]:
+    """Say on standard error what is waited for once that has taken a while: in a terminal as long as it lasts.
+
+    live=False leaves the terminal to a Display.
+    """
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal and not live:
+        yield
+        return
+    status = console.status(Text(what))
+    say = status.start if console.is_terminal else lambda: console.print(f"lm: {what} ...", markup=False)
+    timer = threading.Timer(seconds, say)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # it may be speaking
+        if console.is_terminal:
+            status.stop()
 
 
 class Display:
