@@ -98,10 +98,10 @@ def _drawn(runs: Sequence[Listed], names: Sequence[str], width: int) -> str:
             continue
         last, low = max(step for step, _ in points), min(loss for _, loss in points)
         high = max(np.percentile([loss for _, loss in points], 95), low + 1e-9)
-        lines.append(f"{title}, {low:.4f} to {high:.4f} over {last:,} steps")
-        room = max(8, min(CURVE, width - 22))
+        lines.append(f"{title} {low:.4f} to {high:.4f} over {last:,} steps")
+        room = max(8, min(CURVE, width - 24))
         for name, curve in zip(names, found, strict=True):
-            lines.append(f"  {_bars(curve, last, low, high, room, bars)}  {name}")
+            lines.append(f"  {_bars(curve, last, low, high, room, bars)}  {name[-(width - room - 4) :]}")
     return "\n".join(lines) + ("\n" if lines else "no losses logged yet\n")
 
 

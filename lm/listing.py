@@ -91,7 +91,7 @@ def read(path: str | Path) -> Listed:
 def _places(folder: Path) -> Iterator[tuple[Path, str | None]]:
     """Folders with an experiment.json, and places that cannot be looked into, with the reason.
 
-    Links are followed, each folder entered once, so that a loop ends.
+    Links are followed, but not out of the folder to what it lies in, and each folder is entered once.
     """
     seen: set[tuple[int, int]] = set()
     refused: list[OSError] = []
@@ -103,13 +103,17 @@ def _places(folder: Path) -> Iterator[tuple[Path, str | None]]:
         seen.add((stat.st_dev, stat.st_ino))
         is_run = "experiment.json" in files
         if is_run or "experiment.json" in folders:
-            yield path, None if is_run else "its experiment.json is a folder"
+            yield path, None if (path / "experiment.json").is_file() else "its experiment.json is not a file"
         else:
             broken = (path / name for name in files if not os.path.exists(path / name))
             yield from ((link, "a link that leads nowhere") for link in broken if link.is_symlink())
-        inner = [name for name in folders if not (is_run and name == "checkpoints")]
+        inner = [name for name in folders if not ((is_run and name == "checkpoints") or _leads_up(path / name, folder))]
         folders[:] = sorted(inner, key=lambda name: (os.path.islink(path / name), name))  # before links to them
     yield from ((Path(error.filename), error.strerror) for error in refused)
+
+
+def _leads_up(path: Path, folder: Path) -> bool:
+    return path.is_symlink() and folder.resolve().is_relative_to(path.resolve())
 
 
 def _damaged(path: Path, reason: str) -> Listed:
@@ -123,7 +127,7 @@ def _listed(run: Run, records: list[dict[str, Any]]) -> Listed:
     e, kept, total = run.experiment, run.steps(), run.record["steps"]["total"]
     row = {
         "run": str(run.path), "state": _state(run, kept, total, newest), "reason": None,
-        "step": newest.get("step"), "steps": total, "tokens": newest.get("tokens"),
+        "step": max([*kept, newest.get("step", 0)]), "steps": total, "tokens": newest.get("tokens"),
         "loss": newest.get("loss"), "best_loss": best(records, "loss"),
         "val_loss": newest.get("val_loss"), "best_val_loss": best(records, "val_loss"),
         "val_bits_per_byte": newest.get("val_bits_per_byte"),
@@ -193,7 +197,7 @@ def _parsed(text: str) -> tuple[str, str, Any]:
     require(match is not None, f"--where {text}: a column or setting, one of = != < <= > >=, and a value: train.seed=0")
     key, sign, value = match.groups()
     key = known(key, "--where")
-    return key, sign, settings.read(key, value) if key in settings.settings() else settings.literal(value)
+    return key, sign, settings.read(key, value) if key in settings.settings() else value
 
 
 def _holds(one: Listed, key: str, sign: str, wanted: Any) -> bool:
@@ -201,6 +205,8 @@ def _holds(one: Listed, key: str, sign: str, wanted: Any) -> bool:
     if key in settings.durations() and None not in (value, wanted):
         (amount, unit), (most, wanted_unit) = parse_duration(value), parse_duration(wanted)
         return compare(amount, most) if unit == wanted_unit else sign == "!="
+    if key not in settings.settings() and not isinstance(value, str):  # a column of numbers
+        wanted = settings.literal(wanted)
     if compare in (operator.eq, operator.ne):
         return compare(value, wanted)
     if value is None or wanted is None:

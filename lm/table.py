@@ -20,7 +20,7 @@ MOST_WANTED = (
 SHOWN = tuple(title for title in COLUMNS if title not in ("corpus", "tokenizer"))
 """Columns of the table; what a group has in common stands above it."""
 TEXTS = ("run", "state", "optimizer", "date")
-LEAST_NAME = 20
+LEAST_NAME = 15
 """Characters that a run's path has before columns give way to it; what is longer goes on below."""
 
 
@@ -29,7 +29,7 @@ def runs_table(runs: Sequence[Listed], width: int | None = None) -> str:
 
     width: in characters, the terminal's by default.
     """
-    width = width or shutil.get_terminal_size((150, 24)).columns
+    width = width or terminal_width()
     whole = [one for one in runs if one.run]
     cells = {one.row["run"]: _cells(one) for one in whole}
     wanted = {title: max(map(cell_len, [title, *(c[title] for c in cells.values())])) for title in SHOWN}
@@ -49,6 +49,11 @@ def runs_table(runs: Sequence[Listed], width: int | None = None) -> str:
     return "\n".join(blocks)
 
 
+def terminal_width() -> int:
+    """Characters in a line; 150 where there is no terminal, and never so few that nothing can be read."""
+    return max(40, shutil.get_terminal_size((150, 24)).columns)
+
+
 def _heading(first: Listed, before: Listed | None) -> str:
     """What a group's runs have in common, and whether bits per byte compare with the group above."""
     row = first.row
@@ -66,7 +71,7 @@ def _cells(one: Listed) -> dict[str, str]:
     """A row as text."""
     r = one.row
     rates = [r["learning_rate"], r["matrix_learning_rate"]]
-    step = r["step"] or 0
+    step = r["step"]
     return {
         "run": printable(r["run"]), "state": r["state"],
         "step": str(step) if step == r["steps"] else f"{step}/{r['steps']}",

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
+from lm.arguments import parse_train
 from lm.cli import main
 from lm.config import Experiment, parse_duration
 from lm.errors import UserError
-from lm.settings import flatten, from_dict, replace, to_dict
+from lm.settings import flatten, from_dict, replace, surprises, to_dict
 from lm.typed import Range, limits
 
 COUNT, BELOW_ONE = (1, 2**31 - 1), (0, 1 - 2**-24)
@@ -148,3 +149,35 @@ def test_overrides_are_refused_on_one_line(capsys, workplace, override, said):
     assert main(["train", "quickstart", *override]) == 2
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and said in err
+
+
+MUON = "under muon optimizer.learning_rate leaves hidden matrices alone: their matrix_learning_rate is 0.02"
+
+
+@pytest.mark.parametrize(
+    "values, changed, told",
+    [
+        ({"optimizer.name": "muon"}, ["optimizer.learning_rate"], [MUON]),
+        ({"optimizer.name": "muon"}, ["optimizer.learning_rate", "optimizer.matrix_learning_rate"], []),
+        ({}, ["optimizer.learning_rate"], []),
+        ({}, ["optimizer.momentum"], ["optimizer.momentum does nothing under optimizer.name adamw"]),
+        ({}, ["schedule.decay", "train.seed"], ["schedule.decay does nothing under schedule.name cosine"]),
+        ({"data.tokenizer": "bpe"}, ["data.vocab"], []),
+    ],
+)
+def test_overrides_say_what_they_leave_alone(values, changed, told):
+    assert surprises(replace(Experiment(), values), changed) == told
+
+
+def test_the_command_says_what_an_override_leaves_alone(capsys, workplace):
+    """Once, on standard error, in training and in a sweep's grid; before anything else happens."""
+    (workplace / "configs").mkdir()
+    (workplace / "configs" / "m.py").write_text(
+        "import lm\nexperiment = lm.replace(lm.Experiment(), {'optimizer.name': 'muon'})\n"
+    )
+    parse_train(["m", "--optimizer.learning-rate=0.01"])
+    assert capsys.readouterr().err == f"lm: {MUON}\n"
+    from lm.commands.sweep import Options, _experiments
+
+    _experiments("m", Options(grid=("optimizer.learning-rate=0.01,0.02",)), [])
+    assert capsys.readouterr().err == f"lm: {MUON}\n"

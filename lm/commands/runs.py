@@ -1,7 +1,6 @@
 """lm runs: a table of the runs; lm runs A B: compared."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +55,7 @@ def _compare(o: Options) -> None:
     require(not (o.sort or o.where or o.reverse), "--sort, --reverse and --where are of the table: leave the runs out")
     from lm.comparison import as_json, as_text
     from lm.listing import read
+    from lm.table import terminal_width
 
     found = [read(o.folder / name if (o.folder / name / "experiment.json").is_file() else name) for name in o.runs]
     for one in found:
@@ -68,5 +68,5 @@ def _compare(o: Options) -> None:
     if o.json:
         print_json(as_json(found) | ({"figure": str(o.figure)} if o.figure else {}))
     else:
-        print(as_text(found, shutil.get_terminal_size((150, 24)).columns), end="")
+        print(as_text(found, terminal_width()), end="")
         print(o.figure or "", end="\n" if o.figure else "")

@@ -12,10 +12,10 @@ def run(arguments: list[str]) -> None:
     from lm.training.display import Display, patience
 
     if options.dry_run:
-        with patience("compiling the step and measuring its rate", live=False):
+        with patience("starting"):
             from lm.training.dry_run import dry_run
 
-            cost = dry_run(options.experiment, display=Display())
+        cost = dry_run(options.experiment, display=Display())
         if options.json:
             print_json(dataclasses.asdict(cost))
         else:

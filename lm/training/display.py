@@ -11,25 +11,18 @@ from rich.text import Text
 
 
 @contextlib.contextmanager
-def patience(what: str, *, seconds: float = 1.0, live: bool = True) -> Iterator[None]:
-    """Say on standard error what is waited for once that has taken a while: in a terminal as long as it lasts.
-
-    live=False leaves the terminal to a Display.
-    """
-    console = Console(stderr=True, highlight=False)
-    if console.is_terminal and not live:
-        yield
-        return
-    status = console.status(Text(what))
-    say = status.start if console.is_terminal else lambda: console.print(f"lm: {what} ...", markup=False)
-    timer = threading.Timer(seconds, say)
-    timer.start()
+def patience(what: str, seconds: float = 1.0) -> Iterator[None]:
+    """Say in the terminal what is waited for, once that has taken a while and for as long as it lasts."""
+    status = Console(stderr=True).status(Text(what))
+    timer = threading.Timer(seconds, status.start)
+    if status.console.is_terminal:
+        timer.start()
     try:
         yield
     finally:
         timer.cancel()
-        timer.join()  # it may be speaking
-        if console.is_terminal:
+        if timer.ident:  # it was started, and may be speaking
+            timer.join()
             status.stop()
 
 
