@@ -9,8 +9,9 @@ import io
 import math
 import os
 import re
+import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -174,7 +175,7 @@ def parse_train(arguments: list[str]) -> Train:
     _refuse_typos(rest)
     # A flag without a value reads as true, so that both `--dry-run` and `--model.tied False` work.
     rest = [piece for i, arg in enumerate(rest) for piece in _with_value(arg, rest[i + 1 : i + 2])]
-    return _one_line(
+    options = _one_line(
         lambda: tyro.cli(
             Train,
             args=rest,
@@ -183,6 +184,23 @@ def parse_train(arguments: list[str]) -> Train:
             config=(tyro.conf.FlagConversionOff,),
         )
     )
+    tell_surprises([options.experiment], [_key(argument) for argument in rest if _is_option(argument)])
+    return options
+
+
+def tell_surprises(experiments: Sequence[Experiment], changed: Sequence[str]) -> None:
+    """One line on standard error for each thing that an override leaves alone, or does nothing to."""
+    for surprise in dict.fromkeys(told for e in experiments for told in settings.surprises(e, changed)):
+        print(f"lm: {surprise}", file=sys.stderr)
+
+
+def _is_option(argument: str) -> bool:
+    return bool(re.match(r"--[a-zA-Z]", argument))
+
+
+def _key(argument: str) -> str:
+    """The dotted setting that an option names."""
+    return argument[2:].split("=")[0].replace("-", "_")
 
 
 def _experiment(config: str) -> tuple[Experiment, Path]:
@@ -217,8 +235,8 @@ def _with_value(argument: str, after: list[str]) -> list[str]:
 def _refuse_typos(arguments: list[str]) -> None:
     known = [*settings.settings(), "dry_run", "json", "help"]
     for argument in arguments:
-        if re.match(r"--[a-zA-Z]", argument):
-            key = argument[2:].split("=")[0].replace("-", "_")
+        if _is_option(argument):
+            key = _key(argument)
             if key not in known:
                 raise UserError(f"{key}: no such setting{nearest(key, known)} (`lm train --help` explains them all)")
 

@@ -5,7 +5,7 @@ import os
 import sys
 
 from lm import __version__
-from lm.errors import Stopped, UserError, nearest, one_line, require
+from lm.errors import Stopped, UserError, nearest, one_line, out_of_memory, require
 
 USAGE = """lm: a laboratory for small language models
 
@@ -51,8 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lm: interrupted", file=sys.stderr)
         status = 130
-    except (UserError, OSError, MemoryError) as error:  # of the machine's limits a traceback would say no more
-        print(f"lm: {one_line(_told(error), arguments)}", file=sys.stderr)
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        if (told := _told(error)) is None:
+            raise
+        print(f"lm: {one_line(told, arguments)}", file=sys.stderr)
         status = 2
     _drop_unwritten()
     return status
@@ -73,11 +75,13 @@ def _run(arguments: list[str]) -> int:
     return importlib.import_module(f"lm.commands.{VERBS[verb]}").run(rest) or 0
 
 
-def _told(error: Exception) -> str:
-    """An error's message; of one of the operating system the file and what is the matter with it."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return f"not enough memory: {error}" if isinstance(error, MemoryError) else str(error)
+def _told(error: Exception) -> str | None:
+    """An error's message; of one of the operating system the file and what is the matter with it. None for a defect."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    return out_of_memory(error)  # NumPy's and XLA's, of which the latter needs no import of JAX
 
 
 def _complete_streams() -> None:

@@ -33,6 +33,15 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def out_of_memory(error: MemoryError | RuntimeError) -> str | None:
+    """The sentence for memory that was not there, as NumPy or XLA tells it; None for any other error."""
+    said = str(error).strip().partition("\n")[0]
+    if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said):
+        return None
+    said = said.replace("RESOURCE_EXHAUSTED:", "").strip() or "nothing more could be allocated"
+    return f"out of memory: {said[:200].rstrip('.')}; lower the batch, the samples or the model's sizes"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the known word closest to a mistyped one, or nothing when none is close.
 

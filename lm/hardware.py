@@ -1,6 +1,7 @@
-"""What this machine can do: the peak that utilisation is measured against, and where compiled programs are kept."""
+"""What this machine can do: the peak that utilisation is measured against, its memory, and where programs are kept."""
 
 import functools
+import os
 import time
 from pathlib import Path
 
@@ -41,6 +42,40 @@ def measure_matmul(dtype: str, size: int | None = None, seconds: float = 0.1) ->
         product(a, a).block_until_ready()
         fastest = min(fastest, time.perf_counter() - start)
     return 2 * size**3 / fastest
+
+
+def memory() -> int | None:
+    """Bytes that can still be allocated here: of an accelerator's own memory, or on a CPU what the host can give
+    without swapping. None where nobody says."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        return stats["bytes_limit"] - stats["bytes_in_use"] if {"bytes_limit", "bytes_in_use"} <= stats.keys() else None
+    known = [_available(), *map(_container_limit, CONTAINER_LIMITS)]
+    return min((count for count in known if count is not None), default=None)
+
+
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says what a container may have: control groups of version 2 and 1."""
+
+
+def _available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux: all there is
+        pages, size = (
+            os.sysconf(name) if name in os.sysconf_names else 0 for name in ("SC_PHYS_PAGES", "SC_PAGE_SIZE")
+        )
+        return pages * size or None
+
+
+def _container_limit(file: Path) -> int | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None  # "max": none
 
 
 def keep_compiled_programs(folder: Path) -> None:

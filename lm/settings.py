@@ -1,18 +1,23 @@
 """Dotted settings: an Experiment to and from JSON, overrides, the fingerprint that decides a resume, config files."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import os
 import runpy
 import sys
+import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require
+from lm.limits import Length, MaybeLength
+from lm.typed import coerce, shown
 
 FREE = frozenset({
     "name", "model.attention", "model.remat", "model.unroll", "train.steps", "train.loss_chunk", "train.log_every",
@@ -34,7 +39,7 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any], kind: type = Experiment, prefix: str = "") -> Any:
     """The inverse of to_dict. An unknown key is refused with the nearest valid one."""
-    require(isinstance(values, dict), f"{prefix.rstrip('.') or 'experiment'}: expected settings, got {values!r}")
+    require(isinstance(values, dict), f"{prefix.rstrip('.') or 'experiment'}: expected settings, got {shown(values)}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     made = {}
@@ -75,6 +80,70 @@ def replace(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
             node = node[parent]
         node[leaf] = value
     return from_dict(values)
+
+
+_USED_BY = {
+    "optimizer.matrix_learning_rate": ("optimizer.name", {"muon"}),
+    "optimizer.newton_schulz": ("optimizer.name", {"muon"}),
+    "optimizer.momentum": ("optimizer.name", {"muon", "sgd"}),
+    "optimizer.beta1": ("optimizer.name", {"adamw", "lion", "muon"}),
+    "optimizer.beta2": ("optimizer.name", {"adamw", "lion", "muon"}),
+    "optimizer.epsilon": ("optimizer.name", {"adamw", "muon"}),
+    "schedule.decay": ("schedule.name", {"wsd"}),
+    "schedule.final": ("schedule.name", {"cosine", "linear", "wsd"}),
+    "data.vocab": ("data.tokenizer", {"words", "bpe"}),
+}  # fmt: skip
+"""Settings that only some choices of another have a use for."""
+
+
+def surprises(experiment: Experiment, changed: Iterable[str]) -> list[str]:
+    """What those who changed these dotted settings may not expect: what they leave alone, or do nothing to."""
+    keys, values = set(changed), flatten(to_dict(experiment))
+    told = [
+        f"{key} does nothing under {choice} {values[choice]}"
+        for key, (choice, users) in _USED_BY.items()
+        if key in keys and values[choice] not in users
+    ]
+    rates = {"optimizer.learning_rate", "optimizer.matrix_learning_rate"}
+    if values["optimizer.name"] == "muon" and keys & rates == {"optimizer.learning_rate"}:
+        matrix = values["optimizer.matrix_learning_rate"]
+        told.append(
+            f"under muon optimizer.learning_rate leaves hidden matrices alone: their matrix_learning_rate is {matrix:g}"
+        )
+    return told
+
+
+def literal(text: str) -> Any:
+    """A number, true, false or None; otherwise the text itself."""
+    try:
+        return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
+    except (ValueError, RecursionError):
+        return text
+
+
+def read(key: str, text: str) -> Any:
+    """The value of a dotted setting as text writes it; UserError where it cannot have that."""
+    hint = _hints()[key]
+    try:
+        return coerce(literal(text), hint, key)
+    except UserError as refusal:
+        with contextlib.suppress(UserError):
+            return coerce(text, hint, key)
+        raise refusal
+
+
+def durations() -> set[str]:
+    """Dotted settings that are durations."""
+    return {key for key, hint in _hints().items() if hint in (Length, MaybeLength)}
+
+
+@functools.cache
+def _hints(kind: type = Experiment, prefix: str = "") -> dict[str, Any]:
+    """Every dotted setting's annotation."""
+    hints = {}
+    for key, hint in typing.get_type_hints(kind, include_extras=True).items():
+        hints |= _hints(hint, f"{prefix}{key}.") if dataclasses.is_dataclass(hint) else {prefix + key: hint}
+    return hints
 
 
 def identity(experiment: Experiment | dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +191,12 @@ def load_experiment(config: str) -> Experiment:
         f"{path} builds a list of experiments; train them all with: lm sweep {config}",
     )
     require(isinstance(experiment, Experiment), f"{path} defines no `experiment = lm.Experiment(...)`")
-    return experiment if experiment.name != Experiment.name else dataclasses.replace(experiment, name=path.stem)
+    if experiment.name != Experiment.name:
+        return experiment
+    try:
+        return dataclasses.replace(experiment, name=path.stem)
+    except UserError as error:
+        raise UserError(f"{path} names its run: {error}; rename the file or give the experiment a name") from error
 
 
 def load_experiments(config: str) -> list[Experiment] | None:
@@ -148,20 +222,27 @@ def _say_once(text: str) -> None:
 
 
 def _run_config(config: str) -> tuple[Path, dict[str, Any]]:
-    """A config file's path and the variables it leaves."""
+    """A config file's path and the variables it leaves. What it prints goes to standard error: a verb's is its own."""
     path = Path(config)
     if path.suffix != ".py":
         named = {file.stem: file for folder in reversed(config_folders()) for file in sorted(folder.glob("*.py"))}
         known = ", ".join(sorted(named)) or "none"
         require(
-            config in named, f"no config named {config}{nearest(config, named)} (known: {known}; or a path to a .py)"
+            config in named,
+            f"no config named {shown(config)[1:-1]}{nearest(config, named)} (known: {known}; or a path to a .py)",
         )
         path = named[config]
         _tell_of_shadow(path, config_folders()[1] / path.name)
-    require(path.is_file(), f"no config file {path}")
+    what = "is a folder" if os.path.isdir(path) else "is not a file" if os.path.lexists(path) else ""
+    require(os.path.isfile(path), f"{path} {what}; a config is a .py file" if what else f"no config file {path}")
     try:
-        return path, runpy.run_path(str(path))
+        with contextlib.redirect_stdout(sys.stderr):
+            return path, runpy.run_path(str(path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except Exception as error:
-        raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a config is any Python at all: sys.exit, and exceptions of its own
+        said = traceback.format_exception_only(error)[-1].strip()  # also where its own text cannot be made
+        where = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise UserError(f"{path} does not run: {said[:200]}{where}") from error

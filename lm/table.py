@@ -1,47 +1,108 @@
-"""A table of the runs in a folder."""
+"""Runs as a table: those that compare stand together, and what a narrow terminal has no room for is named."""
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from lm.console import as_text
-from lm.errors import require
-from lm.run import Run, find
+from lm.errors import printable
+from lm.listing import COLUMNS, Listed, grouped
+
+MOST_WANTED = (
+    "run", "state", "best", "seed", "date", "rate", "optimizer", "step", "bits/byte", "validation", "loss",
+    "parameters", "minutes",
+)  # fmt: skip
+"""Columns in the order in which a narrow terminal has room for them."""
+SHOWN = tuple(title for title in COLUMNS if title not in ("corpus", "tokenizer"))
+"""Columns of the table; what a group has in common stands above it."""
+TEXTS = ("run", "state", "optimizer", "date")
+LEAST_NAME = 15
+"""Characters that a run's path has before columns give way to it; what is longer goes on below."""
 
 
-def row(run: Run) -> dict[str, Any]:
-    """What a run is and how far it came; None where nothing was measured yet."""
-    newest: dict[str, Any] = {}
-    for record in run.metrics():
-        newest |= record
-    e = run.experiment
-    losses = [record["val_loss"] for record in run.metrics() if "val_loss" in record]
+def runs_table(runs: Sequence[Listed], width: int | None = None) -> str:
+    """The table as text: a block for each set of runs whose losses compare, then those that are damaged.
+
+    width: in characters, the terminal's by default.
+    """
+    width = width or terminal_width()
+    whole = [one for one in runs if one.run]
+    cells = {one.row["run"]: _cells(one) for one in whole}
+    wanted = {title: max(map(cell_len, [title, *(c[title] for c in cells.values())])) for title in SHOWN}
+    widths = _fitting(wanted, width)
+    blocks, before = [], None
+    for text in grouped(whole, lambda one: one.row["validation_text"]):
+        for group in grouped(text, lambda one: one.row["comparable"]):
+            blocks.append(_heading(group[0], before) + "\n" + _block([cells[one.row["run"]] for one in group], widths))
+            before = group[0]
+    damaged = [one for one in runs if not one.run]
+    if damaged:
+        lines = [f"damaged  {printable(one.row['run'])}: {printable(one.row['reason'])[:200]}" for one in damaged]
+        blocks.append("\n".join(lines) + "\n")
+    missing = [title for title in SHOWN if title not in widths]
+    if missing and whole:
+        blocks.append(f"not shown at {width} columns: {', '.join(missing)}; --json has everything\n")
+    return "\n".join(blocks)
+
+
+def terminal_width() -> int:
+    """Characters in a line; 150 where there is no terminal, and never so few that nothing can be read."""
+    return max(40, shutil.get_terminal_size((150, 24)).columns)
+
+
+def _heading(first: Listed, before: Listed | None) -> str:
+    """What a group's runs have in common, and whether bits per byte compare with the group above."""
+    row = first.row
+    corpus = first.experiment.data.validation_corpus or row["corpus"]
+    names = printable(Path(corpus).name or corpus), printable(Path(row["tokenizer"]).name or row["tokenizer"])
+    text, tokens = row["validation_text"], row["comparable"].split()[-1]
+    said = f"{names[0]} (validation text {text}), tokenizer {names[1]} ({tokens})"
+    if before is None:
+        return said
+    same = before.row["validation_text"] == text
+    return said + (": the same text, bits/byte compare" if same else ": another text, losses do not compare")
+
+
+def _cells(one: Listed) -> dict[str, str]:
+    """A row as text."""
+    r = one.row
+    rates = [r["learning_rate"], r["matrix_learning_rate"]]
+    step = r["step"]
     return {
-        "run": str(run.path), "corpus": e.data.corpus, "tokenizer": run.tokenizer.name,
-        "params_total": run.record["params_total"], "step": newest.get("step"),
-        "steps": run.record["steps"]["total"], "tokens": newest.get("tokens"), "loss": newest.get("loss"),
-        "val_loss": newest.get("val_loss"), "best_val_loss": min(losses, default=None),
-        "val_bits_per_byte": newest.get("val_bits_per_byte"), "seconds": newest.get("seconds"),
-        "checkpoints": run.steps(),
+        "run": printable(r["run"]), "state": r["state"],
+        "step": str(step) if step == r["steps"] else f"{step}/{r['steps']}",
+        "loss": number(r["loss"]), "validation": number(r["val_loss"]), "best": number(r["best_val_loss"]),
+        "bits/byte": number(r["val_bits_per_byte"]), "optimizer": r["optimizer"],
+        "rate": "/".join(f"{rate:g}" for rate in rates if rate is not None), "seed": str(r["seed"]),
+        "parameters": f"{r['params_total']:,}", "minutes": number(r["seconds"] and r["seconds"] / 60, ".1f"),
+        "date": r["date"][:16],
     }  # fmt: skip
 
 
-def runs_table(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Every run's row, and the table as text."""
-    require(folder.is_dir(), f"no folder {folder}: nothing was trained here yet; start with: lm train quickstart")
-    rows = [row(run) for run in find(folder)]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("run", "corpus", "tokenizer"):
-        table.add_column(title, overflow="fold")
-    for title in ("parameters", "step", "loss", "validation", "best", "bits/byte", "minutes"):
-        table.add_column(title, justify="right")
-    number = lambda value, form: "" if value is None else format(value, form)  # noqa: E731
-    for r in rows:
-        minutes, steps = None if r["seconds"] is None else r["seconds"] / 60, f"{r['step'] or 0}/{r['steps']}"
-        table.add_row(
-            r["run"], Path(r["corpus"]).name, r["tokenizer"], f"{r['params_total']:,}", steps,
-            number(r["loss"], ".4f"), number(r["val_loss"], ".4f"), number(r["best_val_loss"], ".4f"),
-            number(r["val_bits_per_byte"], ".4f"), number(minutes, ".1f"),
-        )  # fmt: skip
-    return rows, as_text(table, width=150)
+def _fitting(wanted: dict[str, int], width: int) -> dict[str, int]:
+    """Columns that fit side by side, two spaces apart, and their widths."""
+    kept = {"run": min(wanted["run"], LEAST_NAME)}
+    for title in MOST_WANTED[1:]:
+        if sum(kept.values()) + wanted[title] + 2 * len(kept) <= width:
+            kept[title] = wanted[title]
+    room = width - sum(kept.values()) + kept["run"] - 2 * (len(kept) - 1)
+    kept["run"] = max(min(wanted["run"], room), 1)
+    return {title: kept[title] for title in wanted if title in kept}
+
+
+def _block(rows: Sequence[dict[str, str]], widths: dict[str, int]) -> str:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for title, width in widths.items():
+        table.add_column(title, justify="left" if title in TEXTS else "right", width=width, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(row[title]) for title in widths))
+    return as_text(table, width=sum(widths.values()) + 2 * len(widths))
+
+
+def number(value: float | None, form: str = ".4f") -> str:
+    """Nothing for None."""
+    return "" if value is None else format(value, form)

@@ -1,43 +1,149 @@
-"""Values against their annotations: the same check for a configuration written in Python and one read from JSON."""
+"""Values against their annotations: the same check for a configuration written in Python and one read from JSON.
+
+A setting says what it may be where it is declared: its type, and beside it a limit, Annotated[int, Range(least=1)].
+"""
 
 import dataclasses
 import functools
+import math
 import numbers
+import struct
 import types
 import typing
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from lm.errors import UserError, nearest
 
-_hints = functools.cache(typing.get_type_hints)
+_hints = functools.cache(functools.partial(typing.get_type_hints, include_extras=True))
 _NUMBERS = {int: numbers.Integral, float: numbers.Real}
 
 
+class Limit(Protocol):
+    """What Annotated carries beside a setting's type."""
+
+    def check(self, value: Any, name: str, *, optional: bool) -> None:
+        """Raise UserError for a value of the right type that the setting may not have; optional: None would do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may be. Floats must be within it as float32 too, since that is how they are used."""
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    why: str = ""
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def check(self, value: float, name: str, *, optional: bool = False) -> None:
+        whole = not isinstance(value, float)
+        if value in self and (whole or _float32(value) in self):
+            return
+        bounds = [
+            f"{words} {_bound(bound)}"
+            for words, bound in (
+                ("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below)
+            )
+            if bound is not None and not math.isinf(bound)
+        ]  # fmt: skip
+        finite = ["finite"] if math.inf in (self.below, self.most) else []
+        right = " and ".join(bounds + finite)
+        stored = f" in float32, where it is {_float32(value):g}" if value in self else ""
+        why = f": {self.why}" if self.why else ""
+        raise UserError(f"{name} {shown(value)}: must be {right}{stored}{', or None' if optional else ''}{why}")
+
+
+DEFAULTS: dict[Any, Range] = {float: Range(above=-math.inf, below=math.inf), int: Range(least=-(2**31), below=2**31)}
+"""The limits of numbers that declare none."""
+
+
 def check_types(part: Any, prefix: str) -> None:
-    """Refuse a dataclass field of the wrong type or choice; lists become tuples, and whole numbers floats."""
+    """Refuse a dataclass field of the wrong type, choice or range; lists become tuples, and whole numbers floats."""
     hints = _hints(type(part))
     for field in dataclasses.fields(part):
         value = coerce(getattr(part, field.name), hints[field.name], prefix + field.name)
         object.__setattr__(part, field.name, value)
 
 
+def limits(kind: type) -> dict[str, Limit | None]:
+    """The limit of each field of a dataclass; None where any value of its type will do."""
+    return {name: _parts(hint)[1] for name, hint in _hints(kind).items()}
+
+
 def coerce(value: Any, hint: Any, name: str) -> Any:
-    """The value as its type, or a UserError: tuples come back from lists, whole numbers serve as floats."""
+    """The value as its type and within its limit, or a UserError: tuples come back from lists, whole numbers serve as
+    floats."""
+    kind, limit = _parts(hint)
+    value = _as_type(value, kind, name)
+    if limit is not None and value is not None:
+        limit.check(value, name, optional=types.NoneType in typing.get_args(kind))
+    return value
+
+
+def shown(value: Any) -> str:
+    """The value as Python writes it, cut to what a line can hold."""
+    if isinstance(value, int) and value.bit_length() > 256:  # of a very long one Python refuses to write the digits
+        return f"of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _parts(hint: Any) -> tuple[Any, Limit | None]:
+    """A hint's type and its limit."""
+    if typing.get_origin(hint) is typing.Annotated:
+        kind, *extras = typing.get_args(hint)
+        return kind, next((extra for extra in extras if hasattr(extra, "check")), None)
+    number = next((kind for kind in DEFAULTS if kind is hint or kind in typing.get_args(hint)), None)
+    return hint, DEFAULTS.get(number)
+
+
+def _as_type(value: Any, hint: Any, name: str) -> Any:
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         for choice in choices:
             try:
-                return coerce(value, choice, name)
+                return _as_type(value, choice, name)
             except UserError:
                 continue
     elif origin is Literal:
         if value in choices:
             return value
-        raise UserError(f"{name} {value!r}: one of {', '.join(map(str, choices))}{nearest(str(value), choices)}")
+        raise UserError(f"{name} {shown(value)}: one of {', '.join(map(str, choices))}{nearest(str(value), choices)}")
     elif origin is tuple and isinstance(value, list | tuple):
-        return tuple(coerce(item, choices[0], name) for item in value)
+        return tuple(_as_type(item, choices[0], name) for item in value)
     elif hint in _NUMBERS and isinstance(value, _NUMBERS[hint]) and not isinstance(value, bool):
-        return hint(value)  # NumPy's numbers as well
+        return _number(value, hint, name)
     elif isinstance(hint, type) and type(value) is hint:
         return value
-    raise UserError(f"{name} {value!r}: expected {getattr(hint, '__name__', hint)}")
+    raise UserError(f"{name} {shown(value)}: expected {getattr(hint, '__name__', hint)}")
+
+
+def _number(value: numbers.Real, kind: type, name: str) -> int | float:
+    """Python's own, of any library's numbers."""
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise UserError(f"{name} {shown(value)}: too large for a {kind.__name__}") from error
+
+
+def _float32(value: float) -> float:
+    """The nearest float32; what is below its normal numbers is zero, as on the devices that flush it."""
+    if abs(value) < 2.0**-126:
+        return 0.0
+    try:
+        return struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def _bound(number: float) -> str:
+    power = number.bit_length() - 1 if isinstance(number, int) and number > 0 else 0
+    return f"2^{power}" if power > 20 and number == 1 << power else f"{number:g}"

@@ -12,8 +12,9 @@ HOUSE = Path(lm.__file__).parent
 MAY_KNOW = {
     "errors": set(),
     "typed": {"errors"},
-    "config": {"errors", "typed"},
-    "settings": {"config", "errors", "typed"},
+    "limits": {"errors", "typed"},
+    "config": {"errors", "limits", "typed"},
+    "settings": {"config", "errors", "limits", "typed"},
     "ranks": {"errors"},
     "tokenizer": {"config", "errors", "files", "ranks"},
     "model": {"config", "errors"},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from lm.settings import FREE, fingerprint, flatten, from_dict, identity, load_ex
 units = st.sampled_from(["", " steps", "k tokens", "M tokens", " epochs", "%"])
 durations = st.integers(1, 10**6) | st.builds("{}{}".format, st.integers(1, 999), units)
 positive = st.floats(1e-9, 1e9)
-fractions = st.floats(0, 1, exclude_max=True)
+fractions = st.floats(0, 1, exclude_max=True, width=32)
 
 
 @st.composite
@@ -100,36 +101,52 @@ REFUSED = [
     (ModelConfig, dict(layers="4"), "model.layers '4': expected int"),
     (ModelConfig, dict(layers=True), "model.layers True: expected int"),
     (ModelConfig, dict(layers=2.5), "model.layers 2.5: expected int"),
-    (ModelConfig, dict(window=0), "model.window 0: must be positive, or None"),
-    (ModelConfig, dict(vocab=-3), "model.vocab -3: must be positive, or None"),
+    (ModelConfig, dict(window=0), "model.window 0: must be at least 1 and below 2^31, or None"),
+    (ModelConfig, dict(vocab=-3), "model.vocab -3: must be at least 1 and below 2^31, or None"),
     (ModelConfig, dict(width=100, heads=3), "model.width 100 is not a multiple of model.heads 3; change one"),
     (ModelConfig, dict(heads=4, kv_heads=3), "model.heads 4 is not a multiple of model.kv_heads 3: each key head"),
     (ModelConfig, dict(heads=4, kv_heads=8), "model.heads 4 is not a multiple of model.kv_heads 8"),
     (ModelConfig, dict(head_width=5), "model.head_width 5 is odd: rotary positions rotate pairs; use an even"),
     (ModelConfig, dict(dropout=1.0), "model.dropout 1.0: must be at least 0 and below 1"),
     (ModelConfig, dict(dropout=float("nan")), "model.dropout nan: must be at least 0 and below 1"),
-    (ModelConfig, dict(norm_epsilon=0), "model.norm_epsilon 0.0: must be positive"),
-    (ModelConfig, dict(rotary_base=-1), "model.rotary_base -1.0: must be positive"),
+    (ModelConfig, dict(norm_epsilon=0), "model.norm_epsilon 0.0: must be above 0 and finite"),
+    (ModelConfig, dict(rotary_base=-1), "model.rotary_base -1.0: must be above 0 and finite"),
     (ModelConfig, dict(global_every=2), "model.global_every 2 needs model.window: without a window every layer is"),
     (ModelConfig, dict(norm="layernom"), "model.norm 'layernom': one of rmsnorm, layernorm; did you mean layernorm?"),
     (ModelConfig, dict(positions="rotery"), "'rotery': one of rotary, learned, sinusoidal, none; did you mean rotary?"),
+    (ModelConfig, dict(width=8, heads=2**30, head_width=8), "query, key and value axis would be 25,769,803,776 wide"),
+    (ModelConfig, dict(width=2**29), "the feed-forward axis would be 2,147,483,648 wide; must be below 2^31"),
+    (ModelConfig, dict(vocab=2**31 - 1), "the vocabulary axis would be 2,147,483,648 wide"),
     (DataConfig, dict(corpus=""), "data.corpus is empty: name a corpus or a path"),
-    (DataConfig, dict(vocab=257), "data.vocab 257: 256 bytes, end of text and at least one more make 258"),
-    (DataConfig, dict(validation=0), "data.validation 0.0: a fraction between 0 and 1, such as 0.1"),
-    (OptimizerConfig, dict(learning_rate=0), "optimizer.learning_rate 0.0: must be positive"),
+    (
+        DataConfig,
+        dict(vocab=257),
+        "data.vocab 257: must be at least 258 and below 2^31: 256 bytes, end of text and one more",
+    ),
+    (DataConfig, dict(validation=0), "data.validation 0.0: must be above 0 and below 1"),
+    (OptimizerConfig, dict(learning_rate=0), "optimizer.learning_rate 0.0: must be above 0 and finite"),
     (OptimizerConfig, dict(beta2=1), "optimizer.beta2 1.0: must be at least 0 and below 1"),
-    (OptimizerConfig, dict(weight_decay=-0.1), "optimizer.weight_decay -0.1: must not be negative"),
-    (OptimizerConfig, dict(clip=0), "optimizer.clip 0.0: must be positive, or None"),
+    (OptimizerConfig, dict(weight_decay=-0.1), "optimizer.weight_decay -0.1: must be at least 0 and finite"),
+    (OptimizerConfig, dict(clip=0), "optimizer.clip 0.0: must be above 0 and finite, or None"),
     (OptimizerConfig, dict(name="adam"), "optimizer.name 'adam': one of adamw, muon, lion, sgd; did you mean adamw?"),
-    (ScheduleConfig, dict(final=2), "schedule.final 2.0: a fraction between 0 and 1"),
+    (ScheduleConfig, dict(final=2), "schedule.final 2.0: must be at least 0 and at most 1"),
     (ScheduleConfig, dict(warmup="soon"), "schedule.warmup 'soon': expected steps (2000), tokens (5M tokens)"),
     (TrainConfig, dict(steps=0), "train.steps 0: must be positive"),
     (TrainConfig, dict(steps=1e4), "train.steps 10000.0: expected int | str"),
-    (TrainConfig, dict(seed=-1), "train.seed -1: must not be negative"),
-    (TrainConfig, dict(z_loss=-1), "train.z_loss -1.0: must not be negative"),
+    (TrainConfig, dict(seed=-1), "train.seed -1: must be at least 0 and below 2^32: JAX makes its keys from 32 bits"),
+    (TrainConfig, dict(z_loss=-1), "train.z_loss -1.0: must be at least 0 and finite"),
     (TrainConfig, dict(batch=32, accumulation=5), "train.batch 32 is not a multiple of train.accumulation 5"),
-    (TrainConfig, dict(diverged=1), "train.diverged 1.0: must be above 1, an untrained model's loss is ln V"),
+    (
+        TrainConfig,
+        dict(diverged=1),
+        "train.diverged 1.0: must be above 1 and finite: an untrained model's loss is ln V",
+    ),
     (TrainConfig, dict(trackers=("wandbb",)), "'wandbb': one of tensorboard, wandb; did you mean wandb?"),
+    (TrainConfig, dict(steps=10**400), "train.steps of 1329 bits: expected steps"),
+    (TrainConfig, dict(seed=-(10**400)), "train.seed of 1329 bits: must be at least 0 and below 2^32"),
+    (TrainConfig, dict(z_loss=10**400), "train.z_loss of 1329 bits: too large for a float"),
+    (TrainConfig, dict(steps="9" * 400), "must be below 2^31 steps"),
+    (TrainConfig, dict(eval_every="1e99 epochs"), "train.eval_every '1e99 epochs': must be below 2^63 epochs"),
     (Experiment, dict(name="../elsewhere"), "name '../elsewhere': letters, digits and any of . _ - + ="),
     (Experiment, dict(name="."), "name '.': letters, digits"),
     (Experiment, dict(name="two words"), "name 'two words': letters, digits"),
@@ -226,6 +243,8 @@ def test_an_experiments_durations():
     assert dataclasses.asdict(steps) == dict(
         total=100, warmup=10, decay=90, log_every=1, eval_every=25, checkpoint_every=30
     )
+    with pytest.raises(UserError, match=r"train\.log_every '1G epochs': 5e\+10 steps; must be below 2\^31"):
+        dataclasses.replace(experiment, train=TrainConfig(batch=2, log_every="1G epochs")).steps(1000)
     with pytest.raises(UserError, match=r"schedule\.warmup 101 is longer than the run's 100 steps"):
         dataclasses.replace(experiment, schedule=ScheduleConfig(warmup=101)).steps(1000)
 
@@ -304,6 +323,14 @@ def configs(tmp_path, monkeypatch):
     (folder / "empty.py").write_text("experimemt = 3\n")
     (folder / "broken.py").write_text("1 / 0\n")
     (folder / "syntax.py").write_text("experiment = \n")
+    (folder / "exits.py").write_text("import sys; sys.exit('bye')\n")
+    (folder / "worse.py").write_text("class Worse(BaseException):\n    def __str__(self): 1 / 0\nraise Worse\n")
+    (folder / "latin.py").write_bytes(b"name = '\xff'\n")
+    (folder / "two words.py").write_text(SOURCE.format(name=""))
+    (folder / "folder.py").mkdir()
+    os.mkfifo(folder / "pipe.py")
+    (folder / "loop.py").symlink_to("loop.py")
+    (folder / "talks.py").write_text("print('hello')\n" + SOURCE.format(name=""))
     (folder / "refused.py").write_text("from lm.config import *\nexperiment = Experiment(model=ModelConfig(layers=0))")
     return folder
 
@@ -330,7 +357,14 @@ def test_the_projects_own_configs_are_found_from_anywhere(tmp_path, monkeypatch)
         ("nowhere/a.py", "no config file nowhere/a.py"),
         ("empty", "configs/empty.py defines no `experiment = lm.Experiment(...)`"),
         ("broken", "configs/broken.py does not run: ZeroDivisionError: division by zero"),
-        ("syntax", "configs/syntax.py does not run: SyntaxError: invalid syntax"),
+        ("syntax", "configs/syntax.py does not run: SyntaxError: invalid syntax (line 1)"),
+        ("exits", "configs/exits.py does not run: SystemExit: bye"),
+        ("worse", "configs/worse.py does not run: <run_path>.Worse: <exception str() failed>"),
+        ("latin", "configs/latin.py does not run: SyntaxError: (unicode error) 'utf-8' codec can't decode byte 0xff"),
+        ("folder", "configs/folder.py is a folder; a config is a .py file"),
+        ("pipe", "configs/pipe.py is not a file; a config is a .py file"),
+        ("loop", "configs/loop.py is not a file; a config is a .py file"),
+        ("two words", "configs/two words.py names its run: name 'two words': letters, digits"),
         ("refused", "configs/refused.py: model.layers 0: must be at least 1"),
     ],
 )
@@ -338,3 +372,9 @@ def test_files_that_hold_no_experiment_are_refused(configs, config, message):
     with pytest.raises(UserError) as error:
         load_experiment(config)
     assert message in str(error.value)
+
+
+def test_what_a_config_prints_stays_out_of_standard_output(configs, capsys):
+    """There a verb's own answer goes, which with --json is one object."""
+    assert load_experiment("talks").name == "talks"
+    assert capsys.readouterr() == ("", "hello\n")

@@ -20,6 +20,7 @@ from lm.model.transformer import compute_dtype
 from lm.scaling.flops import train_flops
 from lm.training.display import Display
 from lm.training.loop import MOST_STEPS
+from lm.training.memory import require_memory
 from lm.training.pack import make_pack
 from lm.training.step import hyperparameters, init_state
 
@@ -86,6 +87,7 @@ class Program:
 
     def __init__(self, *runs: Experiment, how: str = "auto", dispatch: int = MOST_STEPS):
         e, self.dispatch = runs[0], dispatch
+        require_memory(e, len(runs))
         self.tokens, starts = _random_data(e, dispatch)
         self.starts = [starts] * len(runs)
         hypers = [hyperparameters(run, run.steps(self.tokens.size)) for run in runs]

@@ -1,6 +1,7 @@
 """lm plot RUN...: loss curves; lm plot POINTS.csv: scaling figures."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from lm.commands.common import Json, prepare_jax, print_json
 from lm.commands.fit import APPROACHES, fit_by_name
 from lm.commands.table import Table
 from lm.errors import UserError, nearest, require
+from lm.training.display import patience
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +68,17 @@ def _names_a_table(arguments: list[str]) -> bool:
 
 def _runs(o: Options) -> None:
     require(bool(o.runs), "which runs? `lm runs` lists them")
-    from lm.plot import loss_curves
-    from lm.run import Run
+    with patience(f"drawing {o.out}"):
+        from lm.plot import incomparable, loss_curves
+        from lm.run import Run
 
-    runs = [Run(name) for name in o.runs]
-    loss_curves(runs, o.out, x=o.x, bits_per_byte=o.bits_per_byte)
+        runs = [Run(name) for name in o.runs]
+        panels = len(incomparable(runs, o.bits_per_byte))
+        loss_curves(runs, o.out, x=o.x, bits_per_byte=o.bits_per_byte)
+    if panels > 1:
+        unit = "validation text" if o.bits_per_byte else "validation text or tokenizer"
+        hint = "" if o.bits_per_byte else "; --bits-per-byte compares tokenizers over one text"
+        print(f"lm: these runs differ in {unit}: {panels} panels, which do not compare{hint}", file=sys.stderr)
     if o.json:
         print_json({"figure": str(o.out), "runs": [run.name for run in runs]})
     else:
@@ -78,14 +86,15 @@ def _runs(o: Options) -> None:
 
 
 def _scaling(o: ScalingOptions) -> None:
-    prepare_jax()
-    from lm.scaling.plot import FIGURES, draw
+    with patience(f"fitting and drawing {o.points}"):
+        prepare_jax()
+        from lm.scaling.plot import FIGURES, draw
 
-    for name in o.figures:
-        require(name in FIGURES, f"--figures {name}: no such figure{nearest(name, FIGURES)} ({', '.join(FIGURES)})")
-    points = o.table.read(o.points)
-    law, why = _law(o, points)
-    written, skipped = draw(points, law, o.out, only=o.figures)
+        for name in o.figures:
+            require(name in FIGURES, f"--figures {name}: no such figure{nearest(name, FIGURES)} ({', '.join(FIGURES)})")
+        points = o.table.read(o.points)
+        law, why = _law(o, points)
+        written, skipped = draw(points, law, o.out, only=o.figures)
     skipped = {name: why if law is None and reason == "there is no fitted law" else reason
                for name, reason in skipped.items()}  # fmt: skip
     reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())

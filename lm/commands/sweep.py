@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lm import settings
-from lm.arguments import parse, parse_train
+from lm.arguments import parse, parse_train, tell_surprises
 from lm.commands.common import Json, prepare_jax, print_json, split
 from lm.config import Experiment
 from lm.errors import Stopped, UserError, require
@@ -113,7 +113,9 @@ def _experiments(config: str, o: Options, rest: list[str]) -> tuple[str, list[Ex
         e = parse_train([config, *rest]).experiment
         require(bool(o.design or o.grid), f"{config} is one experiment: give --grid KEY=A,B or --design sweep.json")
         name, experiments = e.name, of_design(e, Design.read(o.design)) if o.design else [e]
-    return name, grid(experiments, o.grid)
+    made = grid(experiments, o.grid)
+    tell_surprises(made, [word.partition("=")[0].replace("-", "_") for word in o.grid])
+    return name, made
 
 
 def _known(values: dict, path: str) -> Experiment:

@@ -11,10 +11,11 @@ def run(arguments: list[str]) -> int:
     """Returns the exit status: 75 of a run that was told to stop, saved, and goes on by the same command."""
     options = parse_train(arguments)
     prepare_jax()
-    from lm.training.display import Display
+    from lm.training.display import Display, patience
 
     if options.dry_run:
-        from lm.training.dry_run import dry_run
+        with patience("starting"):
+            from lm.training.dry_run import dry_run
 
         cost = dry_run(options.experiment, display=Display())
         if options.json:

@@ -99,7 +99,7 @@ def deepseek(c: ModelConfig, T: int) -> float:
 def nanochat(c: ModelConfig, T: int) -> float:
     """6 (N - embedding) + 12 N H min(T, window) a layer (Karpathy 2025, `estimate_flops`); a tied head counts, since it
     is multiplied with. Norms without weights, no biases."""
-    seen = sum(min(T, window or T) for window in c.windows)
+    seen = sum(layers * min(T, window or T) for window, layers in c.layers_by_window.items())
     return 6.0 * (block_weights(c) + c.width * c.V) + 12 * c.heads * c.H * seen
 
 

@@ -42,7 +42,7 @@ def keys(c: ModelConfig, context: int, pairs: Pairs) -> float:
     """Keys a position meets, summed over layers."""
     require(pairs in ("visible", "all", "computed"), f"pairs {pairs!r}: one of visible, all, computed")
     if pairs == "visible":
-        return sum(keys_seen(context, window) for window in c.windows)
+        return sum(layers * keys_seen(context, window) for window, layers in c.layers_by_window.items())
     return c.layers * (context if pairs == "all" else keys_computed(context))
 
 

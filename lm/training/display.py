@@ -1,8 +1,29 @@
 """What a person sees of a run: one live line, and a line that stays at each evaluation. All on standard error."""
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+@contextlib.contextmanager
+def patience(what: str, seconds: float = 1.0) -> Iterator[None]:
+    """Say in the terminal what is waited for, once that has taken a while and for as long as it lasts."""
+    status = Console(stderr=True).status(Text(what))
+    timer = threading.Timer(seconds, status.start)
+    if status.console.is_terminal:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if timer.ident:  # it was started, and may be speaking
+            timer.join()
+            status.stop()
+
 
 from lm.console import console
 

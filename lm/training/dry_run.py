@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm import hardware
 from lm.config import Experiment
 from lm.data.batches import Batches
 from lm.data.tokens import prepare
@@ -16,6 +17,7 @@ from lm.scaling.conventions import conventions, parameters
 from lm.scaling.flops import elementwise_flops, forward_flops, optimizer_flops, train_flops, train_flops_6n
 from lm.training.display import Display
 from lm.training.loop import with_vocabulary
+from lm.training.memory import estimate, readable, tree_bytes
 from lm.training.step import hyperparameters, init_state, make_train_steps
 
 MEASURE_SECONDS = 2.0
@@ -23,7 +25,7 @@ MEASURE_SECONDS = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Counts are exact; memory is of one device in bytes; the rate was measured here just now."""
+    """Counts are exact; memory is of one device in bytes; the rate was measured here just now, where the run fits."""
 
     params: dict[str, int]
     params_total: int
@@ -43,13 +45,23 @@ class Cost:
     memory_parameters: int
     memory_optimizer: int
     memory_activations: int
-    """What the compiled step needs beside its state: activations, gradients and temporaries, as XLA plans it."""
+    """What the step needs beside its state, activations, gradients and temporaries: as XLA plans it, or at least
+    where not even that fits."""
+    memory_total: int
+    memory_available: int | None
+    """None where this machine does not say."""
     steps: int
     tokens: int
     epochs: float
     tokens_per_parameter: float
-    tokens_per_second: float
-    eta_seconds: float
+    tokens_per_second: float | None
+    """None where the run does not fit."""
+    eta_seconds: float | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether this machine's memory can hold it."""
+        return self.memory_available is None or self.memory_total <= self.memory_available
 
     def table(self) -> str:
         """Lines for a person."""
@@ -66,31 +78,40 @@ class Cost:
             ("optimizer's FLOPs per step", f"{self.flops_optimizer_per_step:.3e}"),
             ("training FLOPs in all, exact", f"{self.flops_exact:.3e}"),
             ("training FLOPs in all, 6ND", f"{self.flops_6nd:.3e}"),
-            ("memory: parameters", _megabytes(self.memory_parameters)),
-            ("memory: optimizer", _megabytes(self.memory_optimizer)),
-            ("memory: activations and gradients", _megabytes(self.memory_activations)),
+            ("memory: parameters", readable(self.memory_parameters)),
+            ("memory: optimizer", readable(self.memory_optimizer)),
+            ("memory: activations and gradients", readable(self.memory_activations)),
+            ("memory: in all", ("" if self.fits else "at least ") + readable(self.memory_total)),
+            ("memory: there is", readable(self.memory_available) if self.memory_available else "unknown"),
             ("steps", f"{self.steps:,}"),
             ("tokens", f"{self.tokens:,}"),
             ("epochs", f"{self.epochs:.2f}"),
             ("tokens per parameter", f"{self.tokens_per_parameter:.2f}"),
-            ("tokens per second, measured", f"{self.tokens_per_second:,.0f}"),
-            ("time to train", _duration(self.eta_seconds)),
         ]
-        return "".join(f"{name:<40}{value:>18}\n" for name, value in rows)
+        if self.fits:
+            rows += [("tokens per second, measured", f"{self.tokens_per_second:,.0f}")]
+            rows += [("time to train", _duration(self.eta_seconds))]
+        else:
+            rows += [("does not fit here; the rate is unknown", "")]
+        return "".join(f"{name:<40}{value:>18}".rstrip() + "\n" for name, value in rows)
 
 
 def dry_run(experiment: Experiment, *, display: Display | None = None) -> Cost:
-    """Prepare the data, compile the step, time it on throwaway parameters, and count. Writes no run."""
+    """Prepare the data, compile the step, time it on throwaway parameters, and count. Writes no run.
+
+    Of an experiment that this machine's memory cannot hold nothing is allocated, and no rate is known.
+    """
     with display or Display(quiet=True) as display:
         data = prepare(experiment.data, report=display.stage)
         e = with_vocabulary(experiment, data)
         c = e.model
         batches = Batches(data.train, context=c.context, batch=e.train.batch, seed=e.train.seed)
         steps = e.steps(batches.epoch_tokens)
-        display.stage("measuring the rate", 0, None)
-        rate, activations = _measure(e, batches, data.tokenizer.eot_token)
+        need, there = estimate(e), hardware.memory()
+        beside, rate = need.gradients + need.activations, None
+        if there is None or need.total <= there:
+            rate, beside = _measure(e, batches, data.tokenizer.eot_token, there, display)
     total, nonembedding = parameter_count(c)
-    state = jax.eval_shape(lambda: init_state(e))
     tokens = steps.total * e.batch_tokens
     exact, six = train_flops(c), train_flops_6n(c)
     return Cost(
@@ -99,22 +120,34 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Cost:
         flops_elementwise_per_token=elementwise_flops(c), flops_optimizer_per_step=optimizer_flops(e.optimizer, c),
         flops_exact_per_token=exact, flops_6nd_per_token=six, flops_conventions_per_token=conventions(c),
         flops_exact=exact * tokens, flops_6nd=six * tokens,
-        memory_parameters=_bytes(state.params), memory_optimizer=_bytes(state.optimizer),
-        memory_activations=activations,
+        memory_parameters=need.parameters, memory_optimizer=need.optimizer, memory_activations=beside,
+        memory_total=need.parameters + need.optimizer + beside, memory_available=there,
         steps=steps.total, tokens=tokens, epochs=tokens / batches.epoch_tokens, tokens_per_parameter=tokens / total,
-        tokens_per_second=rate, eta_seconds=tokens / rate,
+        tokens_per_second=rate, eta_seconds=rate and tokens / rate,
     )  # fmt: skip
 
 
-def _measure(e: Experiment, batches: Batches, eot: int) -> tuple[float, int]:
-    """Tokens a second of the compiled step after its first call, and the bytes XLA plans beside the state."""
+def _measure(
+    e: Experiment, batches: Batches, eot: int, there: int | None, display: Display
+) -> tuple[float | None, int]:
+    """Tokens a second of the compiled step after its first call, and the bytes XLA plans beside the state.
+
+    No rate, and nothing allocated, where that plan is for more memory than there is.
+    """
     steps = e.steps(batches.epoch_tokens)
     run = make_train_steps(e, eot, resident=True)
-    tokens = jnp.zeros(max(batches.context + 1, 1024), jnp.uint16)
-    starts = np.zeros((64, e.train.batch), np.int32)
-    state, hyper = init_state(e), hyperparameters(e, steps)
+    hyper = hyperparameters(e, steps)
+    state = jax.eval_shape(lambda: init_state(e))
+    tokens = jax.ShapeDtypeStruct((max(batches.context + 1, 1024),), jnp.uint16)
+    starts = jax.ShapeDtypeStruct((64, e.train.batch), np.int32)
+    display.stage("compiling the step", 0, None)
     compiled = run.lower(state, hyper, tokens, starts, 1).compile()
     memory = compiled.memory_analysis()
+    beside = int(memory.temp_size_in_bytes) if memory else 0
+    if there is not None and tree_bytes(state) + beside > there:
+        return None, beside
+    display.stage("measuring the rate", 0, None)
+    state, tokens, starts = init_state(e), jnp.zeros(tokens.shape, tokens.dtype), np.zeros(starts.shape, starts.dtype)
     state, _ = jax.block_until_ready(compiled(state, hyper, tokens, starts, np.int32(1)))
     made, start = 0, time.perf_counter()
     while time.perf_counter() - start < MEASURE_SECONDS:
@@ -122,7 +155,7 @@ def _measure(e: Experiment, batches: Batches, eot: int) -> tuple[float, int]:
         state, _ = jax.block_until_ready(compiled(state, hyper, tokens, starts, np.int32(n)))
         made += n
     seconds = time.perf_counter() - start
-    return made * e.batch_tokens / seconds, int(memory.temp_size_in_bytes) if memory else 0
+    return made * e.batch_tokens / seconds, beside
 
 
 def _parts(tree: dict) -> dict[str, int]:
@@ -134,14 +167,6 @@ def _parts(tree: dict) -> dict[str, int]:
         part = "norms" if part else keys[1] if keys[0] == "blocks" else keys[0]
         parts[part] = parts.get(part, 0) + math.prod(leaf.shape)
     return parts
-
-
-def _bytes(tree) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
 
 
 def _duration(seconds: float) -> str:

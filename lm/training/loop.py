@@ -24,6 +24,7 @@ from lm.scaling.flops import train_flops
 from lm.training import resume
 from lm.training.display import Display
 from lm.training.member import Member
+from lm.training.memory import require_memory
 from lm.training.pack import make_pack, resolve
 from lm.training.step import abstract_parts
 
@@ -126,6 +127,7 @@ def _open(
     plans = []
     for e in experiments:
         e = with_vocabulary(e, data)
+        require_memory(e, len(experiments))
         batches = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed)
         total, nonembedding = parameter_count(e.model)
         steps, path = e.steps(batches.epoch_tokens), folder / e.name

@@ -101,14 +101,15 @@ class Member:
         self.run.require_there(saved=step)
 
     def diverged(self, report: dict) -> Diverged:
-        """The error that says where this run went wrong and what to try."""
-        o, kept = self.e.optimizer, self.run.steps()
+        """Note in the run's records that it diverged; returns the error that says where and what to try."""
+        o, kept, step = self.e.optimizer, self.run.steps(), int(report["step"])
+        self.run.append({"step": step, "tokens": step * self.e.batch_tokens, "diverged": 1, "seconds": self.seconds})
         saved = f"the last good checkpoint is step {kept[-1]}" if kept else "nothing was saved"
         rates = f"--optimizer.learning-rate (now {o.learning_rate:g})"
         if o.name == "muon":
             rates += f" and --optimizer.matrix-learning-rate (now {o.matrix_learning_rate:g})"
         return Diverged(
-            f"training diverged at step {int(report['step'])}: loss {report['loss']:.4g}, "
+            f"training diverged at step {step}: loss {report['loss']:.4g}, "
             f"gradient norm {report['gradient_norm']:.4g}; {saved}; under another --name try a lower {rates}, "
             f"a longer --schedule.warmup (now {self.e.schedule.warmup}) or --optimizer.clip 1.0 (now {o.clip})"
         )

@@ -20,6 +20,7 @@ import numpy as np
 
 from lm.config import Experiment
 from lm.errors import require
+from lm.training.memory import require_plan
 from lm.training.step import TrainState, batch_at, make_train_steps, many_steps, no_metrics, train_step
 
 WAYS = ("vmap", "map", "threads")
@@ -66,6 +67,7 @@ class Apart:
         """Before the threads begin: each could compile, without this thread's jax.config."""
         example = self.states[0], self.hypers[0], tokens, windows[0], np.int32(counts[0])
         self.compiled = self.train_steps.lower(*example).compile()
+        require_plan(self.compiled)
 
     def advance(self, tokens, windows: Sequence, counts: Sequence[int]) -> list[dict]:
         """Make counts[p] steps of run p over windows[p]; 0 for a run that is done for. Returns each run's report.
@@ -97,6 +99,7 @@ class Together:
     def compile(self, tokens, windows: Sequence, counts: Sequence[int]) -> None:
         example = self.all, self.hypers, tokens, np.stack(windows), np.array(counts, np.int32)
         self.compiled = self.pack_steps.lower(*example).compile()
+        require_plan(self.compiled)
 
     def advance(self, tokens, windows: Sequence, counts: Sequence[int]) -> list[dict]:
         if not self.compiled:

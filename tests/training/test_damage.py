@@ -387,7 +387,8 @@ def test_parameters_that_are_not_finite_are_never_saved(corpus, tmp_path, monkey
     with pytest.raises(Diverged, match=r"diverged at step 15: .*nothing was saved"):
         train(tiny.experiment(corpus), folder=tmp_path)
     run = Run(tmp_path / "tiny")
-    assert run.steps() == [] and np.isfinite(run.metrics()[-1]["val_loss"])
+    *_, evaluated, last = run.metrics()
+    assert run.steps() == [] and np.isfinite(evaluated["val_loss"]) and last["diverged"] and last["step"] == 15
 
 
 def test_checkpoints_are_written_whole_or_not_at_all(tmp_path):

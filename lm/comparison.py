@@ -1,0 +1,117 @@
+"""Two or more runs beside each other: settings that differ, losses, cost, and their curves in a line each."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from lm import settings
+from lm.config import Experiment
+from lm.listing import Listed
+from lm.table import number, plain, printable
+
+FIGURES = {
+    "state": "state", "step": "step", "steps in all": "steps", "parameters": "params_total",
+    "tokens": "tokens", "training FLOPs": "flops", "seconds": "seconds",
+    "loss": "loss", "loss, best": "best_loss", "validation": "val_loss", "validation, best": "best_val_loss",
+    "bits/byte": "val_bits_per_byte", "bits/byte, best": "best_val_bits_per_byte",
+}  # fmt: skip
+"""Rows of the comparison and their keys in a run's row; losses in nats per token."""
+BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "0123456789"
+CURVE = 48
+"""Characters of a curve."""
+
+
+def differences(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
+    """Dotted settings that are not the same in all, and the value of each; names aside."""
+    flat = [settings.flatten(settings.to_dict(e)) for e in experiments]
+    return {key: [one[key] for one in flat] for key in flat[0]
+            if key != "name" and any(one[key] != flat[0][key] for one in flat)}  # fmt: skip
+
+
+def comparable(runs: Sequence[Listed]) -> str | None:
+    """In what the runs' validation losses compare: "nats", "bits_per_byte" or nothing."""
+    if len({one.row["comparable"] for one in runs}) == 1:
+        return "nats"
+    return "bits_per_byte" if len({one.row["validation_text"] for one in runs}) == 1 else None
+
+
+def curves(runs: Sequence[Listed], key: str) -> list[list[tuple[int, float]]]:
+    """Each run's (step, loss) points that are finite."""
+    return [[(r["step"], r[key]) for r in one.records if np.isfinite(r.get(key, np.nan))] for one in runs]
+
+
+def as_json(runs: Sequence[Listed]) -> dict[str, Any]:
+    """Rows, settings that differ, what compares, and the curves."""
+    names = [one.row["run"] for one in runs]
+    return {
+        "runs": [one.row for one in runs], "differences": differences([one.experiment for one in runs]),
+        "comparable": comparable(runs),
+        "curves": {key: dict(zip(names, curves(runs, key), strict=True)) for key in ("loss", "val_loss")},
+    }  # fmt: skip
+
+
+def as_text(runs: Sequence[Listed], width: int) -> str:
+    """A table with a column for each run, or where they do not fit side by side a block for each, and the curves."""
+    names = [printable(one.row["run"]) for one in runs]
+    rows = [(key, [str(value) for value in values])
+            for key, values in differences([one.experiment for one in runs]).items()]  # fmt: skip
+    rows += [(title, [_figure(one.row[key]) for one in runs]) for title, key in FIGURES.items()]
+    label = max(len(title) for title, _ in rows)
+    room = (width - label) // len(runs) - 2
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    if room >= 12:
+        table.add_column("", no_wrap=True)
+        for name in names:
+            table.add_column(Text(name), justify="right", overflow="fold", max_width=room)
+        for title, values in rows:
+            table.add_row(title, *(Text(printable(value)) for value in values))
+    else:
+        for heading in ("", "run", ""):
+            table.add_column(heading, overflow="fold")
+        for title, values in rows:
+            for name, value in zip(names, values, strict=True):
+                table.add_row(title, Text(name), Text(printable(value)))
+                title = ""
+    said = {"nats": "", "bits_per_byte": "other tokens of one text: bits/byte compare, nats per token do not\n",
+            None: "other validation texts: their losses do not compare\n"}[comparable(runs)]  # fmt: skip
+    return f"{plain(table, width)}{said}\n{_drawn(runs, names, width)}"
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3e}" if value >= 1e6 else number(value)
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _drawn(runs: Sequence[Listed], names: Sequence[str], width: int) -> str:
+    """Each curve in a line: on common axes of steps and loss, low bars for low losses."""
+    bars = BARS if (sys.stdout.encoding or "").lower().startswith("utf") else PLAIN_BARS
+    lines = []
+    for title, key in (("training loss", "loss"), ("validation loss", "val_loss")):
+        found = curves(runs, key)
+        points = [point for curve in found for point in curve]
+        if not points:
+            continue
+        last, low = max(step for step, _ in points), min(loss for _, loss in points)
+        high = max(np.percentile([loss for _, loss in points], 95), low + 1e-9)
+        lines.append(f"{title} {low:.4f} to {high:.4f} over {last:,} steps")
+        room = max(8, min(CURVE, width - 24))
+        for name, curve in zip(names, found, strict=True):
+            lines.append(f"  {_bars(curve, last, low, high, room, bars)}  {name[-(width - room - 4) :]}")
+    return "\n".join(lines) + ("\n" if lines else "no losses logged yet\n")
+
+
+def _bars(curve: Sequence[tuple[int, float]], last: int, low: float, high: float, room: int, bars: str) -> str:
+    """The loss at evenly spread steps, between two points as on a straight line; nothing outside the curve."""
+    if not curve:
+        return " " * room
+    steps, losses = np.array(curve, float).T
+    places = np.linspace(0, last, room)
+    heights = (np.interp(places, steps, losses) - low) / (high - low)
+    inside = (places >= steps[0] - last / room) & (places <= steps[-1] + last / room)
+    levels = np.clip(heights * len(bars), 0, len(bars) - 1).astype(int)
+    return "".join(bars[level] if there else " " for level, there in zip(levels, inside, strict=True))
