@@ -10,8 +10,10 @@ from rich.text import Text
 
 from lm import settings
 from lm.config import Experiment
+from lm.console import as_text
+from lm.errors import printable
 from lm.listing import Listed
-from lm.table import number, plain, printable
+from lm.table import number
 
 FIGURES = {
     "state": "state", "step": "step", "steps in all": "steps", "parameters": "params_total",
@@ -78,7 +80,7 @@ def as_text(runs: Sequence[Listed], width: int) -> str:
                 title = ""
     said = {"nats": "", "bits_per_byte": "other tokens of one text: bits/byte compare, nats per token do not\n",
             None: "other validation texts: their losses do not compare\n"}[comparable(runs)]  # fmt: skip
-    return f"{plain(table, width)}{said}\n{_drawn(runs, names, width)}"
+    return f"{as_text(table, width=width)}{said}\n{_drawn(runs, names, width)}"
 
 
 def _figure(value: Any) -> str:

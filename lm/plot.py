@@ -7,11 +7,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lm.errors import UserError
+from lm.errors import UserError, printable
 from lm.figures import STYLE, check_format, save
 from lm.listing import grouped, scale_of, text_of
 from lm.run import Run
-from lm.table import printable
 
 LABELS = {"step": "optimizer step", "tokens": "tokens trained on", "seconds": "seconds of training"}
 

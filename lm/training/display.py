@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
+
+from lm.console import console
 
 
 @contextlib.contextmanager
 def patience(what: str, seconds: float = 1.0) -> Iterator[None]:
     """Say in the terminal what is waited for, once that has taken a while and for as long as it lasts."""
-    status = Console(stderr=True).status(Text(what))
+    status = console(stderr=True).status(what)
     timer = threading.Timer(seconds, status.start)
     if status.console.is_terminal:
         timer.start()
@@ -23,9 +24,6 @@ def patience(what: str, seconds: float = 1.0) -> Iterator[None]:
         if timer.ident:  # it was started, and may be speaking
             timer.join()
             status.stop()
-
-
-from lm.console import console
 
 
 class Display:
