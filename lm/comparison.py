@@ -8,9 +8,8 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from lm import settings
+from lm import console, settings
 from lm.config import Experiment
-from lm.console import as_text
 from lm.errors import printable
 from lm.listing import Listed
 from lm.table import number
@@ -80,7 +79,7 @@ def as_text(runs: Sequence[Listed], width: int) -> str:
                 title = ""
     said = {"nats": "", "bits_per_byte": "other tokens of one text: bits/byte compare, nats per token do not\n",
             None: "other validation texts: their losses do not compare\n"}[comparable(runs)]  # fmt: skip
-    return f"{as_text(table, width=width)}{said}\n{_drawn(runs, names, width)}"
+    return f"{console.as_text(table, width=width)}{said}\n{_drawn(runs, names, width)}"
 
 
 def _figure(value: Any) -> str:
