@@ -38,7 +38,7 @@ class Run:
         path = _folder(run)
         if path is None:
             names = [str(folder.relative_to(RUNS)) for folder in _folders(RUNS)]
-            raise UserError(f"no run {run}{nearest(str(run), names)} (`lm runs` lists them)")
+            raise UserError(f"no run {run}{nearest(str(run).removeprefix(f'{RUNS}/'), names)} (`lm runs` lists them)")
         self.path = path if path.name not in ("", "..") else path.resolve()
         self.record, self.experiment = records.read_experiment(self.path / "experiment.json")
         self.lock: IO | None = None

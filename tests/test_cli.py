@@ -1,20 +1,25 @@
 """The command as people use it: every verb, every mistake on one line, `--json` that programs can read."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 import tiny
 
 from lm.cli import USAGE, VERBS, main
 from lm.config import ModelConfig
 from lm.model.transformer import parameter_count
-from lm.run import Run
+from lm.run import Run, load
 from lm.scaling.conventions import conventions, parameters
 from lm.scaling.flops import train_flops
+from lm.training import loop
 
 CONFIG = """
 import sys
@@ -278,6 +283,51 @@ def test_overrides_reach_the_run(place, answer):
     assert e.train.steps == "480 tokens" and e.train.seed == 7 and e.optimizer.learning_rate == 1e-3
     assert e.train.checkpoint_every == "50%" and not e.model.tied
     assert Run("sub/folder").record["steps"]["total"] == 8 and Run("sub/folder").steps() == [4, 8]
+
+
+def test_a_run_goes_on_from_what_it_recorded(place, answer, refused, lm):
+    """By its path, wherever and however called it is now, without a config or a setting; a bare name is a config's."""
+    shutil.move(place / "runs" / "tiny", place / "elsewhere")
+    whole = parameter_bits(place / "elsewhere")
+    shutil.rmtree(place / "elsewhere" / "checkpoints" / "60")
+    made = answer("train", "elsewhere")
+    assert made["run"] == "elsewhere" and made["step"] == 60
+    assert parameter_bits(place / "elsewhere") == whole
+    assert Run("elsewhere").record["experiment"]["name"] == "elsewhere"
+    assert answer("eval", "elsewhere")["tokens"] > 0
+    assert not (place / "runs" / "tiny").exists()
+
+    shutil.move(place / "elsewhere", place / "runs" / "other")
+    assert "runs/other goes on with: lm train runs/other" in refused("train", "other")
+    assert "optimizer.learning_rate 0.003, now 0.1" in refused("train", "runs/other", "--optimizer.learning-rate", 0.1)
+    assert "change the learning rate from step 6 on" in refused("train", "runs/other/", "--train.steps", 120)
+    assert "no run runs/othre; did you mean other?" in refused("train", "runs/othre")
+    status, out, err = lm("train", "runs/other")
+    assert status == 0 and "step 60 of 60" in out and "lm sample other --prompt" in out, err
+    assert "A sample" not in out, "nothing is compiled to show what is there"
+
+
+def parameter_bits(path: Path) -> list[bytes]:
+    """The parameters of a run's latest checkpoint."""
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(load(path).params)]
+
+
+def test_a_run_that_was_stopped_says_so_by_its_status(place, lm, monkeypatch):
+    """75, with the JSON that was asked for, also where nothing is logged yet; the same command goes on."""
+    say = loop.Display.say
+
+    def stop(display, text):
+        say(display, text)
+        if "parameters" in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Display, "say", stop)
+        status, out, err = lm("train", "demo", "--name", "new", "--train.eval-every", "100%", "--json")
+    assert status == 75 and "stopped at step 0 and saved; the same command goes on from there" in err
+    assert json.loads(out)["run"] == "runs/new" and json.loads(out)["step"] is None
+    status, out, err = lm("train", "demo", "--name", "new", "--train.eval-every", "100%", "--train.steps", 60, "--json")
+    assert status == 0 and json.loads(out)["step"] == 60, err
 
 
 def test_data_and_tokenizer_verbs(place, answer, refused, corpus):
