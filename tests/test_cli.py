@@ -1,5 +1,6 @@
 """The command as people use it: every verb, every mistake on one line, `--json` that programs can read."""
 
+import io
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import tiny
 
 from lm.cli import USAGE, VERBS, main
+from lm.commands.sample import unescape
 from lm.config import ModelConfig
 from lm.model.transformer import parameter_count
 from lm.run import Run, load
@@ -132,9 +134,9 @@ BAD_COMMANDS = {
     "bad temperature": (["sample", "tiny", "--temperature", "-1"], "temperature -1"),
     "typo'd option": (["sample", "tiny", "--temprature", "1"], "--temprature, 1; did you mean --temperature?"),
     "not a count": (["sample", "tiny", "--max-tokens", "few"], "max-tokens: no type matching"),
-    "run missing": (["eval", "--stride", "3"], "Missing from lm eval"),
+    "run missing": (["eval", "--stride", "3"], "which run? A directory or its name"),
     "bad stride": (["eval", "tiny", "--stride", "17"], "stride 17: must be between 1"),
-    "no such text": (["eval", "tiny", "--text", "none.txt"], "cannot read none.txt"),
+    "no such text": (["eval", "tiny", "--text", "none.txt"], "--text none.txt: no such file or folder"),
     "figure format": (["plot", "tiny", "--out", "a.gif"], "write a .png, .svg, .pdf"),
     "no folder of runs": (["runs", "--folder", "elsewhere"], "no folder elsewhere"),
 }  # fmt: skip
@@ -218,7 +220,8 @@ def test_train_sample_eval_runs_plot(place, answer, lm, corpus):
     sampled = answer("sample", "mine", "--prompt", "the king", "--samples", 2, "--max-tokens", 5, "--seed", 3)
     assert len(sampled["samples"]) == 2 and sampled["tokens_per_second"] > 0
     for sample in sampled["samples"]:
-        assert set(sample) == {"prompt", "text", "tokens", "logprobs"}
+        assert set(sample) == {"prompt", "text", "tokens", "token_texts", "logprobs", "ended"}
+        assert sample["ended"] == "length" and "".join(sample["token_texts"]) == sample["text"]
         assert sample["prompt"] == "the king" and len(sample["tokens"]) == len(sample["logprobs"]) == 5
     status, out, _ = lm("sample", "mine", "--prompt", "the king", "--max-tokens", 5, "--seed", 3)
     assert status == 0 and out == "the king" + sampled["samples"][0]["text"] + "\n"
@@ -230,6 +233,18 @@ def test_train_sample_eval_runs_plot(place, answer, lm, corpus):
     assert answer("eval", "mine")["tokens"] > 1000
     status, out, _ = lm("eval", "mine", "--text", "text.txt", "--stride", 4)
     assert f"loss {scored['loss']:.4f} nats/token" in out and f"{scored['bits_per_byte']:.4f} bits/byte" in out
+
+    (place / "folder").mkdir()
+    (place / "folder" / "a.txt").write_text("the king and the queen")
+    table = answer("eval", "mine", "tiny", "--text", "text.txt", "--text", "folder", "--stride", 4)["scores"]
+    assert [(row["run"], row["text"]) for row in table] == [
+        (run, text) for run in ("mine", "tiny") for text in ("text.txt", "folder")
+    ]
+    assert {key: table[0][key] for key in scored} == scored
+    status, out, _ = lm("eval", "mine", "tiny", "--text", "text.txt", "--stride", 4)
+    assert status == 0 and out.splitlines()[0].split() == [
+        "run", "text", "step", "tokens", "bytes", "loss", "perplexity", "bits/byte",
+    ]  # fmt: skip
 
     rows = answer("runs")["runs"]
     assert [row["run"] for row in rows] == ["runs/mine", "runs/tiny"]
@@ -328,6 +343,45 @@ def test_a_run_that_was_stopped_says_so_by_its_status(place, lm, monkeypatch):
     assert json.loads(out)["run"] == "runs/new" and json.loads(out)["step"] is None
     status, out, err = lm("train", "demo", "--name", "new", "--train.eval-every", "100%", "--train.steps", 60, "--json")
     assert status == 0 and json.loads(out)["step"] == 60, err
+
+
+def test_standard_input_stops_and_prompts_again(place, answer, refused, monkeypatch):
+    """- is what comes in, every --prompt counts, and a stop may be written as the shell has it."""
+
+    def typed(text):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+    asked = ["sample", "tiny", "--max-tokens", 4, "--seed", 1]
+    typed("the king")
+    made = answer(*asked, "--prompt", "-", "--prompt", "the")["samples"]
+    assert [sample["prompt"] for sample in made] == ["the king", "the"]
+    first = made[0]["text"][1]
+    code = rf"\u{ord(first):04x}"
+    [stopped] = answer(*asked, "--prompt", "the king", "--stop", code, r"\n")["samples"]
+    assert (stopped["ended"], stopped["text"]) == ("stop", made[0]["text"][: made[0]["text"].index(first)])
+    typed("the king sat")
+    (place / "king.txt").write_text("the king sat")
+    assert answer("eval", "tiny", "--text", "-") == answer("eval", "tiny", "--text", "king.txt")
+    assert "--prompt -: standard input can be read once" in refused(*asked, "--prompt", "-", "--prompt", "-")
+    assert "which run?" in refused("eval")
+
+
+def test_escapes_in_stop_strings():
+    assert unescape(r"\n\t\r\\n\u00e9 \d \x") == "\n\t\r\\né \\d \\x"
+
+
+def test_the_field_of_records_has_one_name_everywhere(place, answer, refused):
+    """The option that an error names is the one that each verb takes."""
+    (place / "n.jsonl").write_text(
+        '{"meta": {"text": "the king sat on a mat and ran"}}\n' * 3 + '{"meta": {"text": "a"}}'
+    )
+    for verb in (
+        ["data", "prepare", "n.jsonl"],
+        ["tokenizer", "train", "n.jsonl"],
+        ["eval", "tiny", "--text", "n.jsonl"],
+    ):
+        assert "no field 'text' among meta.text; set --data.text-field" in refused(*verb)
+        answer(*verb, "--data.text-field", "meta.text")
 
 
 def test_data_and_tokenizer_verbs(place, answer, refused, corpus):

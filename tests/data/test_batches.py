@@ -204,3 +204,18 @@ def test_validation_targets_are_spread_over_the_file_and_none_is_scored_twice(co
 def test_one_validation_token_is_refused():
     with pytest.raises(UserError, match=r"validation needs at least 2 tokens, there are 1; raise --data\.validation"):
         validation_windows(file(1), 8, 100)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(context=0), "context 0: must be at least 1"),
+        (dict(batch=-5), "batch -5: must be at least 1"),
+        (dict(batch=2.5), "batch 2.5: expected int"),
+        (dict(seed=-1), "seed -1: must be at least 0"),
+        (dict(seed=2**64), "seed 18446744073709551616: must be"),
+    ],
+)
+def test_numbers_that_make_no_batches_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        Batches(file(50), **(dict(context=7, batch=4, seed=0) | change))
