@@ -140,7 +140,7 @@ def test_figures(place, lm, action):
     ("words suite suite.txt --level 2", "--level 2.0: a number between 0 and 1"),
     ("words suite suite.txt --restrict 0", "--restrict 0: a whole number from 1"),
     ("words suite suite.txt --restrict 1 --space input", "no question kept of 4: the vocabulary lacks"),
-    ("words similarity suite.txt", "suite.txt, line 2: `word word score` was expected, not 'king queen fish mat'"),
+    ("words similarity suite.txt", "suite.txt, line 1: `word word score` was expected, not ': one'"),
     ("words geometry clusters", "geometry clusters: which FILE?"),
     ("words geometry isotropy king", "geometry isotropy takes no words, not king"),
     ("words geometry map king queen", "2 of 2 words are in space input: a map needs at least three"),
