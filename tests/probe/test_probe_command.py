@@ -177,10 +177,8 @@ def test_names_with_markup_and_control_characters_are_shown_as_they_are_and_harm
     arguments = ("words", *verb.split(), "odd.txt", "--space", "input")
     status, out, err = lm("probe", *arguments, "--figure", "odd.svg")
     assert (status, err) == (0, "") and "a[/x] \\x1b[31mred $x_^$" in out and "\x1b" not in out
-    assert (
-        json.loads(lm("probe", *arguments, "--json")[1])[{"suite": "sections"}.get(verb, "directions")][0]["name"]
-        == name
-    )
+    found = json.loads(lm("probe", *arguments, "--json")[1])
+    assert found["sections" if verb == "suite" else "directions"][0]["name"] == name
 
 
 def test_characters_have_words_when_their_pieces_are_averaged(place, answer):
