@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from lm.console import as_text
+from lm.errors import printable
 from lm.probe.analogies import Answer
 from lm.probe.geometry import Clusters, Direction, Isotropy, Map
 from lm.probe.similarities import Similarity
@@ -29,7 +30,13 @@ def _cell(value) -> str:
         return "-"
     if isinstance(value, tuple):
         return " to ".join(map(_cell, value))
-    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    return (
+        f"{value:.3f}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else printable(str(value))
+    )
 
 
 def describe_answer(found: Answer, question: str) -> str:

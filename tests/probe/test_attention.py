@@ -77,7 +77,7 @@ def test_patterns_are_the_same_while_decoding():
     """Grouped queries and windows; and what a window hides has no weight."""
     m = lively(**HARD)
     by_pass, by_cache = (probe.attention_patterns(m, TEXT, cached=cached).weights_LNTS for cached in (False, True))
-    assert_close(by_cache, by_pass, relative=1e-5)
+    assert_close(by_cache, by_pass, relative=1e-4)
     t, s = np.indices((22, 22))
     assert (by_pass[0][:, t - s >= 5] == 0).all() and (by_pass[1][:, t - s >= 5] > 0).any()
     assert (uniform_weights(m, 22)[0, 0, 10, 6:11] == 0.2).all()

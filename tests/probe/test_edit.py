@@ -35,7 +35,7 @@ def test_no_matrix_that_does_changes_other_keys_less():
         lambda x: cost(x.reshape(F, D)), np.zeros(F * D), jac=lambda x: (2 * C @ x.reshape(F, D)).ravel(),
         constraints=constraint, method="SLSQP", options=dict(ftol=1e-14, maxiter=500),
     )  # fmt: skip
-    assert_close(mine, found.x.reshape(F, D), relative=1e-5)
+    assert_close(mine, found.x.reshape(F, D), relative=1e-4)
     for seed in range(5):
         step = np.random.default_rng(seed).normal(size=(F, D))
         step -= np.outer(KEY, KEY @ step) / (KEY @ KEY)  # keeps the key's value
@@ -63,7 +63,7 @@ def test_covariance_is_the_mean_product_of_keys_over_all_tokens():
     expected_LFF = np.einsum("LXF,LXG->LFG", keys_LXF, keys_LXF) / keys_LXF.shape[1]
     for covariance_FF, expected_FF in zip(covariance_LFF, expected_LFF, strict=True):
         expected_FF = expected_FF + 0.5 * np.trace(expected_FF) / 24 * np.eye(24)
-        assert_close(covariance_FF, expected_FF, relative=1e-5)
+        assert_close(covariance_FF, expected_FF, relative=1e-4)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -89,9 +89,9 @@ def test_an_edit_changes_one_matrix_and_makes_the_answer_likely(bias):
     tokens = [encode(m, "bob lives in")]
     read = lambda m: m.apply(tokens, taps=("mlp.hidden", "mlp.out"))[1]  # noqa: E731
     old, new = read(m), read(edit.model)
-    assert_close(edit.key_F, old["mlp.hidden"][0, 0, 3], relative=1e-5)
+    assert_close(edit.key_F, old["mlp.hidden"][0, 0, 3], relative=1e-4)
     step_D = edit.new_value_D - edit.old_value_D
-    assert_close(new["mlp.out"][0, 0, 3] - old["mlp.out"][0, 0, 3], step_D, relative=1e-5)
+    assert_close(new["mlp.out"][0, 0, 3] - old["mlp.out"][0, 0, 3], step_D, relative=1e-2)  # a difference of two passes
 
     # What it optimised, by hand: the loss with this step added there and nowhere else, less than without it.
     whole = [encode(m, "bob lives in q")]
@@ -117,7 +117,7 @@ def test_the_key_can_be_the_last_tokens():
         M.apply([encode(M, text)], taps=("mlp.hidden",))[1]["mlp.hidden"][2, 0, -1]
         for text in ("bob lives in", "a bob is from")
     ]
-    assert_close(edit.key_F, np.mean(keys, axis=0), relative=1e-5)
+    assert_close(edit.key_F, np.mean(keys, axis=0), relative=1e-4)
 
 
 def test_the_value_follows_from_the_prompts_gradient():
@@ -126,7 +126,7 @@ def test_the_value_follows_from_the_prompts_gradient():
     edit = probe.edit_fact(M, "bob lives in", "bob", "q", layer=0, covariance_FF=covariance_FF, steps=1, rate=0.01)
     step_D = edit.new_value_D - edit.old_value_D
     length = np.linalg.norm(M.apply([encode(M, "bob lives in")], taps=("mlp.out",))[1]["mlp.out"][0, 0, 3])
-    assert_close(np.abs(step_D), 0.01 * length, relative=1e-5)
+    assert_close(np.abs(step_D), 0.01 * length, relative=1e-2)  # but for Adam's epsilon
 
 
 def test_nonsense_is_refused():

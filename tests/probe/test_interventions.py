@@ -47,12 +47,12 @@ def test_ablation_by_taps_is_ablation_by_weights(cached):
     """A head, a layer of attention, one of feed-forward, and all: token for token."""
     parts = [probe.Part("head", 1, 2), probe.Part("attention", 0), probe.Part("mlp", 2), probe.Part("mlp", None)]
     ablation = probe.ablate(M, TEXT, parts, cached=cached)
-    assert_close(ablation.base_nats_BT[0, 1:22], probe.token_losses(M, TEXT).nats, relative=1e-5)
+    assert_close(ablation.base_nats_BT[0, 1:22], probe.token_losses(M, TEXT).nats, relative=1e-4)
     for part, nats_BT, loss, accuracy in zip(
         parts, ablation.nats_ABT, ablation.loss_A, ablation.accuracy_A, strict=True
     ):
         expected = probe.token_losses(silenced(part), TEXT)
-        assert_close(nats_BT[0, 1:22], expected.nats, relative=1e-5, what=str(part))
+        assert_close(nats_BT[0, 1:22], expected.nats, relative=1e-4, what=str(part))
         assert loss == pytest.approx(expected.nats.mean(), rel=1e-3) and abs(loss - ablation.base) > 1e-2
         assert accuracy == pytest.approx((expected.rank == 1).mean())
 
@@ -76,7 +76,7 @@ def test_mean_ablation_puts_in_the_mean_over_the_tokens():
         logp_BTV = jax.nn.log_softmax(logits_BTV)
         expected_BT = -np.take_along_axis(np.asarray(logp_BTV)[:, :-1], batch.tokens_BT[:, 1:, None], -1)[..., 0]
         scored_BT = batch.scored_BT[:, 1:]
-        assert_close(nats_BT[:, 1:][scored_BT], expected_BT[scored_BT], relative=1e-5)
+        assert_close(nats_BT[:, 1:][scored_BT], expected_BT[scored_BT], relative=1e-4)
         assert scored_BT.sum() == 21 + 5
 
 
@@ -131,7 +131,7 @@ def test_patching_everything_is_the_clean_run_and_nothing_the_corrupted(cached):
     masks["residual"][3, L] = True
     logp_X = probe.patch(M, batch, corrupted_STD, clean, masks, cached=cached)[:, 0]
     expected = [logp_of_answer(OTHER), *[logp_of_answer(PROMPT)] * 3]
-    assert_close(logp_X, expected, relative=1e-5)
+    assert_close(logp_X, expected, relative=1e-4)
     assert abs(logp_X[0] - logp_X[1]) > 0.1
 
 

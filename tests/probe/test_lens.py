@@ -24,7 +24,7 @@ def test_the_last_entry_is_the_models_logits(changes):
     logits_BTV, _ = m.apply(TOKENS)
     entries_EBTV = probe.lens_logits(m, TOKENS)
     assert entries_EBTV.shape[0] == 4
-    assert_close(entries_EBTV[-1], logits_BTV, relative=1e-5)
+    assert_close(entries_EBTV[-1, ..., :V], logits_BTV[..., :V], relative=1e-4)
     assert np.abs(entries_EBTV[-2] - logits_BTV).max() > 1e-2
 
 
@@ -33,7 +33,7 @@ def test_the_first_entry_is_the_embedding_through_the_head():
     x_TD = np.asarray(M.params["embedding"])[TOKENS[0]]
     x_TD = x_TD / np.sqrt((x_TD**2).mean(-1, keepdims=True) + 1e-5) * np.asarray(M.params["final_norm"]["scale"])
     expected_TV = x_TD @ np.asarray(M.params["head"])
-    assert_close(probe.lens_logits(M, TOKENS)[0, 0, :, :V], expected_TV[:, :V], relative=1e-5)
+    assert_close(probe.lens_logits(M, TOKENS)[0, 0, :, :V], expected_TV[:, :V], relative=1e-4)
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -51,8 +51,7 @@ def test_the_summary_is_that_of_the_logits(cached):
         np.testing.assert_allclose(lens.probability_ET[e, :-1], true_T, rtol=1e-3)
         np.testing.assert_allclose(lens.top_probability_ET[e], p_TV.max(-1), rtol=1e-3)
         assert (lens.rank_ET[e, :-1] == 1 + (p_TV[:-1] > true_T[:, None]).sum(-1)).all()
-        kl_T = (p_ETV[-1] * np.log(p_ETV[-1] / p_TV)).sum(-1)
-        assert_close(lens.kl_ET[e], kl_T, relative=1e-5)
+    assert_close(lens.kl_ET, (p_ETV[-1] * np.log(p_ETV[-1] / p_ETV)).sum(-1), relative=1e-4)
     assert np.isnan(lens.probability_ET[:, -1]).all() and (lens.rank_ET[:, -1] == 0).all()
 
 
@@ -64,4 +63,4 @@ def test_losses_by_token_add_up_to_the_loss():
     assert losses.labels == list(TEXT.replace(" ", "·"))
     assert losses.expected == probe.logit_lens(M, TEXT).top[-1][:-1]
     assert ((losses.rank == 1) == [a == b for a, b in zip(losses.expected, losses.labels, strict=True)]).all()
-    assert_close(probe.token_losses(M, TEXT, cached=True).nats, losses.nats, relative=1e-5)
+    assert_close(probe.token_losses(M, TEXT, cached=True).nats, losses.nats, relative=1e-4)

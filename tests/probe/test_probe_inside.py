@@ -43,12 +43,13 @@ def test_members_of_a_pack_are_probed_like_any_run(knowing, member):
     m = lm.load(knowing[0][member])
     tokens = [[m.tokenizer.eot_token, *m.tokenizer.encode_ordinary(TEXT)]]
     logits_BTV, _ = m.apply(tokens)
-    assert_close(probe.lens_logits(m, tokens)[-1], logits_BTV, relative=1e-5)
+    vocab = m.experiment.model.vocab
+    assert_close(probe.lens_logits(m, tokens)[-1, ..., :vocab], logits_BTV[..., :vocab], relative=1e-4)
     by_pass, by_cache = (probe.attention_patterns(m, TEXT, cached=cached).weights_LNTS for cached in (False, True))
-    assert_close(by_cache, by_pass, relative=1e-5)
+    assert_close(by_cache, by_pass, relative=1e-4)
     traces = [probe.trace(m, "bob lives in", "bob", "oslo", samples=3, cached=cached) for cached in (False, True)]
     for kind in traces[0].restored:
-        assert_close(traces[1].restored[kind], traces[0].restored[kind], relative=1e-5)
+        assert_close(traces[1].restored[kind], traces[0].restored[kind], relative=1e-4)
     first, second = (lm.load(run).params["head"] for run in knowing[0])
     assert not np.array_equal(first, second)
 

@@ -40,7 +40,7 @@ def test_greedy_generation_equals_the_naive_loop_before_and_past_the_context(cha
         start = m.tokenizer.encode_ordinary(prompt) or [m.tokenizer.eot_token]
         tokens, logprobs = generate_naive(m, start, 40)
         assert sample.tokens == tokens
-        assert_close(np.exp(sample.logprobs), np.exp(logprobs), relative=1e-5)  # near 0 a logarithm is rounding alone
+        assert_close(np.exp(sample.logprobs), np.exp(logprobs), relative=1e-4)  # near 0 a logarithm is rounding alone
     made = {token for sample in samples for token in sample.tokens}
     assert len(made) > 3, "the model repeats itself: the comparison says little"
 
@@ -75,7 +75,7 @@ def test_prefill_in_chunks_equals_one_prefill_equals_the_full_pass(changes):
         logits_BTV, kv = read(chunk_BT, chunked)
         for b in range(3):
             there = slice(start_B[b], start_B[b] + count_B[b])  # padding's logits mean nothing
-            assert_close(logits_BTV[b, : count_B[b], : c.vocab], expected_BTV[b, there, : c.vocab], relative=1e-5)
+            assert_close(logits_BTV[b, : count_B[b], : c.vocab], expected_BTV[b, there, : c.vocab], relative=1e-4)
         chunked, start_B = chunked.append(*kv, count_B), start_B + count_B
 
     whole = prefill(c, lay_out(c, m.params, single=False), tokens_BT, length_B, 16)
@@ -83,9 +83,9 @@ def test_prefill_in_chunks_equals_one_prefill_equals_the_full_pass(changes):
     for b, n in enumerate(length_B):
         heads = slice(b * c.K, (b + 1) * c.K)
         for (one,), (other,) in zip(whole.k_LCRHS, chunked.k_LCRHS, strict=True):
-            assert_close(one[heads, :, :n], other[heads, :, :n], relative=1e-5)
+            assert_close(one[heads, :, :n], other[heads, :, :n], relative=1e-4)
         for (one,), (other,) in zip(whole.v_LCRSH, chunked.v_LCRSH, strict=True):
-            assert_close(one[heads, :n], other[heads, :n], relative=1e-5)
+            assert_close(one[heads, :n], other[heads, :n], relative=1e-4)
 
 
 def test_log_probabilities_are_the_models_own_under_any_sampler():
@@ -98,7 +98,7 @@ def test_log_probabilities_are_the_models_own_under_any_sampler():
         tokens = start + sample.tokens
         logprobs_TV = jax.nn.log_softmax(full_logits(c, m.params, np.array([tokens], np.int32))[0])
         expected = [logprobs_TV[t - 1, tokens[t]] for t in range(len(start), len(tokens))]
-        assert_close(sample.logprobs, expected, relative=1e-5)
+        assert_close(sample.logprobs, expected, relative=1e-4)
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied": True, "bias": True, "kv_heads": 2, "feedforward": 33}])
