@@ -13,7 +13,7 @@ USAGE = """lm: a laboratory for small language models
   lm sample  RUN --prompt TEXT               continue a text
   lm eval    RUN [--text FILE]               loss, perplexity, bits per byte
   lm probe   RUN analogy king man woman      what its words mean, what goes on inside (`lm probe` lists all)
-  lm runs                                    a table of the runs
+  lm runs    [A B ...]                       a table of the runs; two or more compared
   lm plan    CONFIG --minutes 15 | --flops 1e13   the design of a scaling sweep, with predicted standard errors
   lm sweep   CONFIG [--grid KEY=A,B ...]     many runs: branches of trunks, packs, one points.csv
   lm plot    RUN... | POINTS.csv [--out ...] loss curves; scaling figures of a table

@@ -183,7 +183,7 @@ def test_damaged_runs_are_told_on_one_line(place, refused):
     tokenizer.write_text(tokenizer.read_text().replace('"alphabet": "', '"alphabet": "~'))
     assert "the tokenizer has 24 tokens and the model 23" in refused("sample", "tiny")
     (place / "runs/tiny/experiment.json").write_text("{")
-    for arguments in (["sample", "tiny"], ["eval", "tiny"], ["plot", "tiny"], ["runs"]):
+    for arguments in (["sample", "tiny"], ["eval", "tiny"], ["plot", "tiny"], ["runs", "tiny"]):
         assert "experiment.json is damaged" in refused(*arguments)
 
 
