@@ -70,11 +70,16 @@ def tables(folder: Path) -> dict[str, Points]:
     return found | {LEFT_OUT: read(folder / "gemstones_cool_end.csv")}
 
 
+def law(params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Hoffmann et al. 2022, as printed."""
+    return 1.69 + 406.4 / params**0.34 + 410.7 / tokens**0.28
+
+
 def made(replicates: int) -> Iterator[tuple[str, Points]]:
     """Tables of nine sizes at eight token counts each: of a law that holds, and with 1% of its own for each size."""
     params = np.repeat(np.geomspace(2e7, 2e9, 9), 8)
     tokens = params * np.tile(np.geomspace(4, 300, 8), 9)
-    loss = 1.69 + 406.4 / params**0.34 + 410.7 / tokens**0.28
+    loss = law(params, tokens)
     for seed in range(replicates):
         random = np.random.default_rng(seed)
         run, size = random.standard_normal(len(loss)), np.repeat(random.standard_normal(9), 8)
@@ -85,13 +90,13 @@ def made(replicates: int) -> Iterator[tuple[str, Points]]:
 def measured(name: str, points: Points, share: float) -> Split:
     """Fit a share, predict the rest."""
     above = points.flops > np.quantile(points.flops, share, method="inverted_cdf")
-    law = lm.scaling.fit(points, hold_out=above, level=LEVEL, bootstraps=BOOTSTRAPS)
-    rows, holds = law.held_out, bool(law.hold_outs.cuts)
+    fitted = lm.scaling.fit(points, hold_out=above, level=LEVEL, bootstraps=BOOTSTRAPS)
+    rows, holds = fitted.held_out, bool(fitted.hold_outs.cuts)
     mean = lambda value: float(np.mean([value(row) for row in rows]))  # noqa: E731
     kind = "calibrated_" if holds else ""
     return Split(
-        table=name, share=share, fitted=law.points, predicted=len(rows),
-        farther=float(points.flops.max() / law.data.flops.max()),
+        table=name, share=share, fitted=fitted.points, predicted=len(rows),
+        farther=float(points.flops.max() / fitted.data.flops.max()),
         inside=mean(lambda row: row["inside"]),
         width=mean(lambda row: (row["high"] - row["low"]) / 2 / row["actual"]),
         calibrated=mean(lambda row: row["inside_calibrated" if holds else "inside"]),

@@ -117,7 +117,7 @@ def losses(points: Points, law: Law | None) -> plt.Figure:
 
 
 def draw_intervals(axes, law: Law, flops: np.ndarray) -> float:
-    """Both intervals of a new compute-optimal run along C; returns the lowest end of the one that trusts the law."""
+    """Both intervals of a new compute-optimal run along C; returns the lowest end of the one if the law holds."""
     best = law.optimum(flops)
     ends = intervals_at(law, flops=flops, params=best["params"], tokens=best["tokens"])
     if ends["calibrated_low"] is not None:

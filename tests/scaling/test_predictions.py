@@ -1,5 +1,6 @@
 """Conditions are read, not run; predictions are sealed before and scored after."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from synthetic import chinchilla_loss, synthetic
 from lm.errors import UserError
 from lm.scaling import fit, make_points, score_prediction, write_prediction
 from lm.scaling.predictions import matching, predict_at
+from lm.scaling.report import describe_scores
 
 
 def test_conditions_select_rows():
@@ -49,6 +51,27 @@ def test_a_sealed_prediction_is_scored_when_the_run_exists(sealed):
     assert rows[0]["error"] == pytest.approx(float(law.predict(3e9, 6e10)) / loss - 1)
     assert "actual" not in rows[1]
     assert json.loads(path.read_text())["points_sha256"] == law.data.sha256()
+
+
+def test_both_intervals_are_sealed_and_an_older_seal_has_one(sealed, tmp_path):
+    law, path = sealed
+    body = json.loads(path.read_text())
+    [row, _] = body["predictions"]
+    assert row["calibrated_low"] <= row["low"] < row["predicted"] < row["high"] <= row["calibrated_high"]
+    assert body["hold_outs"]["cuts"] and row["flops"] == pytest.approx(6 * 3e9 * 6e10)
+    loss = (row["high"] + row["calibrated_high"]) / 2
+    unseen = make_points([3e9], [6e10], [loss])
+    [scored, _] = score_prediction(path, unseen)
+    assert scored["inside_calibrated"] and not scored["inside"]
+    assert "outside the first" in describe_scores([scored]) and "1 of 1 by hold-outs" in describe_scores([scored])
+    for row in body["predictions"]:  # as they were written before there were hold-outs
+        del row["calibrated_low"], row["calibrated_high"], row["flops"]
+    del body["hold_outs"], body["sha256"]
+    seal = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps(body | {"sha256": seal}))
+    [scored, _] = score_prediction(older, unseen)
+    assert "inside_calibrated" not in scored and describe_scores([scored]).count("outside") == 1
 
 
 def test_a_changed_prediction_is_refused_and_none_is_overwritten(sealed):
