@@ -1,11 +1,11 @@
 """Which way to find the bottom of an isoFLOP valley errs least, and do the intervals hold?
 
-python experiments/valleys.py [--replicates 200]        about 4 minutes on two CPU cores
+python experiments/valleys.py [--replicates 200]        some minutes on two CPU cores
 Tables are made from known laws: 6 budgets from 1e17 to 1e21 FLOPs, 9 sizes each over a factor of 30 or 300, centred on
 the optimum or up to a factor of 2 beside it, losses off by log-normal noise. Prints the root mean square error of the
 exponent a and the share of nominal 90% intervals that hold it, by valley. Expected: the parabola through the lowest
-point and its neighbours errs less than Akima everywhere, the parabola through all is best on narrow valleys and biased
-on wide ones; 86 to 94% of intervals hold but for that bias. See experiments/RESULTS.md.
+point and its neighbours errs less than Akima everywhere, the parabola through all is best on narrow valleys and worse
+on wide and lopsided ones; 86 to 94% of intervals hold. See experiments/RESULTS.md.
 """
 
 import argparse

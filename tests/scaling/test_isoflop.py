@@ -105,7 +105,7 @@ def test_the_scatter_about_a_line_by_hand():
 
 
 def test_t_intervals_about_a_line_cover_where_noise_grows_along_it():
-    """Plain least squares holds 82% of these at a nominal 90%."""
+    """Plain least squares holds 80% of these at a nominal 90%."""
     random, c, hits = np.random.default_rng(1), np.arange(6.0), 0
     for _ in range(2000):
         y = 0.5 * c + np.exp(0.6 * c) * random.standard_normal(6)
