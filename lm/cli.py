@@ -72,6 +72,7 @@ def _run(arguments: list[str]) -> int:
         require(is_text, f"{argument}: not UTF-8 text")
     verb, *rest = arguments
     require(verb in VERBS, f"{verb}: no such verb{nearest(verb, VERBS)} (`lm --help` lists them)")
+    os.environ["JAX_ENABLE_X64"] = "0"  # parameters and losses are float32, whatever other programs want
     return importlib.import_module(f"lm.commands.{VERBS[verb]}").run(rest) or 0
 
 

@@ -101,6 +101,28 @@ def test_every_verb_explains_its_options(verb, capsys, workplace):
         assert "--model.layers" in out and "number of blocks" in out and "--train.checkpoint-every" in out
 
 
+HELPS = (
+    "", "train", "sample", "eval", "runs", "plot", "plot points.csv", "fit", "data", "data list", "data prepare",
+    "data kingdom", "tokenizer", "tokenizer train", "tokenizer show", "bench", "bench train", "bench decode", "plan",
+    "sweep", "probe", "probe tiny", *(f"probe tiny {action}" for action in (
+        "analogy", "neighbours", "suite", "similarity", "geometry", "attention", "lens", "facts", "ablate", "trace",
+        "loss",
+    )),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_there_wherever_it_is_asked_for(flag, capsys, workplace):
+    for words in HELPS:
+        try:
+            status = main([*words.split(), flag])
+        except SystemExit as end:
+            status = end.code
+        shown = capsys.readouterr()
+        assert (status, shown.err) == (0, "") and "lm" in shown.out, words
+    assert "75" in USAGE and "Exit status" in USAGE
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 BAD_COMMANDS = {
     "unknown verb": (["evl", "tiny"], "evl: no such verb; did you mean eval?"),
@@ -138,6 +160,15 @@ BAD_COMMANDS = {
     "bad stride": (["eval", "tiny", "--stride", "17"], "stride 17: must be between 1"),
     "no such text": (["eval", "tiny", "--text", "none.txt"], "--text none.txt: no such file or folder"),
     "figure format": (["plot", "tiny", "--out", "a.gif"], "write a .png, .svg, .pdf"),
+    "not UTF-8": (["sample", "tiny", "--prompt", "\udcff"], "\\udcff: not UTF-8 text"),
+    "NUL in a path": (["eval", "tiny", "--text", "a\0b"], "a\\x00b: not UTF-8 text"),
+    "control characters": (["eval", "tiny", "--text", "\x1b[31m"], "\\x1b[31m"),
+    "a name too long": (["train", "x" * 5000], "xxx…xxx"),
+    "a path too long": (["fit", "x/" * 3000], "File name too long"),
+    "someone's home": (["train", "demo", "--data.corpus", "~nobody/x"], "~nobody/x: no such file or folder"),
+    "a folder for a table": (["plot", "runs/x.csv"], "points runs/x.csv: no such file"),
+    "not a number of rounds": (["bench", "train", "demo", "--rounds", "0"], "--rounds 0: a whole number from 1"),
+    "no time": (["bench", "train", "demo", "--seconds", "inf"], "--seconds inf: not a finite number"),
     "no folder of runs": (["runs", "--folder", "elsewhere"], "no folder elsewhere"),
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """What surrounds the command: JAX's variables, streams, the cache, a home folder, names in brackets."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -38,6 +39,16 @@ def test_double_precision_elsewhere_changes_nothing_here(workplace, tiny_run, lm
     done = command(*arguments, JAX_ENABLE_X64="1")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads(lm(*arguments)[1])
+
+
+def test_double_precision_in_ones_own_program_is_refused(tiny_run):
+    """The library leaves the setting alone, and says what it wants."""
+    import jax
+
+    from lm.model.transformer import shapes
+
+    with jax.enable_x64(True), pytest.raises(UserError, match="computed in float32, and JAX_ENABLE_X64"):
+        shapes(dataclasses.replace(tiny_run.experiment.model, vocab=99))
 
 
 def test_what_ascii_cannot_spell_is_escaped():

@@ -63,7 +63,7 @@ def split(verb: str, options: type, arguments: list[str]) -> tuple[str, list[str
 
 
 def prepare_jax() -> None:
-    """Start JAX in the one precision that models are computed in, keep compiled programs, and keep libraries quiet.
+    """Start JAX, keep compiled programs between processes, and keep libraries from narrating.
 
     Raises UserError where JAX_PLATFORMS asks for a device that is not there.
     """
@@ -73,7 +73,6 @@ def prepare_jax() -> None:
 
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax logs every save, and each failure several times over
     logging.getLogger("jax").setLevel(logging.ERROR)
-    jax.config.update("jax_enable_x64", False)  # whatever JAX_ENABLE_X64 says: parameters and losses are float32
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter, without words, where no such plugin is installed

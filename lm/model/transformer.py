@@ -178,7 +178,11 @@ def written_out(c: ModelConfig) -> int:
 # --- the model as a pure function of its parameters ------------------------------------------------------------------
 @functools.cache
 def _definition(c: ModelConfig):
-    """The NNX graph and the abstract parameters, without allocating anything."""
+    """The NNX graph and the abstract parameters, without allocating anything. Refused where JAX is in float64."""
+    require(
+        not jax.config.jax_enable_x64,
+        "models here are computed in float32, and JAX_ENABLE_X64 asks for float64: unset it (the command ignores it)",
+    )
     return nnx.split(nnx.eval_shape(lambda: Transformer(c, nnx.Rngs(0))))
 
 
