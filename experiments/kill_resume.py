@@ -293,7 +293,8 @@ def draw(outcomes: dict[str, Outcome], out: Path) -> None:
             axes.plot(number[saving], progress[saving], "C3X", markersize=6, label="killed while writing a file")
             axes.set(ylabel=name, ylim=(-0.05, 1.05))
         grid[-1, 0].set(xlabel="kill")
-        grid[0, 0].legend(loc="lower right", ncols=3, fontsize="small")
+        grid[-1, 0].xaxis.get_major_locator().set_params(integer=True)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
         figure.supylabel("part of the work that was done")
         save(figure, out)
 
