@@ -1,6 +1,6 @@
 """Command-line arguments to typed values through tyro, with every mistake told on one line.
 
-Options say what values make sense by their types: Count, Seed, Positive and so on, checked by `parse`.
+Options say by their types what values make sense, as settings do (lm/limits.py); `parse` checks them.
 """
 
 import contextlib
@@ -20,46 +20,23 @@ import tyro
 from lm import settings
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require
+from lm.typed import Range
 
 RUNS = Path("runs")
 PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 
-# --- types of options ------------------------------------------------------------------------------------------------
-@dataclasses.dataclass(frozen=True)
-class Within:
-    """Bounds of a number, both of them allowed unless `open`; `wanted` says them in words."""
-
-    least: float
-    most: float
-    wanted: str
-    open: bool = False
-
-    def refuse(self, option: str, value: Any) -> None:
-        """Raise UserError unless the value is within."""
-        fits = self.least < value < self.most if self.open else self.least <= value <= self.most
-        require(fits, f"{option} {value}: {self.wanted}")
-
-
 @dataclasses.dataclass(frozen=True)
 class IsFile:
-    """The path of a file to read: a regular one, for a pipe might never end and a device does not."""
+    """The limit of a path to read: a regular file, for a pipe might never end and a device does not."""
 
-    def refuse(self, option: str, path: Path) -> None:
+    def check(self, path: Path, name: str, *, optional: bool = False) -> None:
         """Raise UserError unless there is such a file."""
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "no such file"
-            raise UserError(f"{option} {path}: {what}")
+            raise UserError(f"{name} {path}: {what}")
 
 
-MOST = 2**31 - 1
-Count = Annotated[int, Within(1, MOST, f"a whole number from 1 to {MOST}")]
-Whole = Annotated[int, Within(0, MOST, f"a whole number from 0 to {MOST}")]
-Seed = Annotated[int, Within(0, 2**32 - 1, "a whole number from 0 to 4294967295")]
-Positive = Annotated[float, Within(0, math.inf, "a number above 0", open=True)]
-NotNegative = Annotated[float, Within(0, math.inf, "a number from 0 on")]
-Fraction = Annotated[float, Within(0, 1, "a number from 0 to 1")]
-Level = Annotated[float, Within(0, 1, "a number between 0 and 1, such as 0.9", open=True)]
 InputFile = Annotated[Path, IsFile()]
 
 
@@ -82,12 +59,12 @@ def check(options: Any) -> None:
                 check(value)
             require(not isinstance(value, float) or math.isfinite(value), f"{option} {value}: not a finite number")
             for rule in rules if value is not None else ():
-                rule.refuse(option, value)
+                rule.check(value, option, optional=False)
 
 
-def _rules(hint: Any) -> list[Within | IsFile]:
+def _rules(hint: Any) -> list[Range | IsFile]:
     """What an annotation asks of a value, of an optional one, or of each of several."""
-    here = [rule for rule in getattr(hint, "__metadata__", ()) if isinstance(rule, Within | IsFile)]
+    here = [rule for rule in getattr(hint, "__metadata__", ()) if isinstance(rule, Range | IsFile)]
     return here + [rule for part in typing.get_args(hint) for rule in _rules(part)]
 
 

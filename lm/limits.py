@@ -11,11 +11,13 @@ from lm.typed import Range, shown
 COUNT = Range(least=1, below=2**31)  # shapes and steps are 32-bit integers on the device
 Count = Annotated[int, COUNT]
 MaybeCount = Annotated[int | None, COUNT]
+Whole = Annotated[int, Range(least=0, below=2**31)]
 Positive = Annotated[float, Range(above=0, below=math.inf)]
 MaybePositive = Annotated[float | None, Range(above=0, below=math.inf)]
 NotNegative = Annotated[float, Range(least=0, below=math.inf)]
 BelowOne = Annotated[float, Range(least=0, below=1)]
 Fraction = Annotated[float, Range(least=0, most=1)]
+Level = Annotated[float, Range(above=0, below=1, why="such as 0.9")]
 Seed = Annotated[int, Range(least=0, below=2**32, why="JAX makes its keys from 32 bits, and others would repeat these")]
 
 

@@ -6,13 +6,13 @@ from typing import Annotated
 import pytest
 import tyro
 
-from lm import arguments
+from lm import arguments, limits
 from lm.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Inner:
-    sd: arguments.Positive | None = None
+    sd: limits.Positive | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Options:
 
     file: Annotated[arguments.InputFile, tyro.conf.Positional]
     inner: Inner = dataclasses.field(default_factory=Inner)
-    count: arguments.Count = 1
-    whole: arguments.Whole = 0
-    seed: arguments.Seed = 0
-    share: arguments.Fraction = 0.5
-    level: arguments.Level = 0.9
-    least: arguments.NotNegative = 0.0
-    several: tuple[arguments.Count, ...] = ()
+    count: limits.Count = 1
+    whole: limits.Whole = 0
+    seed: limits.Seed = 0
+    share: limits.Fraction = 0.5
+    level: limits.Level = 0.9
+    least: limits.NotNegative = 0.0
+    several: tuple[limits.Count, ...] = ()
     pair: tuple[float, float] = (1.0, 2.0)
 
 

@@ -5,9 +5,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from lm.arguments import Count, Positive, parse, parse_train
+from lm.arguments import parse, parse_train
 from lm.commands.common import Json, action, prepare_jax, print_json, split
 from lm.config import Experiment
+from lm.limits import Count, Positive
 
 
 def run(arguments: list[str]) -> None:

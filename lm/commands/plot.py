@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lm.arguments import InputFile, Level, Seed, Whole, parse
+from lm.arguments import InputFile, parse
 from lm.commands.common import Json, prepare_jax, print_json
 from lm.commands.fit import APPROACHES, fit_by_name
 from lm.commands.table import Table
 from lm.errors import UserError, nearest, require
+from lm.limits import Level, Seed, Whole
 from lm.training.display import patience
 
 

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lm.arguments import Count, InputFile, Level, Seed, parse
+from lm.arguments import InputFile, parse
 from lm.commands.common import Checkpoint, Json, prepare_jax, print_json
 from lm.errors import UserError, nearest, printable, require
+from lm.limits import Count, Level, Seed
 
 INSIDE = ("attention", "lens", "facts", "ablate", "trace", "loss")
 USAGE = """lm probe RUN ACTION ...: what a trained model knows, beside controls

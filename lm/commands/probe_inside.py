@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lm.arguments import Count, Positive, Seed, Whole, parse
+from lm.arguments import parse
 from lm.commands.common import Checkpoint, Json, print_json
 from lm.commands.probe import load_model
 from lm.errors import printable, require
+from lm.limits import Count, Positive, Seed, Whole
 
 Text = Annotated[str, tyro.conf.Positional]
 File = Annotated[Path, tyro.conf.Positional]

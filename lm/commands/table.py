@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from lm.arguments import Positive, Whole
+from lm.limits import Positive, Whole
 
 
 @dataclasses.dataclass(frozen=True)

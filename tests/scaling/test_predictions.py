@@ -44,7 +44,7 @@ def sealed(tmp_path):
 
 
 def test_a_sealed_prediction_is_scored_when_the_run_exists(sealed):
-    _, path = sealed
+    law, path = sealed
     loss = chinchilla_loss(3e9, 6e10)
     rows = score_prediction(path, make_points([3.001e9], [6.01e10], [loss]))
     assert rows[0]["actual"] == loss and rows[0]["inside"]
@@ -75,7 +75,7 @@ def test_both_intervals_are_sealed_and_an_older_seal_has_one(sealed, tmp_path):
 
 
 def test_a_changed_prediction_is_refused_and_none_is_overwritten(sealed):
-    _, path = sealed
+    law, path = sealed
     with pytest.raises(UserError, match="not written twice"):
         write_prediction(law, path, [{"params": 1e9, "tokens": 1e10}])
     body = json.loads(path.read_text())
