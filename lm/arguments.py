@@ -9,7 +9,6 @@ import io
 import math
 import os
 import re
-import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +18,10 @@ import tyro
 
 from lm import settings
 from lm.config import Experiment
-from lm.errors import UserError, nearest, require
+from lm.errors import UserError, nearest, require, tell
+from lm.records import RUNS
 from lm.typed import Range
 
-RUNS = Path("runs")
 PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 
@@ -167,8 +166,9 @@ def parse_train(arguments: list[str]) -> Train:
 
 def tell_surprises(experiments: Sequence[Experiment], changed: Sequence[str]) -> None:
     """One line on standard error for each thing that an override leaves alone, or does nothing to."""
-    for surprise in dict.fromkeys(told for e in experiments for told in settings.surprises(e, changed)):
-        print(f"lm: {surprise}", file=sys.stderr)
+    for e in experiments:
+        for surprise in settings.surprises(e, changed):
+            tell(surprise)
 
 
 def _is_option(argument: str) -> bool:

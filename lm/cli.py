@@ -5,7 +5,7 @@ import os
 import sys
 
 from lm import __version__
-from lm.errors import Stopped, UserError, nearest, one_line, out_of_memory, require
+from lm.errors import UserError, nearest, one_line, out_of_memory, require
 
 USAGE = """lm: a laboratory for small language models
 
@@ -45,9 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has gone: `lm runs | head`
         status = 1
-    except Stopped as stopped:
-        print(f"lm: {one_line(str(stopped), arguments)}", file=sys.stderr)
-        status = 75
     except KeyboardInterrupt:
         print("lm: interrupted", file=sys.stderr)
         status = 130

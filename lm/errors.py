@@ -1,7 +1,9 @@
 """Errors that are the user's to mend: one sentence with the value and the way out."""
 
 import difflib
+import functools
 import re
+import sys
 from collections.abc import Iterable
 
 LONGEST_LINE = 600
@@ -40,6 +42,12 @@ def out_of_memory(error: MemoryError | RuntimeError) -> str | None:
         return None
     said = said.replace("RESOURCE_EXHAUSTED:", "").strip() or "nothing more could be allocated"
     return f"out of memory: {said[:200].rstrip('.')}; lower the batch, the samples or the model's sizes"
+
+
+@functools.cache
+def tell(message: str) -> None:
+    """One line on standard error, once a process: what a person should know, and no error."""
+    print(f"lm: {one_line(message)}", file=sys.stderr)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

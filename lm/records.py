@@ -1,16 +1,16 @@
 """What a run's directory says of it, read: experiment.json and metrics.jsonl, either of which may be damaged."""
 
 import dataclasses
-import functools
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from lm import settings
 from lm.config import Experiment, Steps
-from lm.errors import UserError, require
+from lm.errors import UserError, require, tell
 
+RUNS = Path("runs")
+"""Where runs are, unless another folder is asked for."""
 _FACTS = {
     "experiment": dict, "fingerprint": str, "hashes": dict, "steps": dict, "documents": int, "train_tokens": int,
     "epoch_tokens": int, "params_total": int, "params_nonembedding": int, "flops_per_token": (int, float),
@@ -55,7 +55,7 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     found = [_record(line) for line in lines]
     damaged = [number for number, line in enumerate(lines, 1) if line.strip() and found[number - 1] is None]
     if damaged:
-        _tell(f"{file}: {len(damaged)} of {len(lines)} lines are damaged and left out, line {damaged[0]} first")
+        tell(f"{file}: {len(damaged)} of {len(lines)} lines are damaged and left out, line {damaged[0]} first")
     return [record for record in (*found, _record(last)) if record is not None]
 
 
@@ -69,9 +69,3 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     sound = all(type(value) is float or (type(value) is int and 0 <= value < 2**63) for value in record.values())
     return record if sound else None
-
-
-@functools.cache
-def _tell(message: str) -> None:
-    """One line on standard error, once."""
-    print(f"lm: {message}", file=sys.stderr)

@@ -23,8 +23,7 @@ from lm.errors import UserError, nearest, require
 from lm.files import whole
 from lm.model import transformer
 from lm.model.taps import Edit, Taps
-
-RUNS = Path("runs")
+from lm.records import RUNS
 
 
 class Run:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import Experiment
-from lm.errors import UserError, nearest, require
+from lm.errors import UserError, nearest, require, tell
 from lm.limits import Length, MaybeLength
 from lm.typed import coerce, shown
 
@@ -213,12 +213,7 @@ def load_experiments(config: str) -> list[Experiment] | None:
 def _tell_of_shadow(path: Path, shipped: Path) -> None:
     """Say when a config of one's own stands before one of the same name that comes with lm."""
     if shipped.is_file() and path.read_bytes() != shipped.read_bytes():
-        _say_once(f"lm: this is {path}, not the config {path.stem} that comes with lm")
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    print(text, file=sys.stderr)
+        tell(f"this is {path}, not the config {path.stem} that comes with lm")
 
 
 def _run_config(config: str) -> tuple[Path, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from lm import settings
 from lm.arguments import parse, parse_train, tell_surprises
 from lm.commands.common import Json, prepare_jax, print_json, split
 from lm.config import Experiment
-from lm.errors import Stopped, UserError, require
+from lm.errors import UserError, require
 from lm.run import RUNS
 
 
@@ -41,7 +42,7 @@ class Options:
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status: 0; 1 where runs failed, whatever became of the others. Raises Stopped where the sweep was."""
+    """Exit status: 0; 1 where runs failed, whatever became of the others; 75 where the sweep was stopped and saved."""
     config, own, rest = split("sweep", Options, arguments)
     o = parse(Options, own, "lm sweep CONFIG")
     require(o.stop_worse is None or 0 < o.stop_worse < math.inf, f"--stop-worse {o.stop_worse}: nats above 0, as 0.3")
@@ -70,7 +71,8 @@ def run(arguments: list[str]) -> int:
         print(report(result, len(jobs), following), end="")
     if result.stopped:
         done = f"{folder} was stopped and saved, {len(result.finished)} of {len(jobs)} runs finished"
-        raise Stopped(f"{done}; the same command goes on")
+        print(f"lm: {done}; the same command goes on", file=sys.stderr)
+        return os.EX_TEMPFAIL
     if result.failed:
         print(f"lm: {len(result.failed)} of {len(jobs)} runs failed: {', '.join(result.failed)}", file=sys.stderr)
     return 1 if result.failed else 0

@@ -1,15 +1,13 @@
 """Finds the files of text at a path, under a folder or behind a glob, and says what it leaves out there."""
 
 import fnmatch
-import functools
 import glob
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lm.data import readers
-from lm.errors import UserError, require
+from lm.errors import UserError, require, tell
 
 LeftOut = dict[str, list[Path]]
 """By reason, what in a folder is not read."""
@@ -57,7 +55,7 @@ def _under(folder: Path, called: str) -> list[Path]:
         else:
             left.setdefault("files of other kinds", []).append(file)
     if left:
-        _tell(f"{called}: left out {', '.join(map(_counted, left, left.values()))}")
+        tell(f"{called}: left out {', '.join(map(_counted, left, left.values()))}")
     return sorted(files, key=lambda file: file.relative_to(folder).parts)
 
 
@@ -138,9 +136,3 @@ def _counted(why: str, paths: list[Path]) -> str:
 
 def _unreadable(error: OSError) -> None:
     raise UserError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
-
-@functools.cache
-def _tell(message: str) -> None:
-    """A line on standard error, unless the program that uses this library takes the log elsewhere; once a process."""
-    logging.getLogger("lm").warning(message)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm import tokenizer as tokenizers
-from lm.data.tokens import prepare
+from lm.data.corpora import Text
+from lm.data.tokens import lay_out, prepare
 from lm.errors import UserError, require
 from lm.model import transformer
 from lm.model.loss import document_segments
@@ -74,8 +75,11 @@ def _add_states(sums_LVD, params, tokens_BT, word_BT, weight_BT, c, eot):
 
 def _tokens(m: Model, text: str | None) -> np.ndarray:
     """The text's tokens, or those that the run was trained on."""
-    if text is not None:
-        return tokenizers.encode(m.tokenizer, text)
+    if text is not None:  # as training would lay out a file of it
+        pieces = Text("the text", text, m.experiment.data.separator).pieces()
+        begins = m.run is None or m.run.record["documents"] > 1
+        streams = lay_out(m.tokenizer, pieces, end_of_text=begins)
+        return np.concatenate([np.empty(0, np.uint32), *itertools.chain.from_iterable(streams)])
     if m.run is None:
         raise UserError("contextual spaces need a text: this model comes from no run")
     data, hashes = prepare(m.experiment.data), m.run.record["hashes"]
