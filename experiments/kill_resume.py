@@ -28,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lm
+from lm.files import whole
 
 HERE = Path(__file__).resolve()
 TEXT = "text.txt"
@@ -337,7 +338,8 @@ def write_text(path: Path, size: int = 6_000_000) -> None:
 
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     content = "".join(file.read_text(encoding="utf-8", errors="ignore") for file in files)
-    path.write_text(content[:size], encoding="utf-8")
+    with whole(path) as file:
+        file.write(content[:size])
 
 
 def main() -> int:

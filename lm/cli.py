@@ -78,7 +78,8 @@ def _told(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        said = error.strerror or str(error)
+        return f"{error.filename}: {said}" if error.filename else said
     return out_of_memory(error)  # NumPy's and XLA's, of which the latter needs no import of JAX
 
 

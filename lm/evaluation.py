@@ -16,6 +16,7 @@ from lm.config import ModelConfig
 from lm.data.corpora import Corpus, Text
 from lm.data.tokens import lay_out, prepare
 from lm.errors import require
+from lm.limits import Count
 from lm.model import transformer
 from lm.model.loss import window_nats
 from lm.run import Model
@@ -190,9 +191,7 @@ def _checked(c: ModelConfig, stride: int | None, batch: int) -> tuple[int, int]:
     """Both as whole numbers within their bounds."""
     stride = coerce(c.context if stride is None else stride, int, "stride")
     require(1 <= stride <= c.context, f"stride {stride}: must be between 1 and the model's context of {c.context}")
-    batch = coerce(batch, int, "batch")
-    require(batch >= 1, f"batch {batch}: must be at least 1")
-    return stride, batch
+    return stride, coerce(batch, Count, "batch")
 
 
 def baselines(text: bytes, vocab: int, tokens: int) -> dict[str, float]:

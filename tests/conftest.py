@@ -14,6 +14,8 @@ import jax
 import pytest
 import tiny
 
+from lm.errors import tell
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -26,6 +28,12 @@ def pytest_configure():
     """For this process, and for those that tests start."""
     unpolished = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     jax.config.update("jax_disable_most_optimizations", unpolished == "1")
+
+
+@pytest.fixture(autouse=True)
+def told_anew():
+    """What a process tells once, every test hears."""
+    tell.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,11 +26,13 @@ ALLOWED = {
     ("lm/run.py", "self.path / 'metrics.jsonl'.open"): "appended to, a line at a time; a cut line is left out",
     ("lm/run.py", "path / '.lock'.open"): "an empty file that a process holds",
     ("lm/data/tokens.py", "open"): "too large to hold; written in a folder that is renamed when it is whole",
+    ("lm/data/corpora.py", "open"): "a download, in a temporary folder until it is whole",
     ("lm/figures.py", "figure.savefig"): "into a file of `whole`",
     ("lm/cli.py", "os.fdopen"): "standard streams that were closed",
     ("experiments/google_set.py", "np.savez"): "into a file of `whole`",
     ("experiments/torch_recipe.py", "log.open"): "a log, line by line",
-    ("experiments/kill_resume.py", "folder / f'{name}.log'.open"): "the standard error of a process",
+    ("experiments/kill_resume.py", "place / 'log.txt'.open"): "the standard error of a process",
+    ("experiments/prediction_coverage.py", "options.keep.open"): "appended to, a line at a time",
 }
 """What may write otherwise, and why."""
 

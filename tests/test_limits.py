@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lm.arguments import parse_train
 from lm.cli import main
 from lm.config import Experiment, parse_duration
-from lm.errors import UserError
+from lm.errors import UserError, tell
 from lm.settings import flatten, from_dict, replace, surprises, to_dict
 from lm.typed import Range, limits
 
@@ -179,5 +179,6 @@ def test_the_command_says_what_an_override_leaves_alone(capsys, workplace):
     assert capsys.readouterr().err == f"lm: {MUON}\n"
     from lm.commands.sweep import Options, _experiments
 
+    tell.cache_clear()
     _experiments("m", Options(grid=("optimizer.learning-rate=0.01,0.02",)), [])
     assert capsys.readouterr().err == f"lm: {MUON}\n"

@@ -190,7 +190,8 @@ def test_links_are_followed_once_and_nowhere_is_said(runs, tmp_path, lm):
     assert lm("plot", "me")[0] == lm("runs", "me")[0] == 2
 
 
-def test_names_that_a_terminal_would_obey_are_escaped(runs, lm):
+def test_names_that_a_terminal_would_obey_are_escaped(runs, lm, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
     name = "red\x1b[31m\a[bold]"
     os.rename(runs / "a", runs / name)
     status, out, _ = lm("runs")

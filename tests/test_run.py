@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import lm
-from lm import records, settings
+from lm import settings
 from lm.config import ModelConfig
 from lm.errors import UserError
 from lm.model import transformer
@@ -149,7 +149,6 @@ LINES = {
 @pytest.mark.parametrize("kind", LINES)
 def test_a_damaged_line_of_metrics_is_left_out_and_told(copy, capsys, kind):
     """Named once, with the file; everything else is read."""
-    records._tell.cache_clear()
     file, good = copy.path / "metrics.jsonl", copy.metrics()
     file.write_bytes(LINES[kind] + b"\n" + file.read_bytes())
     assert copy.metrics() == copy.metrics() == good

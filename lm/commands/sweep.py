@@ -47,7 +47,6 @@ def run(arguments: list[str]) -> int:
     o = parse(Options, own, "lm sweep CONFIG")
     require(o.stop_worse is None or 0 < o.stop_worse < math.inf, f"--stop-worse {o.stop_worse}: nats above 0, as 0.3")
     require(o.pack >= 1, f"--pack {o.pack}: at least one run at a time")
-    require(o.grid != () or "--grid" not in own, "--grid: give settings and their values, such as train.seed=0,1")
     name, experiments = _experiments(config, o, rest)
     folder = o.out or RUNS / name
     require(not folder.exists() or folder.is_dir(), f"--out {folder}: a file, where the sweep's folder would be")

@@ -8,13 +8,14 @@ processes.
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from lm.data.tokens import TokenFile
 from lm.errors import require
-from lm.typed import coerce
+from lm.limits import Count
+from lm.typed import Range, coerce
 
 ROUNDS = 6
 """Four rounds make a Feistel network hard to tell from random; two more for the narrow halves of small files."""
@@ -75,10 +76,8 @@ class Batches:
     seed: int
 
     def __post_init__(self):
-        for name, least, most in (("context", 1, 2**31), ("batch", 1, 2**31), ("seed", 0, 2**64)):
-            value = coerce(getattr(self, name), int, name)
-            require(least <= value < most, f"{name} {value}: must be at least {least} and below {most}")
-            object.__setattr__(self, name, value)
+        for name, hint in (("context", Count), ("batch", Count), ("seed", Annotated[int, Range(least=0, below=2**64)])):
+            object.__setattr__(self, name, coerce(getattr(self, name), hint, name))
         require(
             self.file.count > self.context,
             f"{self.file.count:,} training tokens are fewer than one window of model.context {self.context} + 1;"
@@ -173,7 +172,7 @@ def validation_windows(file: TokenFile, context: int, tokens: int) -> tuple[np.n
     Raises UserError for a file of fewer than two tokens.
     """
     for name, value in (("context", context), ("tokens", tokens)):
-        require(coerce(value, int, name) >= 1, f"{name} {value}: must be at least 1")
+        coerce(value, Count, name)
     require(
         file.count >= 2,
         f"validation needs at least 2 tokens, there are {file.count}; raise --data.validation or give more text",

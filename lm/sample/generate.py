@@ -15,6 +15,7 @@ import numpy as np
 from lm import tokenizer as tokenizers
 from lm.config import ModelConfig
 from lm.errors import require
+from lm.limits import Count, Seed
 from lm.model.cache import KVCache
 from lm.sample.decoding import CHUNK, Decoded, decode, full_logits, laid_out, prefill
 from lm.sample.samplers import Sampler
@@ -232,13 +233,7 @@ MOST_ROWS = 1 << 16
 
 def _numbers(max_tokens: int, seed: int, samples: int) -> tuple[int, int, int]:
     """Each as a whole number within its bounds."""
-    max_tokens = coerce(max_tokens, int, "max_tokens")
-    require(max_tokens >= 1, f"max_tokens {max_tokens}: must be at least 1")
-    seed = coerce(seed, int, "seed")
-    require(0 <= seed < 2**32, f"seed {seed}: must be at least 0 and below 2**32")
-    samples = coerce(samples, int, "samples")
-    require(samples >= 1, f"samples {samples}: must be at least 1")
-    return max_tokens, seed, samples
+    return coerce(max_tokens, Count, "max_tokens"), coerce(seed, Seed, "seed"), coerce(samples, Count, "samples")
 
 
 def _check(m, prompts, samples, stop, past_context) -> None:

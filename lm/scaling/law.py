@@ -91,6 +91,7 @@ class Law:
         n_Rn = self._best_n({name: drawn[:, None] for name, drawn in self.draws.items()}, flops, k, g)
         tokens = lambda n: np.exp(np.log(flops / k) - (1 + g) * n)  # noqa: E731
         low, high = _band(n_Rn, self.level)
+        low, high = np.minimum(low, n_n), np.maximum(high, n_n)  # resamples of exact points round beside the value
         return {
             "params": np.exp(n_n), "tokens": tokens(n_n), "loss": self.predict(np.exp(n_n), tokens(n_n)),
             "params_low": np.exp(low), "params_high": np.exp(high),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from lm.console import console
 
@@ -13,7 +14,7 @@ from lm.console import console
 @contextlib.contextmanager
 def patience(what: str, seconds: float = 1.0) -> Iterator[None]:
     """Say in the terminal what is waited for, once that has taken a while and for as long as it lasts."""
-    status = console(stderr=True).status(what)
+    status = console(stderr=True).status(Text(what))  # which reads markup in a string even so
     timer = threading.Timer(seconds, status.start)
     if status.console.is_terminal:
         timer.start()

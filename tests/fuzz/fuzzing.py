@@ -99,14 +99,15 @@ def outcome(arguments: list[str], place: Path) -> Outcome:
     return Outcome(list(arguments), status, err.getvalue(), escaped, left, time.perf_counter() - start)
 
 
-def standing(place: Path) -> dict[str, tuple]:
-    """Every file and folder below a place, with what would show a change."""
+def standing(place: Path) -> dict[str, int]:
+    """Every file and folder below a place, with a hash of what it holds."""
     found = {}
     for folder, folders, files in os.walk(place):
         for name in files:
-            stat = os.lstat(f"{folder}/{name}")
-            found[f"{folder}/{name}"] = (stat.st_size, stat.st_mtime_ns)
-        found |= {f"{folder}/{name}": () for name in folders}
+            path = Path(folder, name)
+            held = path.read_bytes() if path.is_file() else os.readlink(path) if path.is_symlink() else b""
+            found[f"{folder}/{name}"] = hash(held)
+        found |= {f"{folder}/{name}": 0 for name in folders}
     return found
 
 

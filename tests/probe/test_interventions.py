@@ -207,5 +207,5 @@ def test_tracing_nonsense_is_refused():
         probe.trace(M, PROMPT, "queen", ANSWER)
     with pytest.raises(UserError, match="'cat' makes the prompt 17 tokens and 'king' 18"):
         probe.trace(M, PROMPT, "king", ANSWER, other="cat")
-    with pytest.raises(UserError, match="samples and window"):
+    with pytest.raises(UserError, match="samples 0: from 1 to 10,000"):
         probe.trace(M, PROMPT, "king", ANSWER, samples=0)

@@ -158,7 +158,7 @@ def test_markup_and_control_characters_of_a_text_are_shown_as_they_are(ask, work
     odd = "bob [/x] $y_^$ \x1b[31m"
     for action in ("loss", "lens", "attention"):
         out = ask(action, odd, "--figure", f"{action}.svg")
-        assert "\x1b" not in out and "\\x1b" in out
+        assert "\x1b" not in out and ("\\x1b" in out) == (action != "attention")  # whose table shows no text
     assert "the logit of · over that of ·oslo" in ask("lens", "bob lives in", "--answer", "[/x]", "--other", "oslo")
     facts = [probe.Fact(odd, "bob", "bob lives in", "[/x]")]
     Path("odd.jsonl").write_text(json.dumps(vars(facts[0])) + "\n")
@@ -188,13 +188,13 @@ def test_a_run_that_diverged_is_refused(run_path, monkeypatch):
         ("ablate", [TEXT, "--facts", "f"], "ablate what"),
         ("trace", [TEXT, "--subject", "nobody", "--answer", "x"], "'nobody' is not in"),
         ("trace", [TEXT, "--answer", "x"], "subject"),
-        ("attention", [TEXT, "--layer", "-1"], "--layer -1: a whole number from 0"),
-        ("attention", [TEXT, "--seed", "-1"], "--seed -1: a whole number from 0"),
+        ("attention", [TEXT, "--layer", "-1"], "--layer -1: must be at least 0"),
+        ("attention", [TEXT, "--seed", "-1"], "--seed -1: must be at least 0"),
         ("lens", [TEXT, "--answer", " "], "the answer ' ' is blank"),
         ("facts", ["pipe"], "cannot read pipe: not a file of text"),
         ("facts", ["deep.jsonl"], "deep.jsonl, line 1: not JSON (nested too deeply)"),
         ("ablate", ["--facts", "pipe"], "cannot read pipe: not a file of text"),
-        ("trace", [*SUBJECT, "--noise", "1e300"], "noise 1e+300: above 0, up to 1000 standard deviations"),
+        ("trace", [*SUBJECT, "--noise", "1e300"], "--noise 1e+300: must be above 0 and finite in float32"),
         ("trace", [*SUBJECT, "--noise", "nan"], "--noise nan: not a finite number"),
         ("trace", [*SUBJECT, "--samples", "1000000000"], "samples 1000000000: from 1 to 10,000"),
         ("trace", [*SUBJECT, "--other", "bob"], "other 'bob': the subject itself corrupts nothing"),

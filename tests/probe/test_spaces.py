@@ -88,7 +88,7 @@ def test_contextual_vectors_are_means_over_places(kind, request):
     """` king` in ` kingdom` does not count, the window's first word and its last neither; pieces are averaged."""
     encoding = request.getfixturevalue(kind)
     m, known = little(encoding), vocabulary(encoding, ["kingdom", "saw", "old"], pieces="mean", case="exact")
-    tokens = encoding.encode_ordinary(TEXT)
+    tokens = [encoding.eot_token, *encoding.encode_ordinary(TEXT)]  # as training lays a document out
     T = min(m.experiment.model.context, len(tokens))
     count = -(-len(tokens) // T)
     starts = np.linspace(0, len(tokens) - T, count).astype(int)

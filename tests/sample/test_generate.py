@@ -178,7 +178,7 @@ def test_nothing_is_made_before_an_error():
         (dict(max_tokens=0), "max_tokens 0: must be at least 1"),
         (dict(samples=0), "samples 0: must be at least 1"),
         (dict(seed=-1), "seed -1: must be at least 0"),
-        (dict(seed=2**32), r"seed 4294967296: must be .* below 2\*\*32"),
+        (dict(seed=2**32), r"seed 4294967296: must be .* below 2\^32"),
         (dict(seed=0.5), "seed 0.5: expected int"),
         (dict(max_tokens=2.5), "max_tokens 2.5: expected int"),
         (dict(max_tokens=float("inf")), "max_tokens inf: expected int"),

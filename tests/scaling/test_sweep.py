@@ -455,7 +455,7 @@ def test_programs_are_counted_by_what_is_compiled(corpus):
         (("tiny.py", "--pack", "0", "--grid", "train.seed=1"), "--pack 0"),
         (("tiny.py", "--stop-worse", "0", "--grid", "train.seed=1"), "--stop-worse 0"),
         (("tiny.py", "--stop-worse", "inf", "--grid", "train.seed=1"), "--stop-worse inf"),
-        (("tiny.py", "--grid"), "--grid: give settings"),
+        (("tiny.py", "--grid"), "--grid: no text was given"),
         (("tiny.py", "--grid", "train.seed=1", "--out", "tiny.py"), "--out tiny.py: a file"),
     ],
 )
