@@ -1,14 +1,18 @@
 """What rich draws, with names, paths and prompts as they are: no `[/x]` is markup here, and no `:x:` an emoji."""
 
 import io
+import os
 from typing import Any
 
 from rich.console import Console, RenderableType
 
 
 def console(**options: Any) -> Console:
-    """A console that prints text literally; options are rich's."""
-    return Console(markup=False, emoji=False, highlight=False, **options)
+    """A console that prints text literally; options are rich's. Where there is no terminal its lines are long."""
+    made = Console(markup=False, emoji=False, highlight=False, **options)
+    if not (made.is_terminal or "width" in options or "COLUMNS" in os.environ):
+        made.width = 150
+    return made
 
 
 def as_text(*shown: RenderableType, width: int) -> str:

@@ -18,7 +18,7 @@ VERBS = (
     ["train", "demo", "--name", "tiny"],
     ["train", "RUN"],
 )
-"""RUN is the damaged folder; `train demo --name tiny` goes on with it as runs/tiny."""
+"""RUN is the damaged folder, called as it was recorded; `train demo --name tiny` goes on with it as runs/tiny."""
 
 
 def tried(place, seed: int, folders: int, each: int = 1) -> list[str]:
@@ -29,13 +29,13 @@ def tried(place, seed: int, folders: int, each: int = 1) -> list[str]:
         shutil.copytree(runs, whole)
     for number in range(folders):
         shutil.rmtree(place / "damaged", ignore_errors=True)
-        shutil.copytree(whole, place / "damaged" / "run")
-        done = damage.damage(place / "damaged" / "run", rng)
+        shutil.copytree(whole, place / "damaged" / "tiny")
+        done = damage.damage(place / "damaged" / "tiny", rng)
         for verb in (VERBS[number % len(VERBS)], *rng.sample(VERBS, each - 1)):
             if "tiny" in verb:
                 shutil.rmtree(runs)
-                shutil.copytree(place / "damaged" / "run", runs)
-            arguments = ["damaged/run" if word == "RUN" else word for word in verb]
+                shutil.copytree(place / "damaged" / "tiny", runs)
+            arguments = ["damaged/tiny" if word == "RUN" else word for word in verb]
             outcome = fuzzing.outcome(arguments, place)
             if faults := [fault for fault in outcome.faults() if verb[0] != "train" or "one line" not in fault]:
                 bad.append(f"{done}: {outcome}\n    {'; '.join(faults)}")

@@ -153,8 +153,9 @@ def test_trace(ask, workplace):
     assert "bob*" in table and "the attention output" in table
 
 
-def test_markup_and_control_characters_of_a_text_are_shown_as_they_are(ask, workplace):
+def test_markup_and_control_characters_of_a_text_are_shown_as_they_are(ask, workplace, monkeypatch):
     """In every table and figure; a word of several tokens is asked about by its first, which is named."""
+    monkeypatch.setenv("COLUMNS", "150")
     odd = "bob [/x] $y_^$ \x1b[31m"
     for action in ("loss", "lens", "attention"):
         out = ask(action, odd, "--figure", f"{action}.svg")
