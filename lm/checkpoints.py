@@ -75,7 +75,7 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)  # noqa: E731
     saved, loaded = _digests(folder, step), None
-    _require_metrics(folder, step)
+    _val_loss(folder, step)
     with _quiet():
         try:
             loaded = ocp.load_checkpointables(folder.resolve() / str(step), jax.tree.map(place, abstract))
@@ -141,8 +141,8 @@ def _tell_unless_late(hook: Callable[[Any], None], unraisable: Any) -> None:
         hook(unraisable)
 
 
-def _require_metrics(folder: Path, step: int) -> None:
-    """Refuse validation losses that are not those that were saved; a checkpoint without any is fine."""
+def _val_loss(folder: Path, step: int) -> float | None:
+    """The validation loss saved with a checkpoint, None where it has none. Raises UserError for one that is damaged."""
     file = folder / str(step) / "metrics" / "metrics"
     saved = _digests(folder, step)
     try:
@@ -152,6 +152,7 @@ def _require_metrics(folder: Path, step: int) -> None:
         raise _damaged(folder, step) from error
     if not right or (saved and saved.get("metrics") != _digest_of_metrics(metrics)):
         raise _damaged(folder, step, ": its validation loss is not what was saved")
+    return None if metrics is None else metrics["val_loss"]
 
 
 class Checkpoints:
@@ -159,23 +160,16 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int, always: Iterable[int] = ()):
         self.folder, self.keep, self.always = folder.resolve(), keep, tuple(always)  # orbax wants absolute paths
-        for step in steps(folder):
-            _require_metrics(folder, step)
+        self.losses = {step: _val_loss(folder, step) for step in steps(folder)}
 
     @functools.cached_property
     def writer(self):
         """Orbax's own; it also removes what unfinished saves left behind."""
         from orbax.checkpoint import v1 as ocp
 
-        policies = ocp.training.preservation_policies
-        latest = policies.LatestN(self.keep)
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: -metrics["val_loss"], n=1, keep_checkpoints_without_metrics=False
-        )
         return ocp.training.Checkpointer(
             self.folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy([latest, best, policies.CustomSteps(self.always)]),
             cleanup_tmp_directories=True,
         )
 
@@ -197,6 +191,17 @@ class Checkpoints:
             said = str(error).strip().splitlines() or [type(error).__name__]
             reason = said[0].split('": ')[-1].split(" [")[0]  # tensorstore: what failed, on which file, why, in numbers
             raise UserError(f"{where}: {reason[:200]}; earlier checkpoints are whole, resume when mended") from error
+        self.losses[step] = val_loss
+        self._remove_others()
+
+    def _remove_others(self) -> None:
+        """Take away what need not be kept. Orbax would delete file by file: killed meanwhile, it leaves a half."""
+        scored = {step: loss for step, loss in self.losses.items() if loss is not None}
+        best = min(scored, key=scored.__getitem__, default=None)
+        kept = {*sorted(self.losses)[-self.keep :], best, *self.always}
+        for step in sorted(self.losses.keys() - kept):
+            remove(self.folder, step)
+            del self.losses[step]
 
     def close(self) -> None:
         if "writer" not in vars(self):  # nothing was saved
