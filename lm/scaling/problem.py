@@ -9,7 +9,20 @@ import numpy as np
 from lm.errors import require
 from lm.scaling.laws import Form, double, logs_of
 from lm.scaling.points import Points, check_column
-from lm.scaling.solve import Misfit, cost, huber, metric, pack, polish, residual_slopes, residuals, starts, unpack
+from lm.scaling.solve import (
+    Misfit,
+    cost,
+    filled,
+    huber,
+    metric,
+    pack,
+    polish,
+    residual_slopes,
+    residuals,
+    starts,
+    table,
+    unpack,
+)
 
 METHODS = ("huber", "l1", "squares", "log-squares")
 """huber: of ln(prediction/L); l1: the same with delta to nothing; squares: of prediction - L; log-squares: of logs."""
@@ -88,7 +101,7 @@ def objective_at(problem: Problem, p: Mapping[str, float]) -> float:
     """The objective at given parameters: to set a published fit beside one's own."""
     with double():
         theta_P = pack(problem.form, {name: jnp.float64(p[name]) for name in problem.form.parameters})
-        value = cost(problem.misfit, theta_P, problem.x, problem.y_n, problem.w_n, problem.delta)
+        value = cost(problem.misfit, theta_P, *table(problem.x, problem.y_n, problem.w_n), problem.delta)
         return float(value) * problem.unit
 
 
@@ -99,20 +112,22 @@ def objective_of_constant(problem: Problem) -> float:
     for constant in (np.median(y_n), np.mean(y_n), np.exp(np.mean(np.log(y_n)))):
         r_n = x["precision"] * (np.log(constant / y_n) if problem.misfit.log else constant - y_n)
         with double():
-            values.append(float(jnp.sum(problem.w_n * huber(jnp.asarray(r_n), problem.delta))))
+            values.append(float(np.asarray(huber(filled(r_n), problem.delta))[: len(r_n)] @ problem.w_n))
     return min(values) * problem.unit
 
 
 def residuals_at(problem: Problem, theta_P) -> np.ndarray:
     with double():
-        return np.asarray(residuals(problem.misfit, jnp.asarray(theta_P), problem.x, problem.y_n))
+        x, y_n, _ = table(problem.x, problem.y_n, problem.w_n)
+        return np.asarray(residuals(problem.misfit, jnp.asarray(theta_P), x, y_n))[: len(problem.y_n)]
 
 
 def jacobian(problem: Problem, theta_P) -> np.ndarray:
     """d residual / d theta of the free parameters: [n, free]."""
     with double():
-        J_nP = np.asarray(residual_slopes(problem.misfit, jnp.asarray(theta_P), problem.x, problem.y_n))
-    return J_nP[:, problem.free_P]
+        x, y_n, _ = table(problem.x, problem.y_n, problem.w_n)
+        J_nP = np.asarray(residual_slopes(problem.misfit, jnp.asarray(theta_P), x, y_n))
+    return J_nP[: len(problem.y_n), problem.free_P]
 
 
 def named(form: Form, theta_RP: np.ndarray) -> dict[str, np.ndarray]:

@@ -21,6 +21,8 @@ STARTS = 24
 """Grid nodes that are polished."""
 BATCH = 64
 """Problems whose steps are taken together: few enough for their arrays to stay in the cache."""
+ROWS = 48
+"""Tables are filled up to multiples of so many points, without weight: one compiled program serves all such lengths."""
 
 
 class Misfit(NamedTuple):
@@ -44,6 +46,19 @@ def pack(form: Form, p: dict):
     return jnp.stack([jnp.log(p[name]) if name in form.logs else p[name] for name in form.parameters], axis=-1)
 
 
+def filled(array) -> np.ndarray:
+    """Its last axis, points, up to a multiple of ROWS with copies of the last one."""
+    array = np.asarray(array)
+    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, -array.shape[-1] % ROWS)], mode="edge")
+
+
+def table(x: dict, y, w) -> tuple[dict, np.ndarray, np.ndarray]:
+    """Columns, targets and weights of as many points as programs are compiled for: those that fill up weigh nothing."""
+    w_n = filled(w) * (np.arange(np.shape(filled(w))[-1]) < np.shape(w)[-1])
+    return {name: filled(column) for name, column in x.items()}, filled(y), w_n
+
+
+@functools.partial(jax.jit, static_argnames=("misfit",))
 def residuals(misfit: Misfit, theta_P, x: dict, y_n):
     prediction_n = misfit.form.predict(unpack(misfit.form, theta_P), x)
     return x["precision"] * (jnp.log(prediction_n) - jnp.log(y_n) if misfit.log else prediction_n - y_n)
@@ -55,6 +70,7 @@ def residual_slopes(misfit: Misfit, theta_P, x: dict, y_n):
     return jax.jacfwd(lambda theta: residuals(misfit, theta, x, y_n))(theta_P)
 
 
+@jax.jit
 def huber(r, delta):
     """Huber's function over delta: r^2 / (2 delta) within delta, |r| - delta/2 outside; r^2/2 for infinite delta."""
     size = jnp.abs(r)
@@ -65,6 +81,7 @@ def _unit(delta):
     return jnp.where(jnp.isinf(delta), 1.0, delta)
 
 
+@functools.partial(jax.jit, static_argnames=("misfit",))
 def cost(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
     """The objective, over delta. Summed, not averaged: a mean is small enough for tolerances to stop at the start."""
     return jnp.sum(w_n * huber(residuals(misfit, theta_P, x, y_n), delta))
@@ -72,6 +89,11 @@ def cost(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
 
 def metric(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
     """J' W J with the weights of iterated least squares: how far a step goes, in the units of the objective."""
+    return _metric(misfit, theta_P, *table(x, y_n, w_n), delta)
+
+
+@functools.partial(jax.jit, static_argnames=("misfit",))
+def _metric(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
     J_nP = residual_slopes(misfit, theta_P, x, y_n)
     r_n = jnp.abs(residuals(misfit, theta_P, x, y_n))
     v_n = w_n / jnp.where(jnp.isinf(delta), 1.0, jnp.maximum(r_n, delta))
@@ -148,7 +170,7 @@ def polish(misfit: Misfit, theta_RP, x, y, w, free, M_PP, deltas, steps: int = 1
     y, w: [n] or one row a problem. free: which parameters may move, [P] or [R, P]. deltas: Huber's delta of each stage,
     the last the one that is meant. Whatever R is, one compiled program makes steps for BATCH problems, on each core.
     """
-    R = len(theta_RP)
+    R, (x, y, w) = len(theta_RP), table(x, y, w)
     rows = [np.broadcast_to(np.asarray(a), (R, np.shape(a)[-1])) for a in (theta_RP, y, w, free)]
 
     def batch(first: int):
@@ -225,7 +247,7 @@ def starts(misfit: Misfit, x, y_n, w_n, held: dict, delta) -> tuple[np.ndarray, 
     grid = dict(zip(axes, map(np.ravel, np.meshgrid(*axes.values(), indexing="ij")), strict=True))
     grid = {name: jnp.asarray(values, jnp.float64) for name, values in grid.items()}
     rounds = 1 if np.isinf(delta) else 9
-    theta_GP, cost_G = map(np.asarray, _grid_fits(misfit, grid, x, y_n, w_n, held, delta, rounds))
+    theta_GP, cost_G = map(np.asarray, _grid_fits(misfit, grid, *table(x, y_n, w_n), held, delta, rounds))
     cost_G = np.where(np.isfinite(cost_G), cost_G, np.inf)
     valleys_G = (cost_G.reshape(shape) == minimum_filter(cost_G.reshape(shape), size=3, mode="nearest")).ravel()
     order = np.lexsort((cost_G, ~valleys_G))[:STARTS]

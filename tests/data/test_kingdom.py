@@ -65,7 +65,7 @@ def test_the_text_of_this_version():
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_every_text_is_written_in_one_way_and_costs_the_entropy_on_average(shuffled):
     tree = kingdom.tree(shuffled)
-    read = [grammar.ways(tree, text) for text in kingdom.documents(400, seed=1, shuffled=shuffled)]
+    read = [grammar.ways(tree, text) for text in kingdom.documents(250, seed=1, shuffled=shuffled)]
     assert {count for count, _ in read} == {1}
     costs = [-math.log(probability) for _, probability in read]
     error = statistics.stdev(costs) / math.sqrt(len(costs))

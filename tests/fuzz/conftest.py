@@ -53,10 +53,11 @@ def place(tiny_run, corpus, tmp_path_factory, request) -> Path:
     (place / "unreadable").write_text("secret")
     (place / "unreadable").chmod(0)
     rng = random.Random(request.config.getoption("--fuzz-seed"))
+    copies = max(1, round(6 * request.config.getoption("--fuzz-cases")))
     for name in (*files, "tokenizer.json"):
         if "/" not in name:
             content = (place / name).read_bytes()
-            for number in range(6):
+            for number in range(copies):
                 suffix = Path(name).suffix
                 (place / f"damaged-{Path(name).stem}{number}{suffix}").write_bytes(fuzzing.damaged(content, rng))
     before = os.getcwd()

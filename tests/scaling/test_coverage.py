@@ -8,6 +8,8 @@ from lm.errors import UserError
 from lm.scaling import fit, fit_frontier
 from lm.scaling.isoflop import VALLEYS
 
+pytestmark = pytest.mark.usefixtures("polished")
+
 TRIALS = 200
 
 

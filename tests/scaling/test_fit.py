@@ -12,6 +12,8 @@ from lm.scaling.fitting import against_law
 from lm.scaling.laws import evaluate, form_of
 from lm.scaling.predictions import matching
 
+pytestmark = pytest.mark.usefixtures("polished")
+
 STEEP = dict(E=1.8, A=4000.0, B=900.0, alpha=0.52, beta=0.26)
 
 

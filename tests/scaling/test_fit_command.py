@@ -7,7 +7,7 @@ from synthetic import HOFFMANN, chinchilla_loss, synthetic
 
 from lm.scaling import make_points
 
-pytestmark = pytest.mark.usefixtures("workplace")
+pytestmark = pytest.mark.usefixtures("polished", "workplace")
 KEYS = {
     "law", "parameters", "objective", "points", "dropped", "conventions", "identifiable", "warnings", "derived",
 }  # fmt: skip

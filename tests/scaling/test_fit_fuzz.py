@@ -10,6 +10,8 @@ from synthetic import grid, synthetic
 from lm.errors import UserError
 from lm.scaling import LAWS, Points, fit, make_points
 
+pytestmark = pytest.mark.usefixtures("polished")
+
 NOISE = 0.01
 
 

@@ -8,6 +8,8 @@ from lm.scaling import fit, make_points
 from lm.scaling.holdouts import HoldOuts, roll, scale_of
 from lm.scaling.predictions import predict_at, rolled
 
+pytestmark = pytest.mark.usefixtures("polished")
+
 BUDGETS = tuple(np.geomspace(1e17, 1e21, 8))
 
 

@@ -9,6 +9,8 @@ from lm.errors import UserError
 from lm.scaling import fit_frontier, make_points
 from lm.scaling.isoflop import VALLEYS, bottom, budgets, scatter_about, valleys
 
+pytestmark = pytest.mark.usefixtures("polished")
+
 TRUE_A = HOFFMANN["beta"] / (HOFFMANN["alpha"] + HOFFMANN["beta"])
 
 

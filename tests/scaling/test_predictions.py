@@ -12,6 +12,8 @@ from lm.scaling import fit, make_points, score_prediction, write_prediction
 from lm.scaling.predictions import matching, predict_at
 from lm.scaling.report import describe_scores
 
+pytestmark = pytest.mark.usefixtures("polished")
+
 
 def test_conditions_select_rows():
     points = synthetic()

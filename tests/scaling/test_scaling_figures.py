@@ -13,6 +13,8 @@ from lm.errors import UserError
 from lm.scaling import fit, fit_frontier, make_points, plot
 from lm.scaling.law import cost_of
 
+pytestmark = pytest.mark.usefixtures("polished")
+
 
 @pytest.fixture(scope="module")
 def points():
