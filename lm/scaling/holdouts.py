@@ -20,15 +20,12 @@ the interval that supposes the law.
 Axes: K cuts, n points, P parameters (search coordinates, see solve.py), S starts, I columns that the law reads.
 """
 
-import dataclasses
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri
 
-from lm.scaling.law import Law
+from lm.scaling.law import TAILS, HoldOuts, Law
 from lm.scaling.laws import double
 from lm.scaling.problem import Problem
 from lm.scaling.solve import metric, polish, starts, unpack
@@ -42,52 +39,12 @@ NEAR = 1.2
 """Times a cut's compute that the furthest point above it must have: nearer, there is no distance to speak of."""
 POINTS_PER_PARAMETER = 2
 """Below the lowest cut: refits of fewer points say more about themselves than about the law."""
-TAILS = 5.0
-"""Degrees of freedom of the likelihood, and the most that the quantile takes: cuts overlap, so many are not as many."""
 SCATTERS = np.geomspace(1, 10, 24)
 """Where s0 is looked for, in units of the fitted points' scatter."""
 GROWTHS = np.concatenate([[0.0], np.geomspace(1e-4, 1, 93)])
 """Where s1 is looked for: neighbours are 10% apart."""
 PARALLEL = 0.9999
 """Correlation between columns from which points below a cut cannot tell them apart: one budget alone, for example."""
-
-
-@dataclasses.dataclass(frozen=True)
-class HoldOuts:
-    """What rolling hold-outs of a law's points say, or `why` there are none.
-
-    cuts: one dict a cut: flops, fitted and predicted (numbers of points), furthest (times the cut's compute), error
-    (mean of predicted/actual - 1) and slope (of ln predicted/actual against the distance, least squares through 0).
-    scatter: s0. growth: s1, both in ln L.
-    """
-
-    cuts: list[dict[str, float]]
-    scatter: float = 0.0
-    growth: float = 0.0
-    why: str = ""
-
-    def half_width(self, distance: np.ndarray | float, level: float) -> np.ndarray:
-        """Half the interval of ln L at distances ln(C / largest fitted C); those below 0 count as 0."""
-        scale = np.hypot(self.scatter, self.growth * np.maximum(distance, 0.0))
-        return stdtrit(min(len(self.cuts), TAILS), (1 + level) / 2) * scale
-
-    def widened(self, predicted, low, high, distance, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of an interval about predictions, no narrower than those that suppose the law."""
-        factor = np.exp(self.half_width(distance, level))
-        return np.minimum(low, predicted / factor), np.maximum(high, predicted * factor)
-
-    def reach(self) -> float:
-        """Times a cut's compute of the furthest point that was predicted."""
-        return max(cut["furthest"] for cut in self.cuts)
-
-    def bias(self) -> float | None:
-        """Mean slope, where the errors behind all cuts (three at least) grow to the same side; otherwise None."""
-        slopes = np.array([cut["slope"] for cut in self.cuts])
-        one_sided = len(slopes) >= 3 and abs(np.sign(slopes).sum()) == len(slopes)
-        return float(slopes.mean()) if one_sided else None
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def roll(law: Law) -> HoldOuts:

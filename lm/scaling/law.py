@@ -2,17 +2,15 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from lm.errors import require
 from lm.scaling.laws import evaluate, form_of
 from lm.scaling.points import Points
 from lm.scaling.problem import Problem
-
-if TYPE_CHECKING:
-    from lm.scaling.holdouts import HoldOuts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +25,49 @@ class Estimate:
     def to_json(self) -> dict[str, float | None]:
         finite = lambda value: None if value is None or not math.isfinite(value) else float(value)  # noqa: E731
         return {name: finite(getattr(self, name)) for name in ("value", "se", "low", "high")}
+
+
+TAILS = 5.0
+"""Degrees of freedom of the errors of hold-outs, and the most that the quantile takes: cuts overlap, so many are not as
+many."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HoldOuts:
+    """What rolling hold-outs of a law's points say, or `why` there are none.
+
+    cuts: one dict a cut: flops, fitted and predicted (numbers of points), furthest (times the cut's compute), error
+    (mean of predicted/actual - 1) and slope (of ln predicted/actual against the distance, least squares through 0).
+    scatter: s0. growth: s1, both in ln L.
+    """
+
+    cuts: list[dict[str, float]]
+    scatter: float = 0.0
+    growth: float = 0.0
+    why: str = ""
+
+    def half_width(self, distance: np.ndarray | float, level: float) -> np.ndarray:
+        """Half the interval of ln L at distances ln(C / largest fitted C); those below 0 count as 0."""
+        scale = np.hypot(self.scatter, self.growth * np.maximum(distance, 0.0))
+        return stdtrit(min(len(self.cuts), TAILS), (1 + level) / 2) * scale
+
+    def widened(self, predicted, low, high, distance, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of an interval about predictions, no narrower than those that suppose the law."""
+        factor = np.exp(self.half_width(distance, level))
+        return np.minimum(low, predicted / factor), np.maximum(high, predicted * factor)
+
+    def reach(self) -> float:
+        """Times a cut's compute of the furthest point that was predicted."""
+        return max(cut["furthest"] for cut in self.cuts)
+
+    def bias(self) -> float | None:
+        """Mean slope, where the errors behind all cuts (three at least) grow to the same side; otherwise None."""
+        slopes = np.array([cut["slope"] for cut in self.cuts])
+        one_sided = len(slopes) >= 3 and abs(np.sign(slopes).sum()) == len(slopes)
+        return float(slopes.mean()) if one_sided else None
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +98,7 @@ class Law:
     scatter: float
     dropping: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     held_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    hold_outs: "HoldOuts | None" = None
+    hold_outs: HoldOuts | None = None
     data: Points | None = dataclasses.field(default=None, repr=False)
     problem: Problem | None = dataclasses.field(default=None, repr=False)
     draws: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
