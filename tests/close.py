@@ -14,6 +14,8 @@ def relative_error(a, b) -> float:
     def error(x, y):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         assert x.shape == y.shape or y.ndim == 0, f"shapes {x.shape} and {y.shape}"
+        if not y.size:
+            return 0.0
         assert np.abs(y).max() < 1e6, "masked entries would drown every difference: leave the padding out"
         return np.abs(x - y).max() / (np.abs(y).max() + 1e-12)
 

@@ -18,7 +18,7 @@ MAY_KNOW = {
     "ranks": {"errors"},
     "tokenizer": {"config", "errors", "files", "ranks"},
     "model": {"config", "errors"},
-    "data": {"config", "errors", "files", "tokenizer", "typed"},
+    "data": {"config", "errors", "files", "limits", "tokenizer", "typed"},
     "checkpoints": {"errors"},
     "console": set(),
     "figures": {"errors", "files"},
@@ -26,7 +26,7 @@ MAY_KNOW = {
     "hardware": set(),
     "records": {"config", "errors", "settings"},
     "run": {"checkpoints", "config", "errors", "files", "model", "records", "settings", "tokenizer"},
-    "sample": {"config", "errors", "model", "tokenizer", "typed"},
+    "sample": {"config", "errors", "limits", "model", "tokenizer", "typed"},
     "probe": {"config", "console", "data", "errors", "figures", "model", "run", "sample", "tokenizer"},
     "scaling": {"config", "console", "errors", "figures", "files", "model", "settings"},
     "scaling/jobs.py": {"config", "data", "errors", "model", "settings", "training"},
@@ -46,7 +46,7 @@ MAY_KNOW = {
         "tokenizer",
         "training",
     },
-    "evaluation": {"config", "data", "errors", "model", "run", "tokenizer", "typed"},
+    "evaluation": {"config", "data", "errors", "limits", "model", "run", "tokenizer", "typed"},
 }
 
 

@@ -47,7 +47,7 @@ def test_names_say_what_an_operation_is(name, said):
 def test_a_real_trace_names_the_costly_operation(tmp_path):
     """Two traces into one folder: the second is told from the first."""
     step = jax.jit(lambda x, n: jax.lax.fori_loop(0, n, lambda _, x: jnp.tanh(x @ x), x))
-    x = jnp.ones((256, 256))
+    x = jnp.ones((768, 768))  # products grow faster than the rest
     step(x, 1).block_until_ready()
     for n in (1, 20):
         found = profile(lambda n=n: step(x, n).block_until_ready(), tmp_path / "trace")
