@@ -189,7 +189,7 @@ def _towards(report: Callable[[int, int | None], None] | None, total: int | None
 
 def _checked(c: ModelConfig, stride: int | None, batch: int) -> tuple[int, int]:
     """Both as whole numbers within their bounds."""
-    stride = coerce(c.context if stride is None else stride, Count, "stride")
+    stride = coerce(c.context if stride is None else stride, int, "stride")
     require(1 <= stride <= c.context, f"stride {stride}: must be between 1 and the model's context of {c.context}")
     return stride, coerce(batch, Count, "batch")
 
