@@ -167,7 +167,7 @@ def score_prediction(path: str | Path, points: Points) -> list[dict[str, Any]]:
     try:
         body = json.loads(path.read_text())
         seal = body.pop("sha256")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a prediction that `lm fit --write-prediction` wrote") from error
     require(
         seal == _seal(body), f"{path}: its SHA-256 is not that of its contents; it was changed after it was written"

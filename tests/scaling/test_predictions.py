@@ -87,6 +87,15 @@ def test_a_changed_prediction_is_refused_and_none_is_overwritten(sealed):
         score_prediction(path, synthetic())
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", "7", "{}", "[" * 100_000, "\xff"], ids=["list", "number", "empty", "deep", "odd"]
+)
+def test_a_damaged_prediction_is_refused(sealed, tmp_path, content):
+    (tmp_path / "damaged.json").write_bytes(content.encode("latin1"))
+    with pytest.raises(UserError, match=r"damaged\.json is not a prediction"):
+        score_prediction(tmp_path / "damaged.json", sealed[0].data)
+
+
 def test_a_prediction_of_nothing_there_is_refused(sealed):
     with pytest.raises(UserError, match="nothing that these points have"):
         score_prediction(sealed[1], synthetic())
