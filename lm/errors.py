@@ -26,7 +26,7 @@ class Diverged(UserError):
 
 
 class Stopped(Exception):
-    """Training was told to stop, has saved, and goes on with the same command: exit status 75."""
+    """Work was told to stop, has saved what it made, and goes on with the same command."""
 
 
 def require(condition: bool, message: str) -> None:

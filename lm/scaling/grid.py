@@ -34,7 +34,7 @@ def grid(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experi
                 for key, leaf, value in zip(axes, leaves, values, strict=True)
             ]
             name = "-".join(([e.name] if len(experiments) > 1 else []) + chosen)
-            changes = {key: _value(value) for key, value in zip(axes, values, strict=True)}
+            changes = {key: settings.literal(value) for key, value in zip(axes, values, strict=True)}
             made.append(settings.replace(e, changes | {"name": name}) if axes else e)
     return made
 
@@ -50,14 +50,6 @@ def _axis(word: str) -> tuple[str, list[str]]:
     require(all(found), f"--grid {word}: a value is missing; give them as {key}=A,B")
     require(len(set(found)) == len(found), f"--grid {word}: a value is given twice; for repeats vary train.seed")
     return key, found
-
-
-def _value(text: str):
-    """A number, true, false or None; otherwise the text itself."""
-    try:
-        return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
-    except (ValueError, RecursionError):  # not JSON, or more of it than a value can be
-        return text
 
 
 def of_design(e: Experiment, design: Design) -> list[Experiment]:
