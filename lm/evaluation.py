@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm import tokenizer as tokenizers
-from lm.config import ModelConfig
 from lm.data.corpora import Corpus, Text
 from lm.data.tokens import lay_out, prepare
 from lm.errors import require
 from lm.limits import Count
-from lm.model import transformer
+from lm.model.api import LanguageModel
 from lm.model.loss import window_nats
-from lm.run import Model
+from lm.model.trained import Trained
 from lm.typed import coerce
 
 Window = tuple[np.ndarray, np.ndarray]
@@ -49,14 +48,14 @@ class Score:
         return self.nats / math.log(2) / max(self.bytes, 1)
 
 
-@functools.partial(jax.jit, static_argnames=("c", "eot", "chunk"))
-def _nats(params, tokens_BT1, weights_BT, c: ModelConfig, eot: int | None, chunk: int | None):
-    nats_BT, _ = window_nats(transformer.bind(c, params), tokens_BT1, eot=eot, chunk=chunk)
+@functools.partial(jax.jit, static_argnames=("model", "eot", "chunk"))
+def _nats(model: LanguageModel, params: dict, tokens_BT1, weights_BT, eot: int | None, chunk: int | None):
+    nats_BT, _ = window_nats(model, params, tokens_BT1, eot=eot, chunk=chunk)
     return jnp.sum(nats_BT * weights_BT)
 
 
 def score_windows(
-    c: ModelConfig,
+    model: LanguageModel,
     params: dict,
     tokens_WT1: np.ndarray,
     weights_WT: np.ndarray,
@@ -69,11 +68,11 @@ def score_windows(
 ) -> Score:
     """Score windows of T+1 tokens where the weights are one, as `score_stream` does."""
     windows = zip(tokens_WT1, weights_WT, strict=True)
-    return score_stream(c, params, windows, bytes_V, eot=eot, batch=batch, chunk=chunk, report=report)
+    return score_stream(model, params, windows, bytes_V, eot=eot, batch=batch, chunk=chunk, report=report)
 
 
 def score_stream(
-    c: ModelConfig,
+    model: LanguageModel,
     params: dict,
     windows: Iterable[Window],
     bytes_V: np.ndarray,
@@ -93,7 +92,7 @@ def score_stream(
     while some := list(itertools.islice(windows, batch)):
         tokens_BT1, weights_BT = (np.stack(rows) for rows in zip(*some, strict=True))
         missing = ((0, batch - len(some)), (0, 0))  # the last batch has the shape of the others: one program
-        nats += float(_nats(params, np.pad(tokens_BT1, missing), np.pad(weights_BT, missing), c, eot, chunk))
+        nats += float(_nats(model, params, np.pad(tokens_BT1, missing), np.pad(weights_BT, missing), eot, chunk))
         scored = tokens_BT1[:, 1:][weights_BT > 0]
         tokens += len(scored)
         size += int(bytes_V[scored].sum())
@@ -126,7 +125,7 @@ def strided_windows(pieces: Iterable[np.ndarray], context: int, stride: int) -> 
 
 
 def evaluate(
-    m: Model,
+    m: Trained,
     text: str | Corpus | Text,
     *,
     stride: int | None = None,
@@ -143,14 +142,14 @@ def evaluate(
     stride more. batch: windows at once. report(bytes scored, bytes in all or None) is called after each batch.
     Raises UserError for settings that make no sense and for texts with nothing to score.
     """
-    c, eot = m.experiment.model, m.tokenizer.eot_token
-    stride, batch = _checked(c, stride, batch)
+    context, eot = m.model.config.context, m.tokenizer.eot_token
+    stride, batch = _checked(context, stride, batch)
     if isinstance(text, str):
         require(bool(text), "the text is empty: there is nothing to score")
         text = Text("the text", text, m.experiment.data.separator)
     begins = m.run is None or m.run.record["documents"] > 1
     streams = lay_out(m.tokenizer, text.pieces(), end_of_text=begins)
-    windows = itertools.chain.from_iterable(strided_windows(pieces, c.context, stride) for pieces in streams)
+    windows = itertools.chain.from_iterable(strided_windows(pieces, context, stride) for pieces in streams)
     ends_aside = ((window, weights * (window[1:] != eot)) for window, weights in windows)
     score = _score(m, ends_aside, batch, _towards(report, text.size))
     require(
@@ -160,13 +159,13 @@ def evaluate(
     return score
 
 
-def evaluate_validation(m: Model, *, stride: int | None = None, batch: int = 32, report=None) -> Score:
+def evaluate_validation(m: Trained, *, stride: int | None = None, batch: int = 32, report=None) -> Score:
     """Score the whole validation split of the run's own corpus, read again from where it came from.
 
     As in training the ends of documents are scored with it, and count as tokens of no bytes. Otherwise as `evaluate`.
     """
-    c = m.experiment.model
-    stride, batch = _checked(c, stride, batch)
+    context = m.model.config.context
+    stride, batch = _checked(context, stride, batch)
     data = prepare(m.experiment.data)
     require(
         data.hashes == m.run.record["hashes"],
@@ -174,23 +173,23 @@ def evaluate_validation(m: Model, *, stride: int | None = None, batch: int = 32,
     )
     tokens, piece = data.validation.tokens, 1 << 20
     pieces = (np.asarray(tokens[start : start + piece]) for start in range(0, len(tokens), piece))
-    return _score(m, strided_windows(pieces, c.context, stride), batch, _towards(report, data.validation.bytes))
+    return _score(m, strided_windows(pieces, context, stride), batch, _towards(report, data.validation.bytes))
 
 
-def _score(m: Model, windows: Iterable[Window], batch: int, report: Callable[[int], None] | None) -> Score:
+def _score(m: Trained, windows: Iterable[Window], batch: int, report: Callable[[int], None] | None) -> Score:
     eot = m.tokenizer.eot_token if m.experiment.data.packing else None
     bytes_V = tokenizers.token_bytes(m.tokenizer)
-    return score_stream(m.experiment.model, m.params, windows, bytes_V, eot=eot, batch=batch, report=report)
+    return score_stream(m.model, m.params, windows, bytes_V, eot=eot, batch=batch, report=report)
 
 
 def _towards(report: Callable[[int, int | None], None] | None, total: int | None) -> Callable[[int], None] | None:
     return None if report is None else lambda done: report(done, total)
 
 
-def _checked(c: ModelConfig, stride: int | None, batch: int) -> tuple[int, int]:
+def _checked(context: int, stride: int | None, batch: int) -> tuple[int, int]:
     """Both as whole numbers within their bounds."""
-    stride = coerce(c.context if stride is None else stride, int, "stride")
-    require(1 <= stride <= c.context, f"stride {stride}: must be between 1 and the model's context of {c.context}")
+    stride = coerce(context if stride is None else stride, int, "stride")
+    require(1 <= stride <= context, f"stride {stride}: must be between 1 and the model's context of {context}")
     return stride, coerce(batch, Count, "batch")
 
 

@@ -1,7 +1,6 @@
 """The run directory: it explains itself, and gives back the model, the tokenizer and the experiment."""
 
 import contextlib
-import dataclasses
 import fcntl
 import functools
 import importlib.metadata
@@ -10,19 +9,16 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
-
-import jax
-import numpy as np
 
 from lm import checkpoints, records, settings, tokenizer
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require
 from lm.files import whole
-from lm.model import transformer
-from lm.model.taps import Edit, Taps
+from lm.model.api import build
+from lm.model.trained import Trained
 from lm.records import RUNS
 
 
@@ -288,61 +284,7 @@ def _git_commit() -> str | None:
 
 
 # --- a trained model -------------------------------------------------------------------------------------------------
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A trained model in hand: parameters, tokenizer, experiment, and the step they are from."""
-
-    params: dict
-    tokenizer: Any
-    experiment: Experiment
-    step: int
-    run: Run | None = None
-    kept: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
-    """What was made from the parameters and may serve again, such as their layout for generating."""
-
-    def __repr__(self) -> str:
-        count, place = sum(leaf.size for leaf in jax.tree.leaves(self.params)), self.run.path if self.run else "no run"
-        return f"Model({place}, step {self.step:,}: {count:,} parameters, tokenizer {self.tokenizer.name})"
-
-    @property
-    def model(self) -> transformer.Transformer:
-        """The NNX module holding the parameters."""
-        return transformer.bind(self.experiment.model, self.params)
-
-    def apply(self, tokens_BT, *, taps: Iterable[str] = (), edits: Mapping[str, Edit] | None = None):
-        """Logits [B, T, V] and a dict of the taps asked for; see lm.model.taps for names, shapes and edits.
-
-        tokens_BT: whole numbers below the vocabulary, else UserError. Under jit, where they are not known, all pass.
-        """
-        edits = tuple(sorted((edits or {}).items(), key=lambda item: item[0]))
-        c = self.experiment.model
-        return _apply(self.params, _tokens(tokens_BT, c.vocab), c, tuple(taps), edits)
-
-
-def _tokens(tokens_BT, vocab: int) -> jax.Array:
-    """Tokens as an array on the device, refused where they are none of this vocabulary's."""
-    if not isinstance(tokens_BT, jax.Array):
-        try:
-            tokens_BT = np.asarray(tokens_BT)
-        except ValueError as error:
-            raise UserError("tokens: rows of different lengths; pad them on the right") from error
-    shape, kind = tokens_BT.shape, tokens_BT.dtype
-    require(len(shape) == 2, f"tokens of shape {list(shape)}: must be [batch, positions]")
-    require(np.issubdtype(kind, np.integer), f"tokens of type {kind}: must be whole numbers")
-    if tokens_BT.size and not isinstance(tokens_BT, jax.core.Tracer):
-        for token in (int(tokens_BT.min()), int(tokens_BT.max())):
-            require(0 <= token < vocab, f"token {token}: must be at least 0 and below the vocabulary's {vocab}")
-    return jax.numpy.asarray(tokens_BT)
-
-
-@functools.partial(jax.jit, static_argnames=("c", "read", "edits"))
-def _apply(params, tokens_BT, c, read, edits):
-    taps = Taps(read, dict(edits))
-    logits_BTV, _ = transformer.bind(c, params)(tokens_BT, taps=taps)
-    return logits_BTV, taps.values
-
-
-def load(run: str | Path | Run, step: int | str = "latest") -> Model:
+def load(run: str | Path | Run, step: int | str = "latest") -> Trained:
     """The model of a run at its "latest" checkpoint, at its "best" by validation loss, or at a step.
 
     Raises UserError where there is no such run or checkpoint, where it is damaged, or where the tokenizer's vocabulary
@@ -365,5 +307,5 @@ def load(run: str | Path | Run, step: int | str = "latest") -> Model:
         tokenizer.digest(run.tokenizer) == run.record["hashes"]["tokenizer"],
         f"{run.path / 'tokenizer.json'} is not the tokenizer this run was trained with; put that one back",
     )
-    params = checkpoints.load(run.checkpoint_folder, int(step), params=transformer.shapes(c))["params"]
-    return Model(params, run.tokenizer, run.experiment, int(step), run)
+    params = checkpoints.load(run.checkpoint_folder, int(step), params=build(c).shapes())["params"]
+    return Trained(params, run.tokenizer, run.experiment, int(step), run=run)

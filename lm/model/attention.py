@@ -1,9 +1,7 @@
-"""Causal self-attention: multi-head, grouped-query and multi-query, full or in a sliding window, cached or not."""
+"""Attention: multi-head, grouped-query and multi-query, under any mask, with a cache or without."""
 
-import dataclasses
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +9,11 @@ from flax import nnx
 
 from lm.config import ModelConfig
 from lm.errors import require
-from lm.model.cache import starts
-from lm.model.layers import Linear, Norm, project, rotate, scaled
+from lm.model.cache import KeysValues, Past
+from lm.model.cost import Cost, Pairs
+from lm.model.kernels import side_by_side
+from lm.model.layers import Linear, Norm, rotate, scaled
+from lm.model.mask import Mask, Places
 from lm.model.parametrization import branch_factor, output_scale, query_factor
 from lm.model.taps import Taps
 
@@ -22,70 +23,63 @@ BLOCK = 32
 """Fewest queries in a block; sequences of up to two such are not worth cutting."""
 MASKED = -1e30
 """Score of a pair that must not attend: its weight and its gradient are exactly zero."""
+SOFTMAX = 7
+"""Operations a score: scale, mask, maximum, subtract, exponential, sum, divide."""
+PAIRS = ("attention.scores", "attention.weights")
+"""Taps on every pair of query and key, which no fused or blockwise product ever holds."""
 
 
-def visible(queries_BT: jax.Array, keys_BS: jax.Array, window: jax.Array | None, same_BTS=None) -> jax.Array:
-    """The one mask: may the query at this absolute position see the key at that one? [B, T, S] booleans.
-
-    window: tokens seen, the query's own included; None is everything before it. same_BTS: same document, if it matters.
-    """
-    mask_BTS = keys_BS[:, None, :] <= queries_BT[:, :, None]
-    if window is not None:
-        mask_BTS &= keys_BS[:, None, :] > queries_BT[:, :, None] - window
-    return mask_BTS if same_BTS is None else mask_BTS & same_BTS
-
-
-class Stretch(NamedTuple):
-    """Keys and values of S places, R = B·K rows of key heads, and which queries may see them (broadcast over B)."""
-
-    k_RHS: jax.Array
-    v_RSH: jax.Array
-    mask_BTS: jax.Array
-    held: jax.Array | None = None
-    """Whether anything is in it, so that an empty one is not read; None if that is known."""
-
-
-def attend(q_BKGTH: jax.Array, stretches: list[Stretch], taps: Taps) -> jax.Array:
-    """Softmax attention over several stretches at once: the cache and the new tokens.
+def attend(
+    q_BKGTH: jax.Array, memories: Sequence[KeysValues | Past], masks_BTS: Sequence[jax.Array], taps: Taps
+) -> jax.Array:
+    """Softmax attention over several memories at once, such as the cache and the new tokens, each under its mask.
 
     Query head n = (k, g) reads key head k = n // G. Returns the mixture of values, [B, K, G, T, H]. Scores and softmax
     are float32.
     """
     B, K, G, T, H = q_BKGTH.shape
     q_RQH = q_BKGTH.reshape(B * K, G * T, H)  # one batch axis, as the cache has: no operand needs another view
-    score = lambda k_RHS: jnp.einsum("RQH,RHS->RQS", q_RQH, k_RHS, preferred_element_type=jnp.float32)  # noqa: E731
-    scores_RQS = jnp.concatenate([_if_held(s, score, s.k_RHS) for s in stretches], axis=-1)
-    scores_BNTS = scores_RQS.reshape(B, K * G, T, -1)
-    scores_BNTS = taps("attention.scores", scores_BNTS * H**-0.5)
-    masks = [jnp.broadcast_to(s.mask_BTS, (B, *s.mask_BTS.shape[1:])) for s in stretches]
-    mask_BTS = jnp.concatenate(masks, axis=-1)
+    scores_RQS = jnp.concatenate([memory.scores(q_RQH) for memory in memories], axis=-1)
+    scores_BNTS = taps("attention.scores", scores_RQS.reshape(B, K * G, T, -1) * H**-0.5)
+    mask_BTS = jnp.concatenate([jnp.broadcast_to(mask, (B, *mask.shape[1:])) for mask in masks_BTS], axis=-1)
     weights_BNTS = jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BNTS, MASKED), axis=-1)
     weights_RQS = taps("attention.weights", weights_BNTS).reshape(B * K, G * T, -1)
 
     heads_RQH, start = 0.0, 0
-    for s in stretches:
-        w_RQS = weights_RQS[..., start : start + s.v_RSH.shape[1]].astype(s.v_RSH.dtype)
-        heads_RQH += _if_held(s, functools.partial(jnp.einsum, "RQS,RSH->RQH", w_RQS), s.v_RSH)
-        start += s.v_RSH.shape[1]
+    for memory, mask in zip(memories, masks_BTS, strict=True):
+        end = start + mask.shape[-1]
+        heads_RQH += memory.mix(weights_RQS[..., start:end])
+        start = end
     return heads_RQH.reshape(q_BKGTH.shape)
 
 
-def _if_held(s: Stretch, product: Callable, x: jax.Array) -> jax.Array:
-    """product(x); zeros, and x is not read, where the stretch holds nothing."""
-    return product(x) if s.held is None else jax.lax.cond(s.held, product, lambda x: jnp.zeros_like(product(x)), x)
-
-
-def attend_causal(q_BKGTH: jax.Array, k_RHT: jax.Array, v_RTH: jax.Array, mask_BTT: jax.Array, taps: Taps):
-    """`attend` of tokens to each other, by blocks of queries which skip the keys after them: 3/8 less work."""
+def attend_among(q_BKGTH: jax.Array, new: KeysValues, here: Places, mask: Mask, taps: Taps) -> jax.Array:
+    """`attend` of tokens to each other. Where nothing after a query is seen, by blocks of queries which skip the keys
+    after them: 3/8 less work. Reading or editing scores or weights keeps them whole."""
     T = q_BKGTH.shape[3]
-    whole = T <= 2 * BLOCK or taps.wants("attention.scores", "attention.weights")  # who looks at scores sees all
-    block = T if whole else max(BLOCK, -(-T // BLOCKS))
     heads = []
-    for start in range(0, T, block):
-        end = min(start + block, T)
-        seen = Stretch(k_RHT[..., :end], v_RTH[:, :end], mask_BTT[:, start:end, :end])
-        heads.append(attend(q_BKGTH[:, :, :, start:end], [seen], taps))
+    for start, end in [(0, T)] if not mask.causal or taps.wants(*PAIRS) else query_blocks(T):
+        seen = KeysValues(new.k_RHS[..., :end], new.v_RSH[:, :end])
+        mask_BTS = mask(here.between(start, end), here.between(0, end))
+        heads.append(attend(q_BKGTH[:, :, :, start:end], [seen], [mask_BTS], taps))
     return jnp.concatenate(heads, axis=3)
+
+
+def query_blocks(T: int) -> list[tuple[int, int]]:
+    """First query of each block, and the one after its last: a query of the block meets the keys before that one."""
+    block = T if T <= 2 * BLOCK else max(BLOCK, -(-T // BLOCKS))
+    return [(start, min(start + block, T)) for start in range(0, T, block)]
+
+
+def keys_met(T: int, window: int | None, pairs: Pairs) -> float:
+    """Mean number of keys that a position of a causal sequence meets, its own included; see `Pairs`."""
+    require(pairs in get_args(Pairs), f"pairs {pairs!r}: one of {', '.join(get_args(Pairs))}")
+    if pairs == "all":
+        return T
+    if pairs == "computed":
+        return sum((end - start) * end for start, end in query_blocks(T)) / T
+    w = min(window or T, T)
+    return (w * (w + 1) / 2 + (T - w) * w) / T
 
 
 # --- cuDNN's fused kernel --------------------------------------------------------------------------------------------
@@ -115,27 +109,9 @@ def cuda_capability() -> float | None:
     return float(device.compute_capability) if on_cuda else None
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Past:
-    """What one layer remembers: stretches of k [B·K, H, S] and v [B·K, S, H], and the position of each slot [B, S]."""
-
-    k_CRHS: tuple[jax.Array, ...]
-    v_CRSH: tuple[jax.Array, ...]
-    positions_BS: jax.Array
-    longest: jax.Array
-    """Slots held, in the row that holds most."""
-
-    def stretches(self, mask_BTS: jax.Array) -> list[Stretch]:
-        """With the mask of all slots cut likewise."""
-        first_slots = starts(self.v_CRSH)
-        masks = jnp.split(mask_BTS, first_slots[1:], axis=-1)
-        held = [None] if len(first_slots) == 1 else [self.longest > first for first in first_slots]
-        return [Stretch(*of) for of in zip(self.k_CRHS, self.v_CRSH, masks, held, strict=True)]
-
-
+# --- the layer -------------------------------------------------------------------------------------------------------
 class Attention(nnx.Module):
-    """Project to queries, keys and values, attend, project back."""
+    """Project to queries, keys and values, rotate, attend, project back."""
 
     def __init__(self, c: ModelConfig, rngs):
         self.c = c
@@ -148,11 +124,10 @@ class Attention(nnx.Module):
         self.own_values = nnx.Param(jnp.float32(0.5), axes=()) if c.value_residual else None
         self.first_values = nnx.Param(jnp.float32(0.5), axes=()) if c.value_residual else None
 
-    def __call__(self, x_BTD, positions_BT, window, same_BTT, past: Past | None, first_BTKH, taps: Taps):
+    def __call__(self, x_BTD, here: Places, mask: Mask, past: Past | None, first_BTKH, taps: Taps):
         """Returns what attention adds, [B, T, D], the new keys [B, K, H, T] and values [B, K, T, H], and first_BTKH.
 
-        positions_BT: absolute positions, B may be 1. same_BTT: pairs in the same document, or None. The past is only
-        read; the caller appends the new keys and values to the cache once all layers are done. first_BTKH: the first
+        The past is only read; the new keys and values go to the cache once all layers are done. first_BTKH: the first
         layer's values of these tokens, which the first layer fills in; None without value residuals.
         """
         c, (B, T, _) = self.c, x_BTD.shape
@@ -160,8 +135,8 @@ class Attention(nnx.Module):
         if c.qk_norm:
             q_BTNH, k_BTKH = self.query_norm(q_BTNH), self.key_norm(k_BTKH)
         if c.positions == "rotary":
-            q_BTNH = rotate(q_BTNH, positions_BT, c.rotary_base)
-            k_BTKH = rotate(k_BTKH, positions_BT, c.rotary_base)
+            q_BTNH = rotate(q_BTNH, here.positions_BS, c.rotary_base)
+            k_BTKH = rotate(k_BTKH, here.positions_BS, c.rotary_base)
         q_BTNH = taps("attention.query", scaled(q_BTNH, query_factor(c)))
         k_BTKH = taps("attention.key", k_BTKH)
         if c.value_residual:  # Zhou et al. 2024, "Value Residual Learning": learned weights of both
@@ -171,36 +146,52 @@ class Attention(nnx.Module):
         v_BTKH = taps("attention.value", v_BTKH)
 
         k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
-        if past is None and self._fused(q_BTNH, window, same_BTT, taps):
+        if past is None and self._fused(q_BTNH, here, mask, taps):
             heads_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, is_causal=True, implementation="cudnn")
         else:
             q_BKGTH = q_BTNH.reshape(B, T, c.K, -1, c.H).transpose(0, 2, 3, 1, 4)
-            mask_BTT = visible(positions_BT, positions_BT, window, same_BTT)
-            new = k_BKHT.reshape(-1, c.H, T), v_BKTH.reshape(-1, T, c.H), mask_BTT
+            new = KeysValues(k_BKHT.reshape(-1, c.H, T), v_BKTH.reshape(-1, T, c.H))
             if past is None:
-                heads_BKGTH = attend_causal(q_BKGTH, *new, taps)
+                heads_BKGTH = attend_among(q_BKGTH, new, here, mask, taps)
             else:
-                old = past.stretches(visible(positions_BT, past.positions_BS, window))
-                heads_BKGTH = attend(q_BKGTH, [*old, Stretch(*new)], taps)
+                masks_BTS = [mask(here, past.places), mask(here, here)]
+                heads_BKGTH = attend(q_BKGTH, [past, new], masks_BTS, taps)
             heads_BTNH = heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, c.heads, c.H)
         heads_BTNH = taps("attention.heads", heads_BTNH)
         out_BTD = scaled(self.out(heads_BTNH.reshape(B, T, -1)), branch_factor(c))
         return taps("attention.out", out_BTD), (k_BKHT, v_BKTH), first_BTKH
 
-    def _fused(self, q_BTNH, window, same_BTT, taps: Taps) -> bool:
-        tapped = taps.wants("attention.scores", "attention.weights")
+    @staticmethod
+    def cost(c: ModelConfig, T: int, window: int | None, pairs: Pairs) -> Cost:
+        D, N, K, H = c.width, c.heads, c.K, c.H
+        keys = keys_met(T, window, pairs)
+        return Cost(
+            products={
+                "attention projections": 2 * (D * N * H + 2 * D * K * H + N * H * D),
+                "attention scores and values": 2 * 2 * N * H * keys,
+            },
+            elementwise={
+                "norms": (N + K) * Norm.operations(c, H, "rmsnorm") * c.qk_norm,
+                "rotary positions": (N + K) * 3 * H * (c.positions == "rotary"),
+                "value residuals": 3 * K * H * c.value_residual,
+                "biases": ((N + 2 * K) * H + D) * c.bias,
+                "softmax": SOFTMAX * N * keys,
+            },
+            kept=2 * (N + K) * H,
+            remembered=2 * K * H * keys,
+        )
+
+    def _fused(self, q_BTNH, here: Places, mask: Mask, taps: Taps) -> bool:
         obstacle = obstacle_to_cudnn(
-            cuda_capability(), q_BTNH.dtype, self.c.H,
-            windowed=window is not None, packed=same_BTT is not None, tapped=tapped,
+            cuda_capability(), q_BTNH.dtype, self.c.H, windowed=mask.window is not None,
+            packed=here.documents_BS is not None, tapped=taps.wants(*PAIRS),
         )  # fmt: skip
         return fused(self.c.attention, q_BTNH.shape[1], obstacle)
 
     def _project(self, x_BTD):
-        """Queries, keys and values, [B, T, heads, H], by one product: three narrow ones would keep a CPU less busy."""
-        c, maps = self.c, (self.query, self.key, self.value)
-        if self.query.kernel.ndim == 3:  # laid out for single tokens
-            return [m(x_BTD).reshape(*x_BTD.shape[:2], -1, c.H) for m in maps]
-        kernel = jnp.concatenate([m.kernel[...] for m in maps], axis=1)
-        bias = jnp.concatenate([m.bias[...] for m in maps]) if c.bias else None
-        y_BTH = project(x_BTD, kernel, bias).reshape(*x_BTD.shape[:2], c.heads + 2 * c.K, c.H)
-        return jnp.split(y_BTH, (c.heads, c.heads + c.K), axis=2)
+        """Queries, keys and values, [B, T, heads, H]."""
+        maps, x_MD = (self.query, self.key, self.value), x_BTD.reshape(-1, x_BTD.shape[-1])
+        made = side_by_side(x_MD, [m.kernel[...].astype(x_MD.dtype) for m in maps])
+        if self.c.bias:
+            made = [y_MF + m.bias[...].astype(y_MF.dtype) for y_MF, m in zip(made, maps, strict=True)]
+        return [y_MF.reshape(*x_BTD.shape[:2], -1, self.c.H) for y_MF in made]

@@ -1,38 +1,96 @@
-"""KVCache: keys and values of what was read so far, an explicit pytree.
+"""KVCache: keys and values of what was read so far, an explicit pytree, and what attention reads of it.
 
 A token at absolute position p lives in slot p of its row. Slots at or past a row's length hold leftovers (padding of
 ragged prompts) which no query can see, because their position counts as infinitely far ahead; later tokens overwrite
-them. So ragged rows, chunked prefill and decoding all go through attention's one mask function.
+them. So ragged rows, chunked prefill and decoding all go through attention's one mask.
 """
 
 import dataclasses
 import itertools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lm.config import ModelConfig
+from lm.model.kernels import Apart
+from lm.model.mask import FAR, Places
 
-FAR = jnp.iinfo(jnp.int32).max
 STRETCH_SLOTS, STRETCH_BYTES = 64, 1 << 18
 """Least slots in a stretch of a cache, and least bytes of their keys: shorter ones cost more than not reading saves."""
 MOST_STRETCHES = 8
 """A layer; each is compiled apart."""
 
 
+# --- what attention reads --------------------------------------------------------------------------------------------
+class KeysValues(NamedTuple):
+    """Keys and values of S places, R = B K rows of key heads."""
+
+    k_RHS: jax.Array
+    v_RSH: jax.Array
+
+    def scores(self, q_RQH: jax.Array) -> jax.Array:
+        """Products of queries with keys, [R, Q, S] in float32."""
+        return jnp.einsum("RQH,RHS->RQS", q_RQH, self.k_RHS, preferred_element_type=jnp.float32)
+
+    def mix(self, weights_RQS: jax.Array) -> jax.Array:
+        """Values weighted, [R, Q, H]."""
+        return jnp.einsum("RQS,RSH->RQH", weights_RQS.astype(self.v_RSH.dtype), self.v_RSH)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """One layer's cache: KeysValues in stretches of slots, of which those that hold nothing are not read."""
+
+    k_CRHS: tuple[jax.Array, ...]
+    v_CRSH: tuple[jax.Array, ...]
+    places: Places
+    longest: jax.Array
+    """Slots held, in the row that holds most."""
+
+    def scores(self, q_RQH: jax.Array) -> jax.Array:
+        """As KeysValues.scores, over all slots; zeros where a stretch holds nothing."""
+        score = lambda k_RHS: KeysValues(k_RHS, k_RHS).scores(q_RQH)  # noqa: E731
+        each = zip(self.k_CRHS, starts(self.v_CRSH), strict=True)
+        return jnp.concatenate([self._if_held(start, score, k_RHS) for k_RHS, start in each], axis=-1)
+
+    def mix(self, weights_RQS: jax.Array) -> jax.Array:
+        """As KeysValues.mix, over all slots."""
+        total_RQH = 0.0
+        for v_RSH, start in zip(self.v_CRSH, starts(self.v_CRSH), strict=True):
+            part_RQS = weights_RQS[..., start : start + v_RSH.shape[1]]
+            mix = lambda v_RSH, part_RQS=part_RQS: KeysValues(v_RSH, v_RSH).mix(part_RQS)  # noqa: E731
+            total_RQH += self._if_held(start, mix, v_RSH)
+        return total_RQH
+
+    def _if_held(self, start: int, product: Callable, x: jax.Array) -> jax.Array:
+        """product(x), or zeros without reading x where nothing is held from slot `start` on."""
+        if len(self.v_CRSH) == 1:
+            return product(x)
+        return jax.lax.cond(self.longest > start, product, lambda x: jnp.zeros_like(product(x)), x)
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """For each layer, stretches of slots, in the compute dtype: k [B·K, H, S], v [B·K, S, H].
+    """For each layer, stretches of slots, in the compute dtype: k [B K, H, S], v [B K, S, H].
 
-    length: [B] tokens held by each row. Layers are apart, and each lies just as the product with a query reads it, so
+    length_B: tokens written of each row. Layers are apart, and each lies just as the product with a query reads it, so
     that decoding updates it in place: any slice, transposition or reshape in between would be a copy of the whole
-    cache, token after token. For the same reason a large cache is cut into stretches: those still empty are not read.
+    cache, token after token. For the same reason a large cache is cut into stretches: those still empty are not read;
+    and what one token made waits in new_*, to be written before the next is read: after the reads, XLA would copy.
     """
 
     k_LCRHS: tuple[tuple[jax.Array, ...], ...]
     v_LCRSH: tuple[tuple[jax.Array, ...], ...]
     length_B: jax.Array
+    new_k_LBKHT: jax.Array
+    new_v_LBKTH: jax.Array
+    new_B: jax.Array
+    """How many of the waiting tokens (T is 1) count, none or one a row."""
 
     @classmethod
     def empty(cls, c: ModelConfig, batch: int, capacity: int, dtype) -> "KVCache":
@@ -41,23 +99,46 @@ class KVCache:
         zeros = lambda *shape: jnp.zeros((batch * c.K, *shape), dtype)  # noqa: E731
         k_LCRHS = tuple(tuple(zeros(c.H, room) for room in rooms) for _ in range(c.layers))
         v_LCRSH = tuple(tuple(zeros(room, c.H) for room in rooms) for _ in range(c.layers))
-        return cls(k_LCRHS, v_LCRSH, jnp.zeros(batch, jnp.int32))
+        new_k, new_v = (jnp.zeros((c.layers, batch, c.K, *axes), dtype) for axes in ((c.H, 1), (1, c.H)))
+        none_B = jnp.zeros(batch, jnp.int32)
+        return cls(k_LCRHS, v_LCRSH, length_B=none_B, new_k_LBKHT=new_k, new_v_LBKTH=new_v, new_B=none_B)
 
     @property
     def capacity(self) -> int:
         return sum(v_RSH.shape[1] for v_RSH in self.v_LCRSH[0])
 
-    def slot_positions(self) -> jax.Array:
-        """[B, S] absolute position of each slot, FAR where nothing is held."""
+    # --- reading: of a cache in which nothing waits ------------------------------------------------------------------
+    def places(self) -> Places:
+        """The position of each slot, FAR where nothing is held."""
         slots = jnp.arange(self.capacity)
-        return jnp.where(slots < self.length_B[:, None], slots, FAR)
+        return Places(jnp.where(slots < self.length_B[:, None], slots, FAR))
 
     def next_positions(self, count: int) -> jax.Array:
         """[B, T] positions of the next `count` tokens of each row."""
         return self.length_B[:, None] + jnp.arange(count)
 
+    def layers(self) -> Apart:
+        """Each layer's (k, v) stretches."""
+        return Apart(tuple(zip(self.k_LCRHS, self.v_LCRSH, strict=True)))
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+    def settled(self) -> "KVCache":
+        """With what was waiting written, before anything is read."""
+        return jax.lax.optimization_barrier(self.append(self.new_k_LBKHT, self.new_v_LBKTH, self.new_B))
+
+    def grown(self, k_LBKHT: jax.Array, v_LBKTH: jax.Array, count_B: jax.Array) -> "KVCache":
+        """After reading T tokens, of which the first `count_B` of each row count: one waits, several are written."""
+        if v_LBKTH.shape[3] == 1:
+            made = dict(new_k_LBKHT=k_LBKHT, new_v_LBKTH=v_LBKTH, new_B=count_B)
+            return dataclasses.replace(self, **jax.tree.map(lambda x, like: x.astype(like.dtype), made, self._waiting))
+        return self.append(k_LBKHT, v_LBKTH, count_B)
+
+    @property
+    def _waiting(self) -> dict[str, jax.Array]:
+        return {name: getattr(self, name) for name in ("new_k_LBKHT", "new_v_LBKTH", "new_B")}
+
     def append(self, k_LBKHT: jax.Array, v_LBKTH: jax.Array, count_B: jax.Array) -> "KVCache":
-        """Write T new tokens behind each row's last, and count the first `count_B` of them as held."""
+        """Write T new tokens behind each row's last, and count the first `count_B` of them as held; nothing waits."""
         slots_BT = self.next_positions(v_LBKTH.shape[3])
         B = slots_BT.shape[0]
         rows_B1 = jnp.arange(B)[:, None]
@@ -75,7 +156,11 @@ class KVCache:
             return tuple(zip(*written, strict=True))
 
         written = [write_layer(*layer) for layer in zip(self.k_LCRHS, self.v_LCRSH, k_LBKHT, v_LBKTH, strict=True)]
-        return KVCache(*zip(*written, strict=True), self.length_B + count_B)
+        k_LCRHS, v_LCRSH = zip(*written, strict=True)
+        none_B = jnp.zeros_like(self.new_B)
+        return dataclasses.replace(
+            self, k_LCRHS=k_LCRHS, v_LCRSH=v_LCRSH, length_B=self.length_B + count_B, new_B=none_B
+        )
 
 
 def starts(v_CRSH: tuple[jax.Array, ...]) -> list[int]:

@@ -5,49 +5,31 @@ derived. They are cast to the compute dtype where they are used.
 """
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from lm.config import ModelConfig
+from lm.model.cost import Cost, rms_operations
 from lm.model.parametrization import branch_factor, output_scale
 from lm.model.taps import Taps
 
 
+def compute_dtype(c) -> jnp.dtype:
+    """The dtype of matrix products: as configured, or bfloat16 on accelerators and float32 on CPU."""
+    if c.dtype != "auto":
+        return jnp.dtype(c.dtype)
+    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+
 def project(x_BTD: jax.Array, w_DF: jax.Array, b_F: jax.Array | None = None) -> jax.Array:
-    """x @ w + b over flattened tokens: with three axes XLA would copy every weight gradient on a CPU.
-
-    w may also be laid out by `for_single_tokens`.
-    """
-    x = x_BTD.reshape(-1, x_BTD.shape[-1])
-    w = w_DF.astype(x.dtype)
-    if w.ndim == 2:
-        y = x @ w
-    else:
-        x_CMD = jnp.broadcast_to(x, (w.shape[0], *x.shape))
-        y_CMF = jax.lax.dot_general(x_CMD, w, (((2,), (2,)), ((0,), (0,))))
-        y = y_CMF.swapaxes(0, 1).reshape(x.shape[0], -1)
+    """x @ w + b over flattened tokens: with three axes XLA would copy every weight gradient on a CPU."""
+    x_MD = x_BTD.reshape(-1, x_BTD.shape[-1])
+    y_MF = x_MD @ w_DF.astype(x_MD.dtype)
     if b_F is not None:
-        y = y + b_F.astype(x.dtype)
-    return y.reshape(*x_BTD.shape[:-1], -1)
-
-
-def single_token_parts(rows: int, columns: int) -> int:
-    """Parts to cut a matrix of so many columns into for a product with so many rows.
-
-    On a CPU XLA computes a matrix-vector product on one core, and a batch of them on all.
-    """
-    cores = os.cpu_count() or 1
-    return cores if rows == 1 and columns % cores == 0 and jax.default_backend() == "cpu" else 1
-
-
-def for_single_tokens(w_DF: jax.Array) -> jax.Array:
-    """A matrix as [C, F/C, D]: a product with one vector reads it once, front to back, a part on each core."""
-    D, F = w_DF.shape
-    parts = single_token_parts(1, F)
-    return w_DF.T.reshape(parts, F // parts, D)
+        y_MF = y_MF + b_F.astype(x_MD.dtype)
+    return y_MF.reshape(*x_BTD.shape[:-1], -1)
 
 
 class Linear(nnx.Module):
@@ -77,6 +59,12 @@ class Norm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return _norm(x, self.scale[...], None if self.bias is None else self.bias[...], self.kind, self.epsilon)
+
+    @staticmethod
+    def operations(c: ModelConfig, width: int, kind: str) -> int:
+        """Elementwise operations on one vector: LayerNorm also takes the mean away."""
+        rms = rms_operations(width) + width
+        return rms + 2 * width + 1 + width * c.bias if kind == "layernorm" else rms
 
 
 @functools.partial(jax.checkpoint, static_argnums=(3, 4))  # kept for the backward pass: x alone, of six values
@@ -114,6 +102,8 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
 }
+OPERATIONS = {"gelu": 9, "gelu_exact": 5, "relu": 1, "relu2": 2, "swiglu": 3}
+"""Operations of each on one hidden value; tanh, erf and the logistic function are one each."""
 
 
 class FeedForward(nnx.Module):
@@ -132,6 +122,12 @@ class FeedForward(nnx.Module):
         else:
             h_BTF = jax.nn.silu(self.gate(x_BTD)) * h_BTF
         return taps("mlp.out", scaled(self.outer(taps("mlp.hidden", h_BTF)), self.factor))
+
+    @staticmethod
+    def cost(c: ModelConfig) -> Cost:
+        gated, D, F = c.activation == "swiglu", c.width, c.F
+        elementwise = {"biases": (F * (1 + gated) + D) * c.bias, "activation": F * OPERATIONS[c.activation]}
+        return Cost({"feed-forward": 2 * D * F * (3 if gated else 2)}, elementwise, kept=F)
 
 
 def scaled(x: jax.Array, factor: float) -> jax.Array:

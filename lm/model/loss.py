@@ -3,34 +3,39 @@
 import jax
 import jax.numpy as jnp
 
-from lm.model.transformer import Transformer
+from lm.model.api import Inputs, LanguageModel
 
 
-def token_nats(model: Transformer, h_BTD: jax.Array, targets_BT: jax.Array, chunk: int | None = None):
+def token_nats(
+    model: LanguageModel, params: dict, h_BTD: jax.Array, targets_BT: jax.Array, chunk: int | None = None
+) -> tuple[jax.Array, jax.Array]:
     """-log p(target) and the log-partition of each position, both [B, T] float32, in nats.
 
     chunk: positions whose logits exist at once, forward and backward; None is all of them.
     """
 
-    def of(h_D, target):
-        logits_V = model.logits(h_D)
-        log_z = jax.nn.logsumexp(logits_V, axis=-1)
-        return log_z - jnp.take_along_axis(logits_V, target[..., None], axis=-1)[..., 0], log_z
+    def nats_and_log_z(h_MD, target_M):
+        logits_MV = model.logits(params, h_MD)
+        log_z_M = jax.nn.logsumexp(logits_MV, axis=-1)
+        return log_z_M - jnp.take_along_axis(logits_MV, target_M[:, None], axis=-1)[:, 0], log_z_M
 
-    flat = h_BTD.reshape(-1, h_BTD.shape[-1]), targets_BT.reshape(-1)
-    count = flat[1].shape[0]
+    h_MD, target_M = h_BTD.reshape(-1, h_BTD.shape[-1]), targets_BT.reshape(-1)
+    count = target_M.size
     if chunk is None or chunk >= count:
-        nats, log_z = of(*flat)
+        nats, log_z = nats_and_log_z(h_MD, target_M)
     else:
         pad = -count % chunk
-        parts = (jnp.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1)).reshape(-1, chunk, *x.shape[1:]) for x in flat)
-        nats, log_z = jax.lax.map(lambda part: jax.checkpoint(of)(*part), tuple(parts))
+        h_CMD = jnp.pad(h_MD, ((0, pad), (0, 0))).reshape(-1, chunk, h_MD.shape[-1])
+        target_CM = jnp.pad(target_M, (0, pad)).reshape(-1, chunk)
+        part = jax.checkpoint(nats_and_log_z)
+        nats, log_z = jax.lax.map(lambda chunked: part(*chunked), (h_CMD, target_CM))
         nats, log_z = nats.reshape(-1)[:count], log_z.reshape(-1)[:count]
     return nats.reshape(targets_BT.shape), log_z.reshape(targets_BT.shape)
 
 
 def window_nats(
-    model: Transformer,
+    model: LanguageModel,
+    params: dict,
     tokens_BT1: jax.Array,
     *,
     eot: int | None,
@@ -44,8 +49,8 @@ def window_nats(
     """
     inputs_BT, targets_BT = tokens_BT1[:, :-1], tokens_BT1[:, 1:]
     segments_BT = None if eot is None else document_segments(inputs_BT, eot)
-    h_BTD, _ = model.hidden(inputs_BT, segments_BT=segments_BT, key=key)
-    return token_nats(model, h_BTD, targets_BT, chunk)
+    h_BTD, _ = model.hidden(params, Inputs(inputs_BT, segments_BT), key=key)
+    return token_nats(model, params, h_BTD, targets_BT, chunk)
 
 
 def document_segments(tokens_BT: jax.Array, eot: int) -> jax.Array:

@@ -36,12 +36,12 @@ def is_hidden_matrix(axes: tuple[str, ...]) -> bool:
 
 
 def width_ratio(c: ModelConfig) -> float:
-    """m."""
+    """m, how many times as wide as the base the model is."""
     return c.width / (c.base_width or c.width)
 
 
 def depth_ratio(c: ModelConfig) -> float:
-    """l."""
+    """l, how many times as deep as the base the model is."""
     return c.layers / (c.base_layers or c.layers)
 
 
@@ -63,24 +63,24 @@ def output_scale(c: ModelConfig) -> float:
 
 
 def branch_factor(c: ModelConfig) -> float:
-    """Of what a half-block adds to the residual stream."""
+    """The factor of what a half-block adds to the residual stream."""
     return 1 / depth_ratio(c)
 
 
 def query_factor(c: ModelConfig) -> float:
-    """Of the queries, whose products with keys attention divides by sqrt(H)."""
+    """The factor of the queries, whose products with keys attention divides by sqrt(H)."""
     return (c.base_head_width / c.H) ** 0.5 if c.base_width and c.base_head_width else 1.0
 
 
 def logit_factor(c: ModelConfig) -> float:
-    """Of the logits."""
+    """The factor of the logits."""
     return 1 / width_ratio(c)
 
 
 # --- the optimizer ---------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Multipliers:
-    """Of the optimizer's settings, for one parameter."""
+    """What the optimizer's settings are multiplied by for one parameter."""
 
     rate: float = 1.0
     decay: float = 1.0
@@ -89,8 +89,10 @@ class Multipliers:
 
 def multipliers(c: ModelConfig, optimizer: str, axes: tuple[str, ...]) -> Multipliers:
     """What a parameter with these axes gets; optimizer: as OptimizerConfig names it."""
-    m, l = width_ratio(c), depth_ratio(c)  # noqa: E741
+    wider, deeper = width_ratio(c), depth_ratio(c)
     hidden = is_hidden_matrix(axes)
     by_adam = optimizer == "adamw" or (optimizer == "muon" and not hidden)
-    epsilon = 1 / (m * (l if axes[0] == "L" else 1)) if by_adam else 1.0
-    return Multipliers(1 / m, m, epsilon) if hidden and optimizer != "muon" else Multipliers(epsilon=epsilon)
+    epsilon = 1 / (wider * (deeper if axes[0] == "L" else 1)) if by_adam else 1.0
+    if hidden and optimizer != "muon":
+        return Multipliers(rate=1 / wider, decay=wider, epsilon=epsilon)
+    return Multipliers(epsilon=epsilon)

@@ -6,6 +6,7 @@
 NumPy arrays go in and come out. One table a family says where each of our parameters comes from.
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -13,11 +14,17 @@ import numpy as np
 
 from lm.config import ModelConfig
 from lm.errors import nearest, require
-from lm.model import transformer
+from lm.model.api import build
+
+
+def _third(which: int, x: np.ndarray) -> np.ndarray:
+    """One of the three equal parts of the last axis: GPT-2 keeps queries, keys and values side by side."""
+    return np.split(x, 3, axis=-1)[which]
+
 
 SAME = np.asarray
 TRANSPOSED = np.transpose
-FIRST, SECOND, THIRD = (lambda x, i=i: np.split(x, 3, axis=-1)[i] for i in range(3))
+FIRST, SECOND, THIRD = (functools.partial(_third, which) for which in range(3))
 
 GPT2 = {
     "embedding": ("wte", SAME),
@@ -99,7 +106,7 @@ def _convert(state_dict, c: ModelConfig, family: str, table: dict, prefix: str, 
             return np.stack([find(ours, shape[1:], layer) for layer in range(c.layers)])
         return np.pad(find(ours, shape, None), [(0, c.V - c.vocab if axis == "V" else 0) for axis in axes])
 
-    params = jax.tree_util.tree_map_with_path(make, transformer.axes(c), is_leaf=lambda x: isinstance(x, tuple))
+    params = jax.tree_util.tree_map_with_path(make, build(c).axes(), is_leaf=lambda x: isinstance(x, tuple))
     if c.tied and "lm_head.weight" in unused:
         same = np.array_equal(tensors["lm_head.weight"], params["embedding"][: c.vocab])
         require(same, f"lm_head.weight differs from the embedding of this {family}: set model.tied to False")

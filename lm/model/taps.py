@@ -5,6 +5,7 @@ once traced. The same taps work in training, evaluation and cached decoding.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 
@@ -13,25 +14,12 @@ from lm.errors import nearest, require
 Edit = Callable[[jax.Array, jax.Array | None], jax.Array]
 """edit(value, layer) -> value; `layer` is a traced integer inside a block, None outside."""
 
-MODEL_TAPS = {
-    "embedding": "B T D, what enters the first block",
-    "residual.final": "B T D, after the last norm; the head reads it",
-    "logits": "B T V, padded entries masked",
-}
-LAYER_TAPS = {
-    "residual.before": "L B T D, what enters the block",
-    "attention.query": "L B T N H, normalised and rotated",
-    "attention.key": "L B T K H, normalised and rotated",
-    "attention.value": "L B T K H",
-    "attention.scores": "L B N T S, before the mask; S is the cache's slots, then the new tokens",
-    "attention.weights": "L B N T S, rows sum to one",
-    "attention.heads": "L B T N H, each head's mixture of values",
-    "attention.out": "L B T D, what attention adds to the residual stream",
-    "residual.middle": "L B T D",
-    "mlp.hidden": "L B T F, after the nonlinearity",
-    "mlp.out": "L B T D, what the feed-forward layer adds",
-    "residual.after": "L B T D, what leaves the block",
-}
+
+class Tap(NamedTuple):
+    """A named value: the letters of its axes (see the glossary), and what it is."""
+
+    axes: str
+    meaning: str
 
 
 class Taps:
@@ -45,7 +33,10 @@ class Taps:
         self.edits = dict(edits or {})
         self.values: dict[str, jax.Array] = {}
         self.layer: jax.Array | None = None
-        known = [*MODEL_TAPS, *LAYER_TAPS]
+
+    def check(self, known: Iterable[str]) -> None:
+        """Raise UserError for a name that is not among the model's."""
+        known = list(known)
         for name in [*self.read, *self.edits]:
             require(name in known, f"tap {name!r}: no such tap{nearest(name, known)} (known: {', '.join(known)})")
 

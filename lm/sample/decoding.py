@@ -1,19 +1,17 @@
-"""The two compiled programs of generation: read the prompts into a cache, and go on token by token.
+"""The two compiled programs of generation: read the prompts into a state, and go on token by token.
 
-The cache holds all of a row's tokens but the last, which the next step reads. So a prompt's last token is handled like
-any other, and a row of one token starts from an empty cache.
+A model's state has read all of a row's tokens but the last, which the next step reads. So a prompt's last token is
+handled like any other, and a row of one token starts from an empty state.
 """
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lm.config import ModelConfig
-from lm.model.cache import KVCache
-from lm.model.layers import for_single_tokens
-from lm.model.transformer import bind, compute_dtype
+from lm.model.api import Inputs, LanguageModel
 from lm.sample.filters import sample
 from lm.sample.samplers import Settings
 
@@ -21,121 +19,94 @@ CHUNK = 64
 """Most tokens made by one call of `decode`."""
 
 
-@functools.partial(jax.jit, static_argnames=("c", "single"))
-def lay_out(c: ModelConfig, params: dict, single: bool) -> tuple[dict, list[dict]]:
-    """(params, blocks) as the two programs read them: each layer's parameters apart, matrices in the compute dtype.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """Rows being continued: all that is carried from token to token.
 
-    single: for one row, whose products are with vectors. Made once for many tokens: inside the loop over tokens, every
-    slice of the stacked layers would be copied again for each.
+    memory: the model's state. seen_BV: tokens the row contains. token_B: each row's last token, which the memory has
+    not read. place_B: tokens in the row so far, counting what a full memory dropped. done_B: rows that go no further.
+    tokens_TB, logprobs_TB: what the last call made, of which `steps` are filled; made_B: how many of them are a row's
+    own, the end-of-text token included (the rest is noise of done rows).
     """
 
-    def matrix(w_DF):
-        w_DF = w_DF.astype(compute_dtype(c))
-        return for_single_tokens(w_DF) if single and jax.default_backend() == "cpu" else w_DF
-
-    leaf = lambda x: matrix(x) if x.ndim == 2 else x  # noqa: E731
-    blocks = [jax.tree.map(lambda x: leaf(x[layer]), params["blocks"]) for layer in range(c.layers)]  # noqa: B023
-    head = {} if c.tied else {"head": matrix(params["head"])}
-    return params | head, blocks
-
-
-def laid_out(m, single: bool) -> tuple[dict, list[dict]]:
-    """`lay_out` of m's parameters, kept in m: it takes as long as ten tokens or so, and a second copy of their memory.
-
-    Made again for other arrays, and each time for arrays that can change, as NumPy's do.
-    """
-    leaves = jax.tree.leaves(m.params)
-    kept_single, kept_leaves, kept = m.kept.get("laid out", (None, [], None))
-    fixed = all(isinstance(leaf, jax.Array) for leaf in leaves) and len(kept_leaves) == len(leaves)
-    if kept_single != single or not fixed or any(x is not y for x, y in zip(kept_leaves, leaves, strict=True)):
-        kept = lay_out(m.experiment.model, m.params, single)
-        m.kept["laid out"] = single, leaves, kept
-    return kept
-
-
-@functools.partial(jax.jit, static_argnames=("c", "capacity"))
-def prefill(
-    c: ModelConfig, laid_out: tuple[dict, list[dict]], tokens_BT: jax.Array, length_B: jax.Array, capacity: int
-) -> KVCache:
-    """A cache with room for `capacity` tokens a row, holding the first `length_B` of each row of tokens_BT.
-
-    laid_out: from `lay_out`. The rest of a row is padding, on the right: nothing before it can see it, and the cache
-    does not count it.
-    """
-    params, blocks = laid_out
-    _, kv = bind(c, params).hidden(tokens_BT, keep_kv=True, blocks=blocks)
-    return KVCache.empty(c, tokens_BT.shape[0], capacity, compute_dtype(c)).append(*kv, length_B)
-
-
-class Decoded(NamedTuple):
-    """What `decode` made, and what it needs to go on; C is CHUNK, of which `steps` are filled."""
-
-    cache: KVCache
+    memory: Any
     seen_BV: jax.Array
     token_B: jax.Array
+    place_B: jax.Array
     done_B: jax.Array
-    steps: jax.Array
-    tokens_CB: jax.Array
-    logprobs_CB: jax.Array
-    made_B: jax.Array
-    """A row's first made_B tokens are its own, the end-of-text token included; the rest is noise of done rows."""
+    tokens_TB: jax.Array | None = None
+    logprobs_TB: jax.Array | None = None
+    made_B: jax.Array | None = None
+    steps: jax.Array | None = None
+
+    def cleared(self) -> "Decoding":
+        """The same rows before anything is made."""
+        B = len(self.token_B)
+        return dataclasses.replace(
+            self,
+            tokens_TB=jnp.zeros((CHUNK, B), jnp.int32),
+            logprobs_TB=jnp.zeros((CHUNK, B)),
+            made_B=jnp.zeros(B, jnp.int32),
+            steps=jnp.int32(0),
+        )
 
 
-@functools.partial(jax.jit, static_argnames=("c",), donate_argnames=("cache", "seen_BV"))
-def decode(
-    c: ModelConfig,
-    laid_out: tuple[dict, list[dict]],
-    cache: KVCache,
-    seen_BV: jax.Array,
-    token_B: jax.Array,
-    place_B: jax.Array,
-    done_B: jax.Array,
-    *,
-    count: jax.Array,
-    settings: Settings,
-    seed: jax.Array,
-    end: jax.Array,
-) -> Decoded:
-    """Up to `count` (at most CHUNK) more tokens for every row that is not done; it ends early when all are.
+class Request(NamedTuple):
+    """What is asked of a call of `decode`, all of it traced: nothing here compiles anything anew."""
 
-    laid_out: from `lay_out`. token_B: each row's last token, not in the cache yet. place_B: tokens in the row so far,
-    counting what a full cache dropped. The next token is drawn by the key fold_in(fold_in(seed, row), place), so it
-    depends on neither the chunks nor the other rows. seen_BV: tokens the row contains. end: the end-of-text token,
-    which makes a row done.
+    count: jax.Array
+    """Tokens to make for each row, at most CHUNK."""
+    settings: Settings
+    seed: jax.Array
+    end: jax.Array
+    """The end-of-text token, which makes a row done."""
+
+
+@functools.partial(jax.jit, static_argnames=("model", "capacity"))
+def prefill(model: LanguageModel, params: dict, tokens_BT: jax.Array, count_B: jax.Array, *, capacity: int) -> Any:
+    """A state with room for `capacity` tokens a row that has read the first `count_B` of each row of tokens_BT.
+
+    params: laid out by `LanguageModel.lay_out`, or not. The rest of a row is padding, on the right.
     """
-    (params, blocks), B = laid_out, token_B.shape[0]
-    rows_B = jnp.arange(B)
-    row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows_B)
+    memory = model.state(tokens_BT.shape[0], capacity)
+    return model.hidden(params, Inputs(tokens_BT, count_B=count_B, first=True), state=memory)[1]
 
-    def step(carry):
-        s, (kv, held_B) = carry
-        # What the last step made is written before anything is read. After the reads, XLA would copy the whole cache.
-        cache = jax.lax.optimization_barrier(s.cache.append(*kv, held_B))
-        model = bind(c, params)
-        h_BTD, kv = model.hidden(s.token_B[:, None], cache=cache, keep_kv=True, blocks=blocks)
-        keys_B = jax.vmap(jax.random.fold_in)(row_keys_B, place_B + s.steps)
-        token_B, logprob_B = sample(keys_B, model.logits(h_BTD[:, 0]), settings, s.seen_BV)
-        decoded = Decoded(
-            cache=cache,
+
+@functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("rows",))
+def decode(model: LanguageModel, params: dict, rows: Decoding, request: Request) -> Decoding:
+    """Up to `request.count` more tokens for every row that is not done; it ends early when all are.
+
+    The next token is drawn by the key fold_in(fold_in(seed, row), place), so it depends on neither the calls nor the
+    other rows.
+    """
+    rows_B = jnp.arange(len(rows.token_B))
+    row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(request.seed), rows_B)
+
+    def step(s: Decoding) -> Decoding:
+        inputs = Inputs(s.token_B[:, None], count_B=~s.done_B)  # a done row computes on, but remembers nothing new
+        h_BTD, memory = model.hidden(params, inputs, state=s.memory)
+        keys_B = jax.vmap(jax.random.fold_in)(row_keys_B, s.place_B)
+        token_B, logprob_B = sample(keys_B, model.logits(params, h_BTD[:, 0]), request.settings, s.seen_BV)
+        return Decoding(
+            memory=memory,
             seen_BV=s.seen_BV.at[rows_B, token_B].set(True),
             token_B=token_B,
-            done_B=s.done_B | (token_B == end),
-            steps=s.steps + 1,
-            tokens_CB=s.tokens_CB.at[s.steps].set(token_B),
-            logprobs_CB=s.logprobs_CB.at[s.steps].set(logprob_B),
+            place_B=s.place_B + 1,
+            done_B=s.done_B | (token_B == request.end),
+            tokens_TB=s.tokens_TB.at[s.steps].set(token_B),
+            logprobs_TB=s.logprobs_TB.at[s.steps].set(logprob_B),
             made_B=s.made_B + ~s.done_B,
+            steps=s.steps + 1,
         )
-        return decoded, (kv, ~s.done_B)  # a done row computes on, but holds nothing new
 
-    empty = jnp.zeros((CHUNK, B), jnp.int32), jnp.zeros((CHUNK, B)), jnp.zeros(B, jnp.int32)
-    start = Decoded(cache, seen_BV, token_B, done_B, jnp.int32(0), *empty)
-    nothing = [jnp.zeros((c.layers, B, c.K, *axes), compute_dtype(c)) for axes in ((c.H, 1), (1, c.H))]
-    go_on = lambda carry: (carry[0].steps < count) & ~jnp.all(carry[0].done_B)  # noqa: E731
-    s, (kv, held_B) = jax.lax.while_loop(go_on, step, (start, (tuple(nothing), jnp.zeros(B, bool))))
-    return s._replace(cache=s.cache.append(*kv, held_B))
+    def unfinished(s: Decoding) -> jax.Array:
+        return (s.steps < request.count) & ~jnp.all(s.done_B)
+
+    return jax.lax.while_loop(unfinished, step, rows.cleared())
 
 
-@functools.partial(jax.jit, static_argnames=("c",))
-def full_logits(c: ModelConfig, params: dict, tokens_BT: jax.Array) -> jax.Array:
-    """Logits [B, T, V] of whole sequences, without a cache: what every other way must equal."""
-    return bind(c, params)(tokens_BT)[0]
+@functools.partial(jax.jit, static_argnames=("model",))
+def full_logits(model: LanguageModel, params: dict, tokens_BT: jax.Array) -> jax.Array:
+    """Logits [B, T, V] of whole sequences, without a state: what every other way must equal."""
+    return model.apply(params, Inputs(tokens_BT))[0]

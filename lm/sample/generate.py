@@ -4,6 +4,7 @@ The device makes tokens by the chunk; between chunks the host turns them into te
 row has filled the context, lets it forget its oldest half. How long a chunk is changes nothing but the waiting.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm import tokenizer as tokenizers
-from lm.config import ModelConfig
 from lm.errors import require
 from lm.limits import Count, Seed
-from lm.model.cache import KVCache
-from lm.sample.decoding import CHUNK, Decoded, decode, full_logits, laid_out, prefill
+from lm.model.trained import Trained
+from lm.sample.decoding import CHUNK, Decoding, Request, decode, full_logits, prefill
 from lm.sample.samplers import Sampler
 from lm.sample.text import Continuation
 from lm.typed import coerce
@@ -43,8 +43,26 @@ class Sample:
     """Why: a stop string, the end-of-text token, or max_tokens."""
 
 
+class Generator:
+    """A trained model whose parameters are laid out for generating, once for as many calls as one likes.
+
+    Laying them out takes as long as ten tokens or so, and a second copy of their memory.
+    """
+
+    def __init__(self, m: Trained):
+        self.trained = m
+        self._laid_out: dict[bool, dict] = {}
+
+    def parameters(self, rows: int) -> dict:
+        """The parameters as so many rows read them fastest; the layout for one row is another than that for several."""
+        alone = rows == 1
+        if alone not in self._laid_out:
+            self._laid_out = {alone: self.trained.model.lay_out(self.trained.params, rows)}
+        return self._laid_out[alone]
+
+
 def generate(
-    m,
+    m: Trained | Generator,
     prompts: Sequence[str],
     sampler: Sampler = Sampler(),  # noqa: B008  (frozen)
     *,
@@ -57,7 +75,7 @@ def generate(
 ) -> list[Sample]:
     """Continue each prompt, `samples` times, by at most `max_tokens` tokens.
 
-    m: what `lm.load` returns; `experiment.model`, `params` and `tokenizer` are used. An empty prompt starts a document.
+    m: what `lm.load` returns, or a Generator of that, for many calls. An empty prompt starts a document.
     seed: everything random is a function of it, the row and the place in the row; a row's sample does not depend on the
     other rows (but for rounding), and a prompt lengthened by its own sample goes on as that sample did. Row r is sample
     r % samples of prompt r // samples, and is entry r of the result.
@@ -67,59 +85,51 @@ def generate(
     on_text: called as on_text(row, piece) as text becomes certain; the pieces of a row joined are its text.
     Raises UserError for settings that make no sense and a tokenizer that is not the model's.
     """
-    c = m.experiment.model
+    generator = m if isinstance(m, Generator) else Generator(m)
+    m = generator.trained
+    context, end = m.model.config.context, m.tokenizer.eot_token
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     max_tokens, seed, samples = _numbers(max_tokens, seed, samples)
     _check(m, prompts, samples, stop, past_context)
     rows = [_Row(m.tokenizer, prompt, stop) for prompt in prompts for _ in range(samples)]
     if past_context == "error":
-        _check_fits(rows, max_tokens, c.context)
+        _check_fits(rows, max_tokens, context)
     if not rows:
         return []
 
-    capacity = min(_room(max(row.held for row in rows) + max_tokens), c.context)
-    cache, seen_BV = None, jnp.asarray(_seen(rows, c.V))
+    params = generator.parameters(len(rows))
+    capacity = min(_room(max(row.held for row in rows) + max_tokens), context)
+    decoding, seen_BV, made = None, jnp.asarray(_seen(rows, m.model.config.V)), 0
     chunk = WATCHED if on_text or stop else CHUNK
-    parameters, made = laid_out(m, single=len(rows) == 1), 0
     while made < max_tokens and not all(row.ended for row in rows):
-        if cache is None or any(row.full(capacity) for row in rows):
-            cache = _read(c, parameters, rows, capacity)
+        if decoding is None or any(row.full(capacity) for row in rows):
+            seen_BV = seen_BV if decoding is None else decoding.seen_BV
+            decoding = _read(m, params, rows, capacity, seen_BV)
         room = min(capacity - row.held for row in rows if not row.ended)
         steps = min(chunk, room, max_tokens - made)
-        result = decode(
-            c,
-            parameters,
-            cache,
-            seen_BV,
-            np.array([row.window[-1] for row in rows], np.int32),
-            np.array([row.place for row in rows], np.int32),
-            np.array([row.ended is not None for row in rows]),
-            count=np.int32(steps),
-            settings=sampler.settings(),
-            seed=np.uint32(seed),
-            end=np.int32(m.tokenizer.eot_token),
-        )
-        cache, seen_BV = result.cache, result.seen_BV
-        _take(rows, result, m.tokenizer.eot_token)
+        request = Request(np.int32(steps), sampler.settings(), seed=np.uint32(seed), end=np.int32(end))
+        done_B = np.array([row.ended is not None for row in rows])  # a stop string may have ended a row
+        decoding = decode(m.model, params, dataclasses.replace(decoding, done_B=done_B), request)
+        _take(rows, decoding, end)
         made += steps
         _finish(rows, made == max_tokens, on_text)
     return [row.sample() for row in rows]
 
 
-def generate_naive(m, tokens: list[int], n: int) -> tuple[list[int], list[float]]:
+def generate_naive(m: Trained, tokens: list[int], n: int) -> tuple[list[int], list[float]]:
     """The plain path: greedy, no cache, everything computed again for each token. For tests and readers.
 
     Returns up to n new tokens (the end-of-text token is the last, if it comes) and their log-probabilities in nats.
     Past the context it slides as `generate` does.
     """
-    c, window = m.experiment.model, list(tokens)
+    context, window = m.model.config.context, list(tokens)
     made, logprobs = [], []
     while len(made) < n and made[-1:] != [m.tokenizer.eot_token]:
-        if len(window) > c.context:
-            window = window[-_kept(c.context) :]
+        if len(window) > context:
+            window = window[-_kept(context) :]
         # Padded on the right, which no earlier token sees, so that all lengths are one program.
-        padded_1T = np.pad(np.array([window], np.int32), ((0, 0), (0, c.context - len(window))))
-        logits_V = full_logits(c, m.params, padded_1T)[0, len(window) - 1]
+        padded_1T = np.pad(np.array([window], np.int32), ((0, 0), (0, context - len(window))))
+        logits_V = full_logits(m.model, m.params, padded_1T)[0, len(window) - 1]
         logprob_V = np.asarray(jax.nn.log_softmax(logits_V))
         token = int(logprob_V.argmax())
         made.append(token)
@@ -172,10 +182,11 @@ class _Row:
         )
 
 
-def _take(rows: list[_Row], result: Decoded, end: int) -> None:
-    tokens_CB, logprobs_CB, made_B = jax.device_get((result.tokens_CB, result.logprobs_CB, result.made_B))
+def _take(rows: list[_Row], result: Decoding, end: int) -> None:
+    """Hand each row what the device made for it."""
+    tokens_TB, logprobs_TB, made_B = jax.device_get((result.tokens_TB, result.logprobs_TB, result.made_B))
     for r, row in enumerate(rows):
-        row.take(tokens_CB[: made_B[r], r].tolist(), logprobs_CB[: made_B[r], r].tolist(), end)
+        row.take(tokens_TB[: made_B[r], r].tolist(), logprobs_TB[: made_B[r], r].tolist(), end)
 
 
 def _finish(rows: list[_Row], last: bool, on_text) -> None:
@@ -192,16 +203,24 @@ def _finish(rows: list[_Row], last: bool, on_text) -> None:
 
 
 # --- the context -----------------------------------------------------------------------------------------------------
-def _read(c: ModelConfig, laid_out: tuple, rows: list[_Row], capacity: int) -> KVCache:
-    """A cache holding all of each row's window but its last token; a window that outgrew the context is cut first."""
+def _read(m: Trained, params: dict, rows: list[_Row], capacity: int, seen_BV: jax.Array) -> Decoding:
+    """Each row's window read but for its last token; a window that outgrew the context is cut first."""
+    context = m.model.config.context
     for row in rows:
-        if len(row.window) > c.context:
-            row.window = row.window[-_kept(c.context) :]
+        if len(row.window) > context:
+            row.window = row.window[-_kept(context) :]
     longest = max(row.held for row in rows)
     tokens_BT = np.zeros((len(rows), min(_power_of_two(longest), capacity)), np.int32)
     for r, row in enumerate(rows):
         tokens_BT[r, : row.held] = row.window[:-1]
-    return prefill(c, laid_out, tokens_BT, np.array([row.held for row in rows], np.int32), capacity)
+    held_B = np.array([row.held for row in rows], np.int32)
+    return Decoding(
+        memory=prefill(m.model, params, tokens_BT, held_B, capacity=capacity),
+        seen_BV=seen_BV,
+        token_B=np.array([row.window[-1] for row in rows], np.int32),
+        place_B=np.array([row.place for row in rows], np.int32),
+        done_B=np.zeros(len(rows), bool),
+    )
 
 
 def _kept(context: int) -> int:
@@ -237,7 +256,7 @@ def _numbers(max_tokens: int, seed: int, samples: int) -> tuple[int, int, int]:
 
 
 def _check(m, prompts, samples, stop, past_context) -> None:
-    vocab, n_vocab = m.experiment.model.vocab, m.tokenizer.n_vocab
+    vocab, n_vocab = m.model.config.vocab, m.tokenizer.n_vocab
     require(n_vocab == vocab, f"the tokenizer has {n_vocab} tokens, the model {vocab}: use the one it was trained with")
     require(not isinstance(prompts, str), f"prompts {prompts!r}: one text where a list is due; write [{prompts!r}]")
     for what, texts in (("prompt", prompts), ("stop", stop)):

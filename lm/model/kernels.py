@@ -1,0 +1,112 @@
+"""How parameters lie for products with one token, where a CPU does nothing but read them.
+
+XLA computes a matrix-vector product on one core, and a batch of them on all; and whatever is sliced from stacked layers
+inside a loop over tokens is copied again for each token. So generation lays the parameters out once: layers apart
+(`Apart`), and for a single row matrices turned over and cut into a part for each core (`SplitMatrix`). Both stand where
+an array stood: the model's pages multiply with `x @ w` and run layers with `over_layers`, and know nothing of this.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm.model.parametrization import is_matrix
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SplitMatrix:
+    """A matrix [D, F] as C parts of its columns, [C, F/C, D]: a product with a vector reads it once, front to back."""
+
+    parts_CFD: jax.Array
+
+    def __getitem__(self, everything: Any) -> "SplitMatrix":
+        """Itself for `[...]`, by which an nnx.Param gives its value."""
+        return self if everything is Ellipsis else NotImplemented
+
+    def astype(self, dtype: Any) -> "SplitMatrix":
+        return SplitMatrix(self.parts_CFD.astype(dtype))
+
+    def __rmatmul__(self, x_MD: jax.Array) -> jax.Array:
+        """x @ matrix, [M, F]."""
+        x_CMD = jnp.broadcast_to(x_MD, (self.parts_CFD.shape[0], *x_MD.shape))
+        y_CMF = jax.lax.dot_general(x_CMD, self.parts_CFD, (((2,), (2,)), ((0,), (0,))))
+        return y_CMF.swapaxes(0, 1).reshape(x_MD.shape[0], -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Apart:
+    """What is stacked along L elsewhere, layer by layer."""
+
+    layers: tuple[Any, ...]
+
+
+def few(rows: int) -> bool:
+    """Whether products with so many rows wait for memory here, so that turning the matrices over pays."""
+    return rows == 1 and jax.default_backend() == "cpu"
+
+
+def _parts(columns: int) -> int:
+    """Parts to cut a matrix of so many columns into: one for each core, where that goes."""
+    cores = os.cpu_count() or 1
+    return cores if columns % cores == 0 else 1
+
+
+def lay_out(params: dict, axes: dict, dtype: Any, few_rows: bool) -> dict:
+    """Parameters with layers apart and matrices in the compute dtype, cut for the cores where rows are few.
+
+    axes: the tree of LanguageModel.axes, which says what is a matrix and what is stacked.
+    """
+
+    def matrix(w_DF):
+        w_DF = w_DF.astype(dtype)
+        if not few_rows:
+            return w_DF
+        D, F = w_DF.shape
+        return SplitMatrix(w_DF.T.reshape(_parts(F), -1, D))
+
+    def leaf(letters, x):
+        lies = matrix if is_matrix(letters) else lambda x: x
+        return Apart(tuple(lies(x[layer]) for layer in range(x.shape[0]))) if letters[:1] == ("L",) else lies(x)
+
+    return jax.tree.map(leaf, axes, params, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def side_by_side(x_MD: jax.Array, matrices: Sequence[Any]) -> list[jax.Array]:
+    """x @ w for each of several matrices, by one product where they can be joined: narrow ones keep a CPU less busy."""
+    if any(isinstance(w, SplitMatrix) for w in matrices):
+        return [x_MD @ w for w in matrices]
+    ends = [sum(w.shape[1] for w in matrices[: i + 1]) for i in range(len(matrices) - 1)]
+    return jnp.split(x_MD @ jnp.concatenate(matrices, axis=1), ends, axis=1)
+
+
+def times_transposed(x_MD: jax.Array, w_VD: jax.Array) -> jax.Array:
+    """x @ w.T, [M, V]; for one row the table already lies as a SplitMatrix does."""
+    V, D = w_VD.shape
+    parts = _parts(V) if few(x_MD.shape[0]) else 1
+    return x_MD @ SplitMatrix(w_VD.reshape(parts, V // parts, D))
+
+
+def over_layers(layer: Callable, carry: Any, parameters: Any, others: Any, *, unroll: int) -> tuple[Any, Any]:
+    """lax.scan of layer(carry, (parameters, others)) over L; the loop is written out where parameters lie apart.
+
+    others: stacked along L, or Apart. What the layers give is stacked along L either way.
+    """
+    is_apart = lambda x: isinstance(x, Apart)  # noqa: E731
+    leaves = jax.tree.leaves(parameters, is_leaf=is_apart)
+    if not any(map(is_apart, leaves)):
+        stack = lambda x: jax.tree.map(lambda *each: jnp.stack(each), *x.layers) if is_apart(x) else x  # noqa: E731
+        others = jax.tree.map(stack, others, is_leaf=is_apart)
+        return jax.lax.scan(layer, carry, (parameters, others), unroll=unroll)
+    count = next(len(leaf.layers) for leaf in leaves if is_apart(leaf))
+    made = []
+    for index in range(count):
+        take = lambda x, index=index: x.layers[index] if is_apart(x) else x[index]  # noqa: E731
+        carry, out = layer(carry, jax.tree.map(take, (parameters, others), is_leaf=is_apart))
+        made.append(out)
+    return carry, jax.tree.map(lambda *each: jnp.stack(each), *made)
