@@ -25,7 +25,7 @@ from lm.data.corpora import open_text
 from lm.data.tokens import prepare
 from lm.errors import UserError
 from lm.evaluation import Score, baselines, evaluate, evaluate_validation, score_windows, strided_windows
-from lm.model import transformer
+from lm.model.api import Inputs, build
 from lm.run import load
 
 TEXT = "the queen ran to the river.\nthe old king sat on a mat and the fish ran.\n" * 2
@@ -34,7 +34,7 @@ TEXT = "the queen ran to the river.\nthe old king sat on a mat and the fish ran.
 @functools.partial(jax.jit, static_argnames="c", compiler_options=tiny.QUICK)
 def plain_log_probabilities(c, params, tokens_BT):
     """The whole forward pass, without windows, batches or chunks."""
-    return jax.nn.log_softmax(transformer.bind(c, params)(tokens_BT)[0])
+    return jax.nn.log_softmax(build(c).apply(params, Inputs(tokens_BT))[0])
 
 
 def one_by_one(m, tokens: np.ndarray, stride: int) -> list[float]:

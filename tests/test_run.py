@@ -18,7 +18,7 @@ import lm
 from lm import settings
 from lm.config import ModelConfig
 from lm.errors import UserError
-from lm.model import transformer
+from lm.model.api import Inputs, build
 from lm.run import Run, _tokens, find, load
 from lm.scaling.flops import forward_flops, keys_seen, train_flops, train_flops_6n
 
@@ -48,7 +48,7 @@ def test_experiment_json_says_what_ran(tiny_run, corpus):
     assert record["versions"]["jax"] == importlib.metadata.version("jax")
     assert {"python", "flax", "optax", "orbax-checkpoint", "numpy"} <= set(record["versions"])
     assert record["git"] is None or len(record["git"].rstrip("+")) == 40
-    assert (record["params_total"], record["params_nonembedding"]) == transformer.parameter_count(resolved.model)
+    assert (record["params_total"], record["params_nonembedding"]) == build(resolved.model).parameter_count()
     assert record["flops_per_token"] == train_flops(resolved.model)
     assert record["steps"]["total"] == 60 and record["documents"] == 1
 
@@ -297,7 +297,7 @@ def test_flops_by_hand():
     assert train_flops(c) == 3 * sum(parts.values())
     gated = dataclasses.replace(c, activation="swiglu")
     assert forward_flops(gated)["feed-forward"] == 3 * 2 * 8 * 16
-    assert train_flops_6n(c) == 6 * sum(leaf.size for leaf in jax.tree.leaves(transformer.init(c, 0)))
+    assert train_flops_6n(c) == 6 * sum(leaf.size for leaf in jax.tree.leaves(build(c).init(0)))
 
 
 def test_a_window_costs_what_it_sees():
@@ -311,8 +311,8 @@ def test_flops_agree_with_xla():
     c = ModelConfig(layers=2, width=64, heads=2, context=32, vocab=64, feedforward=128, qk_norm=False, dtype="float32")
     c = dataclasses.replace(c, unroll=2)  # XLA counts the body of a loop once
     tokens = jax.ShapeDtypeStruct((4, 32), np.int32)
-    run = jax.jit(lambda params, tokens: transformer.bind(c, params)(tokens)[0])
-    counted = run.lower(transformer.shapes(c), tokens).compile().cost_analysis()["flops"] / (4 * 32)
+    run = jax.jit(lambda params, tokens: build(c).apply(params, Inputs(tokens))[0])
+    counted = run.lower(build(c).shapes(), tokens).compile().cost_analysis()["flops"] / (4 * 32)
     parts = forward_flops(c)
     unmasked = parts | {"attention scores and values": 2 * 2 * 2 * 2 * 32 * 32}  # XLA computes masked pairs as well
     assert counted == pytest.approx(sum(unmasked.values()), rel=0.1)

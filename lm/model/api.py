@@ -168,7 +168,7 @@ class LanguageModel:
 
     def logits(self, params: dict, h_BTD: jax.Array, taps: Taps | None = None) -> jax.Array:
         """[..., V] float32 logits of [..., D]; the padded entries of the vocabulary can never be predicted."""
-        return self.bind(params).logits(h_BTD, Taps() if taps is None else taps)
+        return self.bind(params).logits(jnp.asarray(h_BTD), Taps() if taps is None else taps)
 
     def apply(self, params: dict, inputs: Inputs, *, taps: Taps | None = None, **options) -> tuple[jax.Array, Any]:
         """Logits [B, T, V] and the state: `hidden`, then `logits`."""

@@ -26,8 +26,6 @@ class Decoding:
 
     memory: the model's state. seen_BV: tokens the row contains. token_B: each row's last token, which the memory has
     not read. place_B: tokens in the row so far, counting what a full memory dropped. done_B: rows that go no further.
-    tokens_TB, logprobs_TB: what the last call made, of which `steps` are filled; made_B: how many of them are a row's
-    own, the end-of-text token included (the rest is noise of done rows).
     """
 
     memory: Any
@@ -35,21 +33,16 @@ class Decoding:
     token_B: jax.Array
     place_B: jax.Array
     done_B: jax.Array
-    tokens_TB: jax.Array | None = None
-    logprobs_TB: jax.Array | None = None
-    made_B: jax.Array | None = None
-    steps: jax.Array | None = None
 
-    def cleared(self) -> "Decoding":
-        """The same rows before anything is made."""
-        B = len(self.token_B)
-        return dataclasses.replace(
-            self,
-            tokens_TB=jnp.zeros((CHUNK, B), jnp.int32),
-            logprobs_TB=jnp.zeros((CHUNK, B)),
-            made_B=jnp.zeros(B, jnp.int32),
-            steps=jnp.int32(0),
-        )
+
+class Made(NamedTuple):
+    """What a call of `decode` made: T is CHUNK, of which `steps` are filled."""
+
+    steps: jax.Array
+    tokens_TB: jax.Array
+    logprobs_TB: jax.Array
+    count_B: jax.Array
+    """A row's first count_B tokens are its own, the end-of-text token included; the rest is noise of done rows."""
 
 
 class Request(NamedTuple):
@@ -74,36 +67,47 @@ def prefill(model: LanguageModel, params: dict, tokens_BT: jax.Array, count_B: j
 
 
 @functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("rows",))
-def decode(model: LanguageModel, params: dict, rows: Decoding, request: Request) -> Decoding:
+def decode(model: LanguageModel, params: dict, rows: Decoding, request: Request) -> tuple[Decoding, Made]:
     """Up to `request.count` more tokens for every row that is not done; it ends early when all are.
 
     The next token is drawn by the key fold_in(fold_in(seed, row), place), so it depends on neither the calls nor the
     other rows.
     """
-    rows_B = jnp.arange(len(rows.token_B))
+    B = len(rows.token_B)
+    rows_B = jnp.arange(B)
     row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(request.seed), rows_B)
 
-    def step(s: Decoding) -> Decoding:
-        inputs = Inputs(s.token_B[:, None], count_B=~s.done_B)  # a done row computes on, but remembers nothing new
-        h_BTD, memory = model.hidden(params, inputs, state=s.memory)
-        keys_B = jax.vmap(jax.random.fold_in)(row_keys_B, s.place_B)
-        token_B, logprob_B = sample(keys_B, model.logits(params, h_BTD[:, 0]), request.settings, s.seen_BV)
-        return Decoding(
+    def step(carry: tuple[Decoding, Made]) -> tuple[Decoding, Made]:
+        now, made = carry
+        inputs = Inputs(now.token_B[:, None], count_B=~now.done_B)  # a done row computes on, but remembers nothing new
+        h_BTD, memory = model.hidden(params, inputs, state=now.memory)
+        keys_B = jax.vmap(jax.random.fold_in)(row_keys_B, now.place_B)
+        token_B, logprob_B = sample(keys_B, model.logits(params, h_BTD[:, 0]), request.settings, now.seen_BV)
+        after = Decoding(
             memory=memory,
-            seen_BV=s.seen_BV.at[rows_B, token_B].set(True),
+            seen_BV=now.seen_BV.at[rows_B, token_B].set(True),
             token_B=token_B,
-            place_B=s.place_B + 1,
-            done_B=s.done_B | (token_B == request.end),
-            tokens_TB=s.tokens_TB.at[s.steps].set(token_B),
-            logprobs_TB=s.logprobs_TB.at[s.steps].set(logprob_B),
-            made_B=s.made_B + ~s.done_B,
-            steps=s.steps + 1,
+            place_B=now.place_B + 1,
+            done_B=now.done_B | (token_B == request.end),
+        )
+        return after, Made(
+            steps=made.steps + 1,
+            tokens_TB=made.tokens_TB.at[made.steps].set(token_B),
+            logprobs_TB=made.logprobs_TB.at[made.steps].set(logprob_B),
+            count_B=made.count_B + ~now.done_B,
         )
 
-    def unfinished(s: Decoding) -> jax.Array:
-        return (s.steps < request.count) & ~jnp.all(s.done_B)
+    def unfinished(carry: tuple[Decoding, Made]) -> jax.Array:
+        now, made = carry
+        return (made.steps < request.count) & ~jnp.all(now.done_B)
 
-    return jax.lax.while_loop(unfinished, step, rows.cleared())
+    nothing = Made(
+        steps=jnp.int32(0),
+        tokens_TB=jnp.zeros((CHUNK, B), jnp.int32),
+        logprobs_TB=jnp.zeros((CHUNK, B)),
+        count_B=jnp.zeros(B, jnp.int32),
+    )
+    return jax.lax.while_loop(unfinished, step, (rows, nothing))
 
 
 @functools.partial(jax.jit, static_argnames=("model",))

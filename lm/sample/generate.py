@@ -17,7 +17,7 @@ from lm import tokenizer as tokenizers
 from lm.errors import require
 from lm.limits import Count, Seed
 from lm.model.trained import Trained
-from lm.sample.decoding import CHUNK, Decoding, Request, decode, full_logits, prefill
+from lm.sample.decoding import CHUNK, Decoding, Made, Request, decode, full_logits, prefill
 from lm.sample.samplers import Sampler
 from lm.sample.text import Continuation
 from lm.typed import coerce
@@ -109,8 +109,8 @@ def generate(
         steps = min(chunk, room, max_tokens - made)
         request = Request(np.int32(steps), sampler.settings(), seed=np.uint32(seed), end=np.int32(end))
         done_B = np.array([row.ended is not None for row in rows])  # a stop string may have ended a row
-        decoding = decode(m.model, params, dataclasses.replace(decoding, done_B=done_B), request)
-        _take(rows, decoding, end)
+        decoding, new = decode(m.model, params, dataclasses.replace(decoding, done_B=done_B), request)
+        _take(rows, new, end)
         made += steps
         _finish(rows, made == max_tokens, on_text)
     return [row.sample() for row in rows]
@@ -182,11 +182,11 @@ class _Row:
         )
 
 
-def _take(rows: list[_Row], result: Decoding, end: int) -> None:
+def _take(rows: list[_Row], new: Made, end: int) -> None:
     """Hand each row what the device made for it."""
-    tokens_TB, logprobs_TB, made_B = jax.device_get((result.tokens_TB, result.logprobs_TB, result.made_B))
+    _, tokens_TB, logprobs_TB, count_B = jax.device_get(new)
     for r, row in enumerate(rows):
-        row.take(tokens_TB[: made_B[r], r].tolist(), logprobs_TB[: made_B[r], r].tolist(), end)
+        row.take(tokens_TB[: count_B[r], r].tolist(), logprobs_TB[: count_B[r], r].tolist(), end)
 
 
 def _finish(rows: list[_Row], last: bool, on_text) -> None:
@@ -217,8 +217,8 @@ def _read(m: Trained, params: dict, rows: list[_Row], capacity: int, seen_BV: ja
     return Decoding(
         memory=prefill(m.model, params, tokens_BT, held_B, capacity=capacity),
         seen_BV=seen_BV,
-        token_B=np.array([row.window[-1] for row in rows], np.int32),
-        place_B=np.array([row.place for row in rows], np.int32),
+        token_B=jnp.array([row.window[-1] for row in rows], jnp.int32),
+        place_B=jnp.array([row.place for row in rows], jnp.int32),
         done_B=np.zeros(len(rows), bool),
     )
 

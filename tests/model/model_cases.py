@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from lm.config import ModelConfig
-from lm.model import transformer
+from lm.model.api import Inputs, build
 
 VARIANTS = {
     "multi-head rotary": dict(),
@@ -44,7 +44,7 @@ def lively(c: ModelConfig, seed: int = 0) -> dict:
         return (1.5 * values * shape.shape[-2] ** -0.5 if matrix else 1 + 0.3 * values).astype(np.float32)
 
     is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
-    return jax.tree.map(draw, transformer.axes(c), transformer.shapes(c), is_leaf=is_axes)
+    return jax.tree.map(draw, build(c).axes(), build(c).shapes(), is_leaf=is_axes)
 
 
 def some_tokens(c: ModelConfig, batch: int = 2, length: int | None = None, seed: int = 0) -> np.ndarray:
@@ -57,7 +57,7 @@ def forward(c: ModelConfig):
     """Compiled (params, tokens_BT, segments_BT=None, key=None) -> logits [B, T, vocab], without the padding."""
 
     def run(params, tokens_BT, segments_BT=None, key=None):
-        logits_BTV, _ = transformer.bind(c, params)(tokens_BT, segments_BT=segments_BT, key=key)
+        logits_BTV, _ = build(c).apply(params, Inputs(tokens_BT, segments_BT), key=key)
         return logits_BTV[..., : c.vocab]
 
     return jax.jit(run)
@@ -68,7 +68,7 @@ def loss_and_gradient(c: ModelConfig):
     """Compiled (params, tokens_BT, key=None) -> (mean next-token loss in nats, its gradient)."""
 
     def loss(params, tokens_BT, key=None):
-        logits_BTV, _ = transformer.bind(c, params)(tokens_BT, key=key)
+        logits_BTV, _ = build(c).apply(params, Inputs(tokens_BT), key=key)
         picked = jax.numpy.take_along_axis(jax.nn.log_softmax(logits_BTV[:, :-1]), tokens_BT[:, 1:, None], -1)
         return -picked.mean()
 

@@ -9,7 +9,8 @@ from close import relative_error
 from model_cases import lively, loss_and_gradient, small, some_tokens
 
 from lm.errors import UserError
-from lm.model import attention, transformer
+from lm.model import attention
+from lm.model.api import Inputs, build
 from lm.model.taps import Taps
 
 CAN = dict(capability=9.0, dtype=jnp.dtype("bfloat16"), H=64, windowed=False, packed=False, tapped=False)
@@ -55,7 +56,7 @@ def test_an_obstacle_is_walked_around_by_auto_and_told_to_who_asks(change, why):
 def test_cudnn_on_a_cpu_is_refused_in_one_line():
     c = small(attention="cudnn", dtype="bfloat16", head_width=8)
     with pytest.raises(UserError, match=r"model\.attention cudnn: it needs an NVIDIA GPU .*; use auto") as refusal:
-        transformer.bind(c, lively(c))(some_tokens(c))
+        build(c).apply(lively(c), Inputs(some_tokens(c)))
     assert "\n" not in str(refusal.value)
 
 
@@ -85,5 +86,5 @@ def test_the_cache_and_taps_never_meet_the_kernel(monkeypatch):
     c = small(dtype="bfloat16", head_width=8, context=128)
     params, tokens_BT = lively(c), some_tokens(c)
     taps = Taps(("attention.weights",))
-    shape_of = functools.partial(jax.eval_shape, lambda p, t: (transformer.bind(c, p)(t, taps=taps)[0], taps.values))
+    shape_of = functools.partial(jax.eval_shape, lambda p, t: (build(c).apply(p, Inputs(t), taps=taps)[0], taps.values))
     assert shape_of(params, tokens_BT)[1]["attention.weights"].shape == (2, 2, 4, 128, 128)

@@ -1,5 +1,6 @@
 """Decoding through the cache equals the full pass: one token at a time, in chunks, with rows of uneven lengths."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,8 +14,9 @@ from model_cases import VARIANTS, forward, lively, small, some_tokens
 
 from lm.errors import UserError
 from lm.model import cache as cache_module
-from lm.model import transformer
-from lm.model.cache import FAR, KVCache
+from lm.model.api import Inputs, build
+from lm.model.cache import KVCache
+from lm.model.mask import FAR
 
 B, T = 3, 12  # windows of 1, 2 and 3 tokens are long past
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
@@ -26,9 +28,12 @@ def model(**changes):
 
 def littered(c):
     """An empty cache whose unused slots hold junk, which must never be seen."""
-    empty = KVCache.empty(c, B, T, jnp.float32)
-    junk = lambda x, by: jax.tree.map(lambda one: one + by, x)  # noqa: E731
-    return KVCache(junk(empty.k_LCRHS, 3), junk(empty.v_LCRSH, -50), empty.length_B)
+    empty = build(c).state(B, T)
+
+    def junk(x, by):
+        return jax.tree.map(lambda one: one + by, x)
+
+    return dataclasses.replace(empty, k_LCRHS=junk(empty.k_LCRHS, 3), v_LCRSH=junk(empty.v_LCRSH, -50))
 
 
 @pytest.fixture
@@ -44,8 +49,8 @@ def read_chunk(c):
     """Compiled (params, tokens_BT, cache, count_B) -> logits and the cache grown by count_B tokens a row."""
 
     def step(params, tokens_BT, cache, count_B):
-        logits_BTV, (k, v) = transformer.bind(c, params)(tokens_BT, cache=cache, keep_kv=True)
-        return logits_BTV[..., : c.vocab], cache.append(k, v, count_B)
+        logits_BTV, cache = build(c).apply(params, Inputs(tokens_BT, count_B=count_B), state=cache)
+        return logits_BTV[..., : c.vocab], cache
 
     return jax.jit(step)
 
@@ -65,7 +70,7 @@ def decode(c, params, tokens_BT, counts, width):
         for b in rows:
             logits_BTV[b, start_B[b] : start_B[b] + count_B[b]] = chunk_BTV[b, : count_B[b]]
         start_B = start_B + count_B
-    np.testing.assert_array_equal(cache.length_B, start_B)
+    np.testing.assert_array_equal(cache.settled().length_B, start_B)
     return logits_BTV
 
 
@@ -112,7 +117,10 @@ def test_append_writes_behind_each_row_and_nowhere_else(ends):
     flat = lambda x_LBKSH: x_LBKSH.reshape(c.layers, B * c.K, *x_LBKSH.shape[3:])  # noqa: E731
     turned = lambda x: np.swapaxes(x, -1, -2)  # noqa: E731  (keys lie [H, S])
     cut = lambda x, axis: tuple(tuple(np.split(layer, ends, axis)) for layer in x)  # noqa: E731
-    cache = KVCache(cut(turned(flat(old_LBKSH)), -1), cut(flat(-old_LBKSH), -2), jnp.array([0, 2, 11]))
+    cache = dataclasses.replace(
+        build(c).state(B, T),
+        k_LCRHS=cut(turned(flat(old_LBKSH)), -1), v_LCRSH=cut(flat(-old_LBKSH), -2), length_B=jnp.array([0, 2, 11]),
+    )  # fmt: skip
     cache = jax.tree.map(jnp.asarray, cache)
     grown = cache.append(turned(new_LBKTH), -new_LBKTH, jnp.array([3, 1, 1]))
 
@@ -124,17 +132,17 @@ def test_append_writes_behind_each_row_and_nowhere_else(ends):
     np.testing.assert_array_equal(whole(grown.k_LCRHS, -1), turned(flat(expected_LBKSH)))
     np.testing.assert_array_equal(whole(grown.v_LCRSH, -2), flat(-expected_LBKSH))
     np.testing.assert_array_equal(grown.length_B, [3, 3, 12])
-    np.testing.assert_array_equal(grown.slot_positions()[1], [0, 1, 2] + [FAR] * 9)
+    np.testing.assert_array_equal(grown.places().positions_BS[1], [0, 1, 2] + [FAR] * 9)
 
 
 def test_an_empty_stretch_is_not_read(cut):
     """Junk that would make everything NaN, behind the longest row's stretch: a zero weight times NaN would show it."""
     c, tokens_BT = model(), some_tokens(model(), B, T)
-    params, cache = lively(c), KVCache.empty(c, B, T, jnp.float32)
+    params, cache = lively(c), build(c).state(B, T)
     count_B = np.array([3, 5, 0], np.int32)
     logits_BTV, cache = read_chunk(c)(params, tokens_BT[:, :5], cache, count_B)
     poisoned = lambda x_LC: tuple((*x_C[:2], x_C[2] * jnp.nan, x_C[3] * jnp.nan) for x_C in x_LC)  # noqa: E731
-    sick = KVCache(poisoned(cache.k_LCRHS), poisoned(cache.v_LCRSH), cache.length_B)
+    sick = dataclasses.replace(cache, k_LCRHS=poisoned(cache.k_LCRHS), v_LCRSH=poisoned(cache.v_LCRSH))
     one_B = np.ones(B, np.int32)
     logits_BTV, _ = read_chunk(c)(params, tokens_BT[:, 5:6], sick, one_B)  # exact: one program, the same shapes
     np.testing.assert_array_equal(logits_BTV, read_chunk(c)(params, tokens_BT[:, 5:6], cache, one_B)[0])
@@ -142,11 +150,10 @@ def test_an_empty_stretch_is_not_read(cut):
 
 def test_what_cannot_be_read_is_refused():
     """More tokens than the context, a cache longer than it, segments with a cache."""
-    c = model()
-    m = transformer.bind(c, lively(c))
+    m, params = build(model()), lively(model())
     with pytest.raises(UserError, match="13 tokens are more than the model's context of 12"):
-        m(np.zeros((1, 13), np.int32))
+        m.apply(params, Inputs(np.zeros((1, 13), np.int32)))
     with pytest.raises(UserError, match="cache of 13 tokens exceeds the model's context of 12"):
-        m(np.zeros((1, 1), np.int32), cache=KVCache.empty(c, 1, 13, jnp.float32))
-    with pytest.raises(UserError, match="segments and a cache do not go together"):
-        m(np.zeros((1, 1), np.int32), cache=KVCache.empty(c, 1, 12, jnp.float32), segments_BT=np.zeros((1, 1)))
+        m.state(1, 13)
+    with pytest.raises(UserError, match="segments and a state do not go together"):
+        m.apply(params, Inputs(np.zeros((1, 1), np.int32), np.zeros((1, 1))), state=m.state(1, 12))

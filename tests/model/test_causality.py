@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from model_cases import VARIANTS, lively, small, some_tokens
 
-from lm.model import transformer
+from lm.model.api import Inputs, build
 from lm.model.taps import Taps
 
 T = 8
@@ -35,7 +35,7 @@ def gradient_and_logits(c):
 
     def mix(push_BTD, t, params, tokens_BT, segments_BT):
         taps = Taps(edits={"embedding": lambda x, layer: x + push_BTD})
-        logits_BTV, _ = transformer.bind(c, params)(tokens_BT, segments_BT=segments_BT, taps=taps)
+        logits_BTV, _ = build(c).apply(params, Inputs(tokens_BT, segments_BT), taps=taps)
         logits_BTV = logits_BTV[..., : c.vocab]
         return (logits_BTV[:, t] @ weights_V).sum(), logits_BTV
 

@@ -13,6 +13,7 @@ from close import assert_close, relative_error
 from model_cases import forward, lively, loss_and_gradient, small, some_tokens
 
 from lm.model import transformer
+from lm.model.api import Inputs, build
 from lm.model.layers import dropout
 from lm.model.taps import Taps
 
@@ -85,7 +86,7 @@ def values_of(c, *names):
 
     def read(params, tokens_BT, key=None):
         taps = Taps(names)
-        transformer.bind(c, params)(tokens_BT, taps=taps, key=key)
+        build(c).apply(params, Inputs(tokens_BT), taps=taps, key=key)
         return taps.values
 
     return jax.jit(read)
@@ -115,7 +116,7 @@ def test_padded_vocabulary_entries_do_not_exist(tied, softcap):
 
     def log_probabilities(head_VD, c):
         params = lively(c) | ({"embedding": head_VD} if tied else {"head": head_VD.T})
-        return jax.nn.log_softmax(transformer.bind(c, params).logits(h_BTD))
+        return jax.nn.log_softmax(build(c).logits(params, h_BTD))
 
     assert (np.exp(log_probabilities(head_VD, padded)[..., 29:]) == 0).all()
     assert_close(log_probabilities(head_VD, padded)[..., :29], log_probabilities(head_VD[:29], exact), relative=1e-5)
@@ -129,8 +130,8 @@ def test_softcap_bounds_logits_smoothly():
     cap = 3.0
     h_BTD = np.random.default_rng(0).normal(size=(2, 3, 16)).astype(np.float32)
     plain, capped = small(vocab=32), small(vocab=32, logit_softcap=cap)
-    logits_BTV = np.asarray(transformer.bind(plain, lively(plain)).logits(h_BTD))
-    capped_BTV = np.asarray(transformer.bind(capped, lively(plain)).logits(h_BTD))
+    logits_BTV = np.asarray(build(plain).logits(lively(plain), h_BTD))
+    capped_BTV = np.asarray(build(capped).logits(lively(plain), h_BTD))
     assert np.abs(logits_BTV).max() > cap > np.abs(capped_BTV).max()
     assert_close(capped_BTV, cap * np.tanh(logits_BTV / cap), relative=1e-5)
 

@@ -12,7 +12,7 @@ from model_cases import forward, lively, small, some_tokens
 
 from lm.config import Experiment, ModelConfig, OptimizerConfig
 from lm.errors import UserError
-from lm.model import transformer
+from lm.model.api import build
 from lm.training import optimizers
 from lm.training.step import Batch, TrainState, hyperparameters, optimizer_of, train_step
 
@@ -38,7 +38,7 @@ def test_at_its_base_shape_a_model_is_the_standard_one(corpus, optimizer):
     ends = []
     for base in ({}, {"model__base_width": 16, "model__base_head_width": 8, "model__base_layers": 2}):
         each = tiny.replaced(e, **base)
-        params = transformer.init(each.model, 0)
+        params = build(each.model).init(0)
         state = TrainState(params, optimizer_of(each).init(params), jnp.int32(0), {
             name: jnp.float32(0) for name in ("nats", "tokens", "gradient_norm", "steps")
         })  # fmt: skip
@@ -54,8 +54,8 @@ def test_the_start_is_scaled_as_the_table_says():
     """Embeddings, positions, head as at the base; matrices by their rows; what half-blocks add by the base's depth."""
     c = dataclasses.replace(WIDE, width=512, feedforward=768, vocab=500, base_width=256)
     found, base = (
-        names(transformer.init(c, 0)),
-        names(transformer.init(dataclasses.replace(c, width=256, base_width=None), 0)),
+        names(build(c).init(0)),
+        names(build(dataclasses.replace(c, width=256, base_width=None)).init(0)),
     )
     for name in ("embedding", "position", "head"):
         assert found[name].std() == pytest.approx(base[name].std(), rel=0.05)
@@ -66,7 +66,7 @@ def test_the_start_is_scaled_as_the_table_says():
         assert found[f"blocks.{name}.kernel"].std() == pytest.approx((4 * count) ** -0.5, rel=0.02)
     tied = small(width=256, tied=True, zero_init=True, heads=4)
     at_base, wide = (dataclasses.replace(tied, width=D, base_width=64) for D in (64, 256))
-    stds = [float(np.std(transformer.init(each, 0)["embedding"])) for each in (at_base, wide)]
+    stds = [float(np.std(build(each).init(0)["embedding"])) for each in (at_base, wide)]
     assert stds[1] == pytest.approx(stds[0], rel=0.05) and stds[0] == pytest.approx(0.02, rel=0.05)
 
 
@@ -86,14 +86,14 @@ def test_the_forward_pass_is_the_standard_one_of_scaled_weights(changes):
 
 
 def ones(c: ModelConfig) -> dict:
-    return jax.tree.map(lambda s: jnp.ones(s.shape), transformer.shapes(c))
+    return jax.tree.map(lambda s: jnp.ones(s.shape), build(c).shapes())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lion", "muon"])
 def test_rates_and_decay_by_the_table(optimizer):
     """p = 1, direction = 1: p - rate (1 + decay). Hidden matrices: a quarter of the rate, four times the decay."""
     o, h = OptimizerConfig(name=optimizer), dict(learning_rate=0.04, matrix_learning_rate=0.02, weight_decay=0.5)
-    args = o, transformer.axes(WIDE), ones(WIDE), ones(WIDE), jnp.float32(1)
+    args = o, build(WIDE).axes(), ones(WIDE), ones(WIDE), jnp.float32(1)
     after = names(optimizers.apply(*args, {k: jnp.float32(v) for k, v in h.items()}, WIDE))
     for name, value in after.items():
         if is_hidden(name):
@@ -107,7 +107,7 @@ def test_rates_and_decay_by_the_table(optimizer):
 def test_adams_epsilon_by_the_table(optimizer):
     """One step of gradients as small as epsilon: g / (|g| + s epsilon), s = 1/12 in blocks and 1/4 elsewhere."""
     o = OptimizerConfig(name=optimizer, epsilon=1e-3)
-    transform = optimizers.direction(o, transformer.axes(WIDE), WIDE)
+    transform = optimizers.direction(o, build(WIDE).axes(), WIDE)
     gradients = jax.tree.map(lambda p: 1e-3 * p, ones(WIDE))
     directions = names(transform.update(gradients, transform.init(ones(WIDE)), ones(WIDE))[0])
     for name, value in directions.items():

@@ -5,7 +5,6 @@ import importlib
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from close import assert_close
@@ -13,8 +12,7 @@ from model_cases import forward, loss_and_gradient, some_tokens
 
 from lm.config import ModelConfig
 from lm.errors import UserError
-from lm.model import transformer
-from lm.model.cache import KVCache
+from lm.model.api import Inputs, build
 from lm.model.pretrained import from_gpt2, from_llama
 
 
@@ -118,12 +116,12 @@ def test_cached_decoding_equals_their_full_pass(name):
     """Five tokens at once, then one at a time."""
     c, (_, params, _) = CASES[name], pair(name)
     theirs_BTV, *_ = their_logits_and_gradients(name)
-    tokens_BT, cache = some_tokens(c, B), KVCache.empty(c, B, T, jnp.float32)
+    tokens_BT, cache = some_tokens(c, B), build(c).state(B, T)
 
     @jax.jit
     def step(params, tokens_BT, cache):
-        logits_BTV, (k, v) = transformer.bind(c, params)(tokens_BT, cache=cache, keep_kv=True)
-        return logits_BTV[..., : c.vocab], cache.append(k, v, jnp.full(B, tokens_BT.shape[1]))
+        logits_BTV, cache = build(c).apply(params, Inputs(tokens_BT), state=cache)
+        return logits_BTV[..., : c.vocab], cache
 
     for start, stop in [(0, 5), *((t, t + 1) for t in range(5, T))]:
         logits_BTV, cache = step(params, tokens_BT[:, start:stop], cache)

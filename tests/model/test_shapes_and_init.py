@@ -10,7 +10,7 @@ from model_cases import VARIANTS, forward, small, some_tokens
 
 from lm.config import ModelConfig
 from lm.errors import UserError
-from lm.model import transformer
+from lm.model.api import build
 
 PUBLISHED = {
     "GPT-2 124M": (ModelConfig.gpt2("124M", vocab_multiple=1), 124_439_808),
@@ -28,7 +28,7 @@ PUBLISHED = {
 def test_parameter_counts_are_the_published_ones(c, published):
     """Counted from shapes: the billion of the largest are never allocated."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    total, nonembedding = transformer.parameter_count(c)
+    total, nonembedding = build(c).parameter_count()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100_000, "kilobytes"
     assert total == published
     positions = c.context * c.width if c.positions == "learned" else 0
@@ -37,7 +37,7 @@ def test_parameter_counts_are_the_published_ones(c, published):
 
 def test_an_untied_head_counts_as_embedding():
     """params_nonembedding is the same with and without it; the total is V D more."""
-    tied, untied = transformer.parameter_count(small(tied=True)), transformer.parameter_count(small())
+    tied, untied = build(small(tied=True)).parameter_count(), build(small()).parameter_count()
     assert untied[0] - tied[0] == 32 * 16
     assert untied[1] == tied[1]
 
@@ -55,8 +55,8 @@ def test_axes_name_every_dimension_of_every_parameter(changes):
     """One letter a dimension, each of that letter's size; only blocks are stacked along L."""
     c = small(**changes, head_width=6)
     size = dict(L=c.layers, V=32, D=16, T=8, F=24, H=6, NH=4 * 6, KH=c.K * 6)
-    axes = jax.tree.leaves_with_path(transformer.axes(c), is_leaf=lambda x: isinstance(x, tuple))
-    shapes = jax.tree.leaves_with_path(transformer.shapes(c))
+    axes = jax.tree.leaves_with_path(build(c).axes(), is_leaf=lambda x: isinstance(x, tuple))
+    shapes = jax.tree.leaves_with_path(build(c).shapes())
     assert [path for path, _ in axes] == [path for path, _ in shapes]
     for (path, names), (_, leaf) in zip(axes, shapes, strict=True):
         assert tuple(size[name] for name in names) == leaf.shape, path
@@ -66,7 +66,7 @@ def test_axes_name_every_dimension_of_every_parameter(changes):
 
 def test_running_the_layers_differently_keeps_the_parameters():
     """One layout, whatever unroll, remat, dropout and dtype: a checkpoint loads under any."""
-    assert transformer.shapes(small(unroll=2, remat=True, dropout=0.1, dtype="bfloat16")) == transformer.shapes(small())
+    assert build(small(unroll=2, remat=True, dropout=0.1, dtype="bfloat16")).shapes() == build(small()).shapes()
 
 
 STARTS = {
@@ -82,7 +82,7 @@ STARTS = {
 @pytest.mark.parametrize("c", STARTS.values(), ids=STARTS)
 def test_the_first_loss_is_that_of_a_uniform_guess(c):
     """Within 2% of ln V, the vocabulary without its padding."""
-    params, tokens_BT = transformer.init(c, seed=0), some_tokens(c, batch=8)
+    params, tokens_BT = build(c).init(0), some_tokens(c, batch=8)
     logits_BTV = np.asarray(forward(c)(params, tokens_BT), np.float64)
     log_sums_BT = np.log(np.exp(logits_BTV).sum(-1))
     loss = (log_sums_BT[:, :-1] - np.take_along_axis(logits_BTV[:, :-1], tokens_BT[:, 1:, None], -1)[..., 0]).mean()
@@ -94,11 +94,11 @@ DEEP = small(layers=8, width=64, feedforward=96)
 
 def test_the_start_is_a_function_of_the_seed_alone():
     """The same twice, another with another seed; no two layers and no two matrices alike."""
-    first, again, other = (jax.device_get(transformer.init(DEEP, seed)) for seed in (0, 0, 1))
+    first, again, other = (jax.device_get(build(DEEP).init(seed)) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     drawn = {}
     for (path, names), value, elsewhere in zip(
-        jax.tree.leaves_with_path(transformer.axes(DEEP), is_leaf=lambda x: isinstance(x, tuple)),
+        jax.tree.leaves_with_path(build(DEEP).axes(), is_leaf=lambda x: isinstance(x, tuple)),
         jax.tree.leaves(first),
         jax.tree.leaves(other),
         strict=True,
@@ -114,7 +114,7 @@ def test_the_start_is_a_function_of_the_seed_alone():
 
 def test_scales_of_the_start():
     """Kernels keep a unit input's variance; what half-blocks add is 1/sqrt(2 L) of that, or zero with zero_init."""
-    blocks = transformer.init(DEEP, 0)["blocks"]
+    blocks = build(DEEP).init(0)["blocks"]
     for kernel, rows, scale in (
         (blocks["attention"]["query"]["kernel"], 64, 1),
         (blocks["feedforward"]["inner"]["kernel"], 64, 1),
@@ -122,7 +122,7 @@ def test_scales_of_the_start():
         (blocks["feedforward"]["outer"]["kernel"], 96, 1 / 4),
     ):
         assert np.std(kernel) == pytest.approx(scale * rows**-0.5, rel=0.03)
-    zero = transformer.init(STARTS["default"], 0)
+    zero = build(STARTS["default"]).init(0)
     for kernel in (
         zero["head"],
         zero["blocks"]["attention"]["out"]["kernel"],

@@ -1,7 +1,6 @@
 """Taps: every named value can be read and edited, in full passes and cached decoding; unasked they cost nothing."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +10,11 @@ from close import assert_close, relative_error
 from model_cases import forward, lively, small, some_tokens
 
 from lm.errors import UserError
-from lm.model import transformer
-from lm.model.cache import KVCache
-from lm.model.taps import LAYER_TAPS, MODEL_TAPS, Taps
+from lm.model.api import Inputs, build
+from lm.model.taps import Taps
+from lm.model.transformer import TAPS
 
-ALL = [*MODEL_TAPS, *LAYER_TAPS]
+ALL = list(TAPS)
 B, T = 5, 8
 SHAPE = dict(vocab=32, layers=3, kv_heads=2, head_width=6, context=T, window=4, global_every=3)
 C = small(**SHAPE)
@@ -28,7 +27,7 @@ def read_all(c):
 
     def read(params, tokens_BT):
         taps = Taps(ALL)
-        transformer.bind(c, params)(tokens_BT, taps=taps)
+        build(c).apply(params, Inputs(tokens_BT), taps=taps)
         return taps.values
 
     return jax.jit(read)
@@ -44,7 +43,7 @@ def edited(edits, read=("logits",), params=None, seed=0):
 
     def run(params, tokens_BT):
         taps = Taps(read, edits)
-        transformer.bind(C, params)(tokens_BT, taps=taps)
+        build(C).apply(params, Inputs(tokens_BT), taps=taps)
         return taps.values
 
     return jax.jit(run)(params or lively(C), some_tokens(C, B, seed=seed))
@@ -53,10 +52,9 @@ def edited(edits, read=("logits",), params=None, seed=0):
 # --- reading ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ALL)
 def test_every_tap_has_the_shape_its_description_says(name):
-    """The letters at the start of the description in MODEL_TAPS or LAYER_TAPS; every value is a real one."""
-    letters = re.match(r"(?:[A-Z] ?)+", (MODEL_TAPS | LAYER_TAPS)[name]).group().split()
+    """Every value has the axes that TAPS says, and is a real one."""
     value = values()[name]
-    assert value.shape == tuple(SIZE[letter] for letter in letters)
+    assert value.shape == tuple(SIZE[letter] for letter in TAPS[name].axes)
     assert np.isfinite(value).all()
     assert np.std(value) > 0.01
 
@@ -106,7 +104,7 @@ def test_value_residuals_are_the_textbook_formula():
     a_L, b_L = (attention[name].reshape(3, 1, 1, 1, 1) for name in ("own_values", "first_values"))
     expected_LBTKH = a_L * own_LBTKH + b_L * own_LBTKH[:1]
     assert_close(v["attention.value"], expected_LBTKH, relative=1e-5)
-    start = transformer.init(c, 0)["blocks"]["attention"]
+    start = build(c).init(0)["blocks"]["attention"]
     assert (start["own_values"] == 0.5).all() and (start["first_values"] == 0.5).all()
 
 
@@ -135,10 +133,10 @@ def test_unread_taps_leave_the_program_unchanged():
     def text(make_taps):
         def run(params, tokens_BT):
             taps = make_taps()
-            logits_BTV, _ = transformer.bind(C, params)(tokens_BT, taps=taps)
+            logits_BTV, _ = build(C).apply(params, Inputs(tokens_BT), taps=taps)
             return logits_BTV, taps.values if taps else {}
 
-        return jax.jit(run).lower(transformer.shapes(C), some_tokens(C, B)).as_text()
+        return jax.jit(run).lower(build(C).shapes(), some_tokens(C, B)).as_text()
 
     plain = text(lambda: None)
     assert text(Taps) == plain
@@ -153,14 +151,14 @@ def test_taps_in_cached_decoding_equal_those_of_the_full_pass():
     @jax.jit
     def step(params, tokens_BT, cache):
         taps = Taps(ALL)
-        _, (k, v) = transformer.bind(C, params)(tokens_BT, cache=cache, keep_kv=True, taps=taps)
-        return taps.values, cache.append(k, v, jnp.full(B, tokens_BT.shape[1]))
+        _, cache = build(C).apply(params, Inputs(tokens_BT), state=cache, taps=taps)
+        return taps.values, cache
 
-    cache = KVCache.empty(C, B, T, jnp.float32)
+    cache = build(C).state(B, T)
     for start, stop in ((0, 3), (3, 4), (4, 5), (5, 6)):
         read, cache = step(params, tokens_BT[:, start:stop], cache)
         for name in ALL:
-            axis = -2 if name in ("attention.scores", "attention.weights") else 2 if name in LAYER_TAPS else 1
+            axis = -2 if name in ("attention.scores", "attention.weights") else TAPS[name].axes.index("T")
             expected = np.take(full[name], range(start, stop), axis=axis)
             value = np.asarray(read[name])
             if axis == -2:
@@ -214,7 +212,7 @@ def test_every_tap_can_be_edited(name):
     """Halving any of them changes the logits; what is read is what was edited."""
     read = edited({name: lambda value, layer: value * 0.5}, read=("logits", name))
     assert relative_error(read["logits"], values()["logits"]) > 1e-3
-    if name in MODEL_TAPS:
+    if "L" not in TAPS[name].axes:
         assert relative_error(read[name], values()[name] * 0.5) < 1e-5
     else:
         assert relative_error(read[name][0], values()[name][0] * 0.5) < 1e-5
@@ -223,4 +221,4 @@ def test_every_tap_can_be_edited(name):
 @pytest.mark.parametrize("make", [lambda name: Taps([name]), lambda name: Taps(edits={name: jnp.sin})])
 def test_an_unknown_tap_is_refused_with_the_nearest(make):
     with pytest.raises(UserError, match=r"tap 'attention.weigths': no such tap; did you mean attention.weights\?"):
-        make("attention.weigths")
+        build(C).apply(lively(C), Inputs(some_tokens(C)), taps=make("attention.weigths"))

@@ -1,14 +1,12 @@
 """A little model that has opinions, standing in for what `lm.load` returns."""
 
-import dataclasses
-from types import SimpleNamespace
-
 import jax
 import numpy as np
 
-from lm.config import ModelConfig
-from lm.model import transformer
-from lm.tokenizer import ByteTokenizer, CharTokenizer
+from lm.config import Experiment, ModelConfig
+from lm.model.api import build
+from lm.model.trained import Trained
+from lm.tokenizer import CharTokenizer
 
 ALPHABET = " ,.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """65 characters, each the token of its place here, padded to V = 72."""
@@ -25,17 +23,7 @@ class Letters(CharTokenizer):
         super().__init__(ALPHABET)
 
 
-@dataclasses.dataclass(frozen=True)
-class Little:
-    """What `generate` uses of a model."""
-
-    experiment: SimpleNamespace
-    params: dict
-    tokenizer: CharTokenizer | ByteTokenizer
-    kept: dict = dataclasses.field(default_factory=dict)
-
-
-def little(tokenizer=None, **changes) -> Little:
+def little(tokenizer=None, **changes) -> Trained:
     """L=2, D=16, N=4, T=32 of random parameters, scaled so that every token and position sways the next one."""
     tokenizer = tokenizer or Letters()
     shape = dict(layers=2, width=16, heads=4, context=32, vocab=tokenizer.n_vocab, zero_init=False, dtype="float32")
@@ -48,4 +36,5 @@ def little(tokenizer=None, **changes) -> Little:
         values = scale * rng.normal(size=leaf.shape) + (kind == "scale")
         return jax.numpy.asarray(values, "float32")
 
-    return Little(SimpleNamespace(model=c), jax.tree.map_with_path(draw, transformer.shapes(c)), tokenizer)
+    params = jax.tree.map_with_path(draw, build(c).shapes())
+    return Trained(params, tokenizer, Experiment(model=c), step=0)

@@ -6,9 +6,9 @@ import pytest
 from close import assert_close
 from sample_cases import little
 
-from lm.model.cache import KVCache
-from lm.model.transformer import bind
-from lm.sample.decoding import full_logits, lay_out, prefill
+from lm.model.api import Inputs
+from lm.model.kernels import SplitMatrix
+from lm.sample.decoding import full_logits, prefill
 from lm.sample.generate import generate, generate_naive
 from lm.sample.samplers import Sampler
 
@@ -63,22 +63,25 @@ def test_prefill_in_chunks_equals_one_prefill_equals_the_full_pass(changes):
     m = little(context=16, **changes)
     c, length_B = m.experiment.model, np.array([16, 9, 3])
     tokens_BT = np.random.default_rng(0).integers(0, c.vocab, (3, 16)).astype(np.int32)
-    expected_BTV = full_logits(c, m.params, tokens_BT)
-    read = jax.jit(lambda chunk_BT, cache: bind(c, m.params)(chunk_BT, cache=cache, keep_kv=True))
+    expected_BTV = full_logits(m.model, m.params, tokens_BT)
 
-    chunked, start_B = KVCache.empty(c, 3, 16, "float32"), np.zeros(3, np.int32)
+    @jax.jit
+    def read(chunk_BT, count_B, cache):
+        return m.model.apply(m.params, Inputs(chunk_BT, count_B=count_B), state=cache)
+
+    chunked, start_B = m.model.state(3, 16), np.zeros(3, np.int32)
     for width in (5, 5, 5, 5):  # rows end inside chunks and before them; the last goes past the capacity
         count_B = np.clip(length_B - start_B, 0, width)
         chunk_BT = np.zeros((3, width), np.int32)  # each row's next tokens, padded on the right
         for b in range(3):
             chunk_BT[b, : count_B[b]] = tokens_BT[b, start_B[b] : start_B[b] + count_B[b]]
-        logits_BTV, kv = read(chunk_BT, chunked)
+        logits_BTV, chunked = read(chunk_BT, count_B, chunked)
         for b in range(3):
             there = slice(start_B[b], start_B[b] + count_B[b])  # padding's logits mean nothing
             assert_close(logits_BTV[b, : count_B[b], : c.vocab], expected_BTV[b, there, : c.vocab], relative=1e-4)
-        chunked, start_B = chunked.append(*kv, count_B), start_B + count_B
+        start_B = start_B + count_B
 
-    whole = prefill(c, lay_out(c, m.params, single=False), tokens_BT, length_B, 16)
+    whole = prefill(m.model, m.model.lay_out(m.params, 3), tokens_BT, length_B, capacity=16)
     np.testing.assert_array_equal(whole.length_B, chunked.length_B)
     for b, n in enumerate(length_B):
         heads = slice(b * c.K, (b + 1) * c.K)
@@ -91,12 +94,12 @@ def test_prefill_in_chunks_equals_one_prefill_equals_the_full_pass(changes):
 def test_log_probabilities_are_the_models_own_under_any_sampler():
     """Equal to log softmax of the full pass over prompt and continuation, whatever was filtered on the way."""
     m = little()
-    c, prompt = m.experiment.model, "Cheese"
+    prompt = "Cheese"
     sampler = Sampler(temperature=1.7, top_k=40, top_p=0.95, min_p=0.001, repetition_penalty=1.3)
     for sample in generate(m, [prompt], sampler, max_tokens=20, samples=2):
         start = m.tokenizer.encode_ordinary(prompt)
         tokens = start + sample.tokens
-        logprobs_TV = jax.nn.log_softmax(full_logits(c, m.params, np.array([tokens], np.int32))[0])
+        logprobs_TV = jax.nn.log_softmax(full_logits(m.model, m.params, np.array([tokens], np.int32))[0])
         expected = [logprobs_TV[t - 1, tokens[t]] for t in range(len(start), len(tokens))]
         assert_close(sample.logprobs, expected, relative=1e-4)
 
@@ -108,11 +111,12 @@ def test_parameters_laid_out_for_decoding_are_the_same_model(changes, single):
     m = little(context=16, **changes)
     c = m.experiment.model
     tokens_BT = np.random.default_rng(0).integers(0, c.vocab, (1, 1) if single else (3, 1)).astype(np.int32)
-    params, blocks = lay_out(c, m.params, single)
-    cache = prefill(c, (params, blocks), np.tile(tokens_BT, (1, 4)), np.full(len(tokens_BT), 4), 16)
-    assert (jax.tree.leaves(blocks[0]["attention"]["query"]["kernel"])[0].ndim == 3) == single
+    laid_out = m.model.lay_out(m.params, len(tokens_BT))
+    cache = prefill(m.model, laid_out, np.tile(tokens_BT, (1, 4)), np.full(len(tokens_BT), 4), capacity=16)
+    first = laid_out["blocks"]["attention"]["query"]["kernel"].layers[0]
+    assert isinstance(first, SplitMatrix) == single
 
-    plain_BTV, (plain_k, _) = bind(c, m.params)(tokens_BT, cache=cache, keep_kv=True)
-    laid_BTV, (laid_k, _) = bind(c, params)(tokens_BT, cache=cache, keep_kv=True, blocks=blocks)
+    plain_BTV, plain = m.model.apply(m.params, Inputs(tokens_BT), state=cache)
+    laid_BTV, laid = m.model.apply(laid_out, Inputs(tokens_BT), state=cache)
     assert_close(laid_BTV[..., : c.vocab], plain_BTV[..., : c.vocab], relative=1e-5)
-    assert_close(laid_k, plain_k, relative=1e-5)
+    assert_close(laid.new_k_LBKHT, plain.new_k_LBKHT, relative=1e-5)

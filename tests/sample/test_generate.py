@@ -10,7 +10,8 @@ from sample_cases import ALPHABET, Letters, little
 from lm.errors import UserError
 from lm.sample import generate as module
 from lm.sample.decoding import decode, prefill
-from lm.sample.generate import Sample, generate
+from lm.model.api import LanguageModel
+from lm.sample.generate import Generator, Sample, generate
 from lm.sample.samplers import Sampler
 from lm.tokenizer import ByteTokenizer
 
@@ -48,7 +49,7 @@ def _alike(a: Sample, b: Sample) -> bool:
 
 @pytest.mark.parametrize("array", [jnp.array, np.array])
 def test_parameters_changed_in_place_are_used_at_once(array):
-    """The layout made for one call serves no other parameters, be the tree changed or a NumPy array's contents."""
+    """The layout made for one call serves no other, be the tree changed or a NumPy array's contents."""
     m = little()
     m.params["head"] = array(m.params["head"])
     before = generate(m, ["Cheese"], Sampler(temperature=0), max_tokens=12)
@@ -56,9 +57,19 @@ def test_parameters_changed_in_place_are_used_at_once(array):
         m.params["head"] *= -1
     else:
         m.params["head"] = -m.params["head"]
-    fresh = dataclasses.replace(m, kept={})
     after = generate(m, ["Cheese"], Sampler(temperature=0), max_tokens=12)
+    fresh = dataclasses.replace(m, params=jax.tree.map(jnp.array, m.params))
     assert before != after == generate(fresh, ["Cheese"], Sampler(temperature=0), max_tokens=12)
+
+
+def test_a_generator_lays_parameters_out_once(monkeypatch):
+    """Calls of one row share a layout, several rows have another, and both say what the model says."""
+    generator, laid_out = Generator(M), []
+    lay_out = LanguageModel.lay_out
+    monkeypatch.setattr(LanguageModel, "lay_out", lambda *args: laid_out.append(args[2]) or lay_out(*args))
+    for prompts in (["ab"], ["c"], ["ab", "c"], ["c", "ab"]):
+        assert generate(generator, prompts, max_tokens=5, seed=3) == generate(M, prompts, max_tokens=5, seed=3)
+    assert laid_out == [1, 1, 1, 2, 2, 2], "each generate(M) lays out anew, the generator once a kind"
 
 
 def test_the_seed_and_the_row_decide():

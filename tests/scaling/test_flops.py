@@ -54,7 +54,7 @@ def config(name: str, **changes) -> ModelConfig:
 def loss(c: ModelConfig):
     """Summed loss of B windows, and what to lower it with."""
     of = lambda params, tokens: window_nats(transformer.bind(c, params), tokens, eot=None)[0].sum()  # noqa: E731
-    return of, (transformer.shapes(c), jax.ShapeDtypeStruct((B, c.context + 1), np.int32))
+    return of, (build(c).shapes(), jax.ShapeDtypeStruct((B, c.context + 1), np.int32))
 
 
 def products(jaxpr) -> float:
@@ -129,7 +129,7 @@ def test_the_optimizer_agrees_with_xla(name):
     def update(gradients, optimizer, params):
         gradients, norm = optimizers.clip(jax.tree.map(lambda g: 0.5 * g, gradients), hyper["clip"])
         directions, optimizer = optimizer_of(e).update(gradients, optimizer, params)
-        axes = transformer.axes(e.model)
+        axes = build(e.model).axes()
         return optimizers.apply(e.optimizer, axes, params, directions, 0.5, hyper, e.model), optimizer, norm
 
     cost = jax.jit(update).lower(state.params, state.optimizer, state.params).cost_analysis()

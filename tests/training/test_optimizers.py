@@ -10,7 +10,7 @@ import tiny
 from close import assert_close, relative_error
 
 from lm.config import ModelConfig, OptimizerConfig
-from lm.model import transformer
+from lm.model.api import build
 from lm.training import optimizers
 
 FULL = ModelConfig(
@@ -34,14 +34,14 @@ def names(tree) -> dict:
 
 def random_like(c: ModelConfig, seed: int) -> dict:
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), jnp.float32), transformer.shapes(c))
+    return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), jnp.float32), build(c).shapes())
 
 
 def updates(
     o: OptimizerConfig, params: dict, gradients: list[dict], c: ModelConfig = FULL, **h
 ) -> dict[str, np.ndarray]:
     """The parameters after one update for each gradient, by name."""
-    axes = {key: value for key, value in transformer.axes(FULL).items() if key in params}
+    axes = {key: value for key, value in build(FULL).axes().items() if key in params}
     transform = optimizers.direction(o, axes, c)
     h = {name: jnp.float32(value) for name, value in (H | h).items()}
 
@@ -187,7 +187,7 @@ def test_decay_is_of_matrices_alone(optimizer, tied):
     params = random_like(c, 0)
     directions = jax.tree.map(jnp.zeros_like, params)
     o, h = OptimizerConfig(name=optimizer), {name: jnp.float32(value) for name, value in H.items()}
-    after = names(optimizers.apply(o, transformer.axes(c), params, directions, jnp.float32(RATE), h, c))
+    after = names(optimizers.apply(o, build(c).axes(), params, directions, jnp.float32(RATE), h, c))
     factors = {}
     for name, before in names(params).items():
         factor = np.unique(np.round(np.asarray(after[name] / before), 5))
@@ -204,6 +204,6 @@ def test_norms_without_biases_and_query_norms_do_not_decay_either():
     """The default model: axes ("L", "H") and ("L", "D") are stacked scales, not matrices."""
     c = ModelConfig(layers=2, width=8, heads=2, context=6, vocab=10)
     is_axes = lambda a: isinstance(a, tuple)  # noqa: E731
-    flat = jax.tree.leaves_with_path(transformer.axes(c), is_leaf=is_axes)
+    flat = jax.tree.leaves_with_path(build(c).axes(), is_leaf=is_axes)
     decaying = {".".join(key.key for key in path) for path, axes in flat if optimizers.is_matrix(axes)}
     assert decaying == (HIDDEN - {"blocks.feedforward.gate.kernel"}) | {"head"}

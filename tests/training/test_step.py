@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from lm.config import Experiment, Steps
-from lm.model import transformer
+from lm.model.api import Inputs, build
 from lm.training import optimizers
 from lm.training.step import Batch, TrainState, gradients, hyperparameters, loss_sums, optimizer_of, train_step
 
@@ -28,7 +28,7 @@ def parameters(e: Experiment, seed: int = 0) -> dict:
     """Drawn by NumPy: compiling the model's own initialisation takes seconds."""
     rng = np.random.default_rng(seed)
     draw = lambda s: jnp.asarray(rng.normal(size=s.shape) * (0.3 if len(s.shape) > 1 else 1), jnp.float32)  # noqa: E731
-    return jax.tree.map(draw, transformer.shapes(e.model))
+    return jax.tree.map(draw, build(e.model).shapes())
 
 
 def state(e: Experiment, step: int = 0) -> TrainState:
@@ -59,7 +59,7 @@ def log_probabilities(e: Experiment):
     """Plain path: (params, inputs) -> (log-probabilities, log-partition) from the model's logits."""
 
     def run(params, inputs_BT):
-        logits_BTV, _ = transformer.bind(e.model, params)(inputs_BT)
+        logits_BTV, _ = build(e.model).apply(params, Inputs(inputs_BT))
         return jax.nn.log_softmax(logits_BTV), jax.nn.logsumexp(logits_BTV, axis=-1)
 
     return jax.jit(run, compiler_options=tiny.QUICK)
