@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len
 
-from lm import console, settings
-from lm.config import Experiment
 from lm.errors import printable
 from lm.listing import Listed
-from lm.table import number
+from lm.settings import differences
+from lm.table import grid, number
 
 FIGURES = {
     "state": "state", "step": "step", "steps in all": "steps", "parameters": "params_total",
@@ -24,13 +22,6 @@ FIGURES = {
 BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "0123456789"
 CURVE = 48
 """Characters of a curve."""
-
-
-def differences(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
-    """Dotted settings that are not the same in all, and the value of each; names aside."""
-    flat = [settings.flatten(settings.to_dict(e)) for e in experiments]
-    return {key: [one[key] for one in flat] for key in flat[0]
-            if key != "name" and any(one[key] != flat[0][key] for one in flat)}  # fmt: skip
 
 
 def comparable(runs: Sequence[Listed]) -> str | None:
@@ -58,28 +49,22 @@ def as_json(runs: Sequence[Listed]) -> dict[str, Any]:
 def as_text(runs: Sequence[Listed], width: int) -> str:
     """A table with a column for each run, or where they do not fit side by side a block for each, and the curves."""
     names = [printable(one.row["run"]) for one in runs]
-    rows = [(key, [str(value) for value in values])
-            for key, values in differences([one.experiment for one in runs]).items()]  # fmt: skip
-    rows += [(title, [_figure(one.row[key]) for one in runs]) for title, key in FIGURES.items()]
-    label = max(len(title) for title, _ in rows)
+    changed = differences([one.experiment for one in runs], absent="")
+    rows = [[key, *(printable(str(value)) for value in values)] for key, values in changed.items()]
+    rows += [[title, *(printable(_figure(one.row[key])) for one in runs)] for title, key in FIGURES.items()]
+    label = max(len(title) for title, *_ in rows)
     room = (width - label) // len(runs) - 2
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     if room >= 12:
-        table.add_column("", no_wrap=True)
-        for name in names:
-            table.add_column(Text(name), justify="right", overflow="fold", max_width=room)
-        for title, values in rows:
-            table.add_row(title, *(Text(printable(value)) for value in values))
+        columns = zip(names, *(values for _, *values in rows), strict=True)
+        widths = [label, *(min(room, max(map(cell_len, column))) for column in columns)]
+        table = grid(["", *names], rows, left=[""], width=width, widths=widths)
     else:
-        for heading in ("", "run", ""):
-            table.add_column(heading, overflow="fold")
-        for title, values in rows:
-            for name, value in zip(names, values, strict=True):
-                table.add_row(title, Text(name), Text(printable(value)))
-                title = ""
+        cells = [["" if number else title, name, value] for title, *values in rows
+                 for number, (name, value) in enumerate(zip(names, values, strict=True))]  # fmt: skip
+        table = grid(["", "run", ""], cells, left=["", "run"], width=width)
     said = {"nats": "", "bits_per_byte": "other tokens of one text: bits/byte compare, nats per token do not\n",
             None: "other validation texts: their losses do not compare\n"}[comparable(runs)]  # fmt: skip
-    return f"{console.as_text(table, width=width)}{said}\n{_drawn(runs, names, width)}"
+    return f"{table}{said}\n{_drawn(runs, names, width)}"
 
 
 def _figure(value: Any) -> str:

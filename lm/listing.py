@@ -40,9 +40,11 @@ class Listed:
     def __getitem__(self, key: str) -> Any:
         """What --sort and --where ask for: a column, a key of the row, or a setting; None where there is none."""
         key = COLUMNS.get(key, key)
-        if key in self.row:
-            return self.row[key]
-        return settings.flatten(settings.to_dict(self.experiment)).get(key) if self.experiment else None
+        if key in self.row or self.experiment is None:
+            return self.row.get(key)
+        if key == "model.architecture":
+            return self.experiment.model.architecture
+        return settings.flatten(settings.to_dict(self.experiment)).get(key)
 
 
 # --- what compares ---------------------------------------------------------------------------------------------------
@@ -187,17 +189,19 @@ _CONDITION = re.compile(r"\s*([\w./-]+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*", re.D
 def where(runs: Sequence[Listed], conditions: Sequence[str]) -> list[Listed]:
     """Runs that fulfil every condition, such as train.seed=0, optimizer.learning_rate>=0.01, state!=finished.
 
-    Raises UserError for a condition that is none, a column or setting that there is not, a value it cannot have.
+    Raises UserError for a text that is no condition, a column or setting that there is not, a value it cannot have.
     """
-    return [one for one in runs if all(_holds(one, *_parsed(text)) for text in conditions)]
+    parsed = [_parsed(text, runs) for text in conditions] if runs else []
+    return [one for one in runs if all(_holds(one, *condition) for condition in parsed)]
 
 
-def _parsed(text: str) -> tuple[str, str, Any]:
+def _parsed(text: str, runs: Sequence[Listed]) -> tuple[str, str, Any]:
     match = _CONDITION.fullmatch(text)
     require(match is not None, f"--where {text}: a column or setting, one of = != < <= > >=, and a value: train.seed=0")
     key, sign, value = match.groups()
-    key = known(key, "--where")
-    return key, sign, settings.read(key, value) if key in settings.settings() else value
+    key = _known(key, "--where", runs)
+    experiments = _experiments(runs)
+    return key, sign, settings.read(key, value, *experiments) if key in settings.settings(*experiments) else value
 
 
 def _holds(one: Listed, key: str, sign: str, wanted: Any) -> bool:
@@ -205,7 +209,7 @@ def _holds(one: Listed, key: str, sign: str, wanted: Any) -> bool:
     if key in settings.durations() and None not in (value, wanted):
         (amount, unit), (most, wanted_unit) = parse_duration(value), parse_duration(wanted)
         return compare(amount, most) if unit == wanted_unit else sign == "!="
-    if key not in settings.settings() and not isinstance(value, str):  # a column of numbers
+    if "." not in key and not isinstance(value, str):  # a column of numbers
         wanted = settings.literal(wanted)
     if compare in (operator.eq, operator.ne):
         return compare(value, wanted)
@@ -222,18 +226,23 @@ def ordered(runs: Sequence[Listed], column: str | None, reverse: bool = False) -
     """Sorted by a column or setting; what has none comes last."""
     if column is None:
         return list(reversed(runs)) if reverse else list(runs)
-    key = known(column, "--sort")
+    key = _known(column, "--sort", runs)
     have = [one for one in runs if one[key] is not None]
     texts = any(isinstance(one[key], str) for one in have)  # durations may be either
     have.sort(key=lambda one: str(one[key]) if texts else one[key], reverse=reverse)
     return have + [one for one in runs if one[key] is None]
 
 
-def known(key: str, option: str) -> str:
+def _known(key: str, option: str, runs: Sequence[Listed]) -> str:
     """A column's or setting's name with its dashes right, or a refusal with the nearest."""
-    names = [*COLUMNS, *COLUMNS.values(), "steps", "tokens", "best_loss", "best_val_bits_per_byte", "flops",
-             "matrix_learning_rate", "reason", "validation_text", "comparable", *settings.settings()]  # fmt: skip
+    names = [*COLUMNS, *COLUMNS.values(), "steps", "tokens", "best_loss", "best_val_bits_per_byte", "flops", "reason",
+             "matrix_learning_rate", "validation_text", "comparable", *settings.settings(*_experiments(runs)),
+             "model.architecture"]  # fmt: skip
     key = key.replace("-", "_")
     if key not in names:
         raise UserError(f"{option} {key}: no such column or setting{nearest(key, names)}")
     return key
+
+
+def _experiments(runs: Sequence[Listed]) -> list[Experiment]:
+    return [one.experiment for one in runs if one.experiment]
