@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from lm.errors import UserError, nearest, one_line, require
-from lm.settings import settings
+from lm.settings import settings, settings_of
 
 RunName = Annotated[str, tyro.conf.Positional]
 """A run's directory, or its name under runs/."""
@@ -48,14 +48,16 @@ def split(verb: str, options: type, arguments: list[str]) -> tuple[str, list[str
         f"which config? A name in configs/ or a path to a .py file: lm {verb} quickstart",
     )
     names = {f.name for f in dataclasses.fields(options)} | {"no_peers"}
-    own, rest = [], []
+    own, rest, known = [], [], settings()
     into: list[str] | None = None
     for argument in arguments[1:]:
         if argument.startswith("--"):
             key = argument[2:].split("=")[0].replace("-", "_")
-            if key not in names and key not in settings():
-                known = nearest(key, [*names, *settings()])
-                raise UserError(f"{key}: no such setting{known} (`lm {verb} --help`, `lm train --help`)")
+            if key not in (*names, *known):
+                known = settings_of(arguments[0])  # of another architecture, perhaps
+            if key not in (*names, *known):
+                meant = nearest(key, [*names, *known])
+                raise UserError(f"{key}: no such setting{meant} (`lm {verb} --help`, `lm train --help`)")
             into = own if key in names else rest
         require(into is not None, f"{argument}: not understood; settings are given as --model.layers 4")
         into.append(argument)
