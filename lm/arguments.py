@@ -1,4 +1,4 @@
-"""Command-line arguments to typed values through tyro, with every mistake told on one line.
+"""Turns command-line arguments into typed values through tyro, and tells every mistake on one line.
 
 Options say by their types what values make sense, as settings do (lm/limits.py); `parse` checks them.
 """
@@ -28,7 +28,7 @@ PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 @dataclasses.dataclass(frozen=True)
 class IsFile:
-    """The limit of a path to read: a regular file, for a pipe might never end and a device does not."""
+    """The limit of a path to read: a regular file, since a pipe might never end and a device does not."""
 
     def check(self, path: Path, name: str, *, optional: bool = False) -> None:
         """Raise UserError unless there is such a file."""
@@ -41,7 +41,7 @@ InputFile = Annotated[Path, IsFile()]
 
 
 def parse(options: type, arguments: list[str], prog: str) -> Any:
-    """A dataclass of options from arguments, every number finite and within its type. Help and its exit are tyro's."""
+    """A dataclass of options from arguments, every number finite and within its type. tyro prints help and exits."""
     arguments, lists = gather(options, arguments)
     parsed = _one_line(lambda: tyro.cli(options, args=arguments, prog=prog, config=PLAIN))
     parsed = dataclasses.replace(parsed, **lists)

@@ -1,4 +1,4 @@
-"""Two or more runs beside each other: settings that differ, losses, cost, and their curves in a line each."""
+"""Two or more runs side by side: settings that differ, losses, cost, and each loss curve as a line of bars."""
 
 import sys
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ CURVE = 48
 
 
 def comparable(runs: Sequence[Listed]) -> str | None:
-    """In what the runs' validation losses compare: "nats", "bits_per_byte" or nothing."""
+    """The unit in which the runs' validation losses compare: "nats", "bits_per_byte", or None."""
     if len({one.row["comparable"] for one in runs}) == 1:
         return "nats"
     return "bits_per_byte" if len({one.row["validation_text"] for one in runs}) == 1 else None
@@ -37,7 +37,7 @@ def curves(runs: Sequence[Listed], key: str) -> list[list[tuple[int, float]]]:
 
 
 def as_json(runs: Sequence[Listed]) -> dict[str, Any]:
-    """Rows, settings that differ, what compares, and the curves."""
+    """The rows, the settings that differ, the unit that compares, and the curves, as plain JSON values."""
     names = [one.row["run"] for one in runs]
     return {
         "runs": [one.row for one in runs], "differences": differences([one.experiment for one in runs]),
@@ -47,7 +47,7 @@ def as_json(runs: Sequence[Listed]) -> dict[str, Any]:
 
 
 def as_text(runs: Sequence[Listed], width: int) -> str:
-    """A table with a column for each run, or where they do not fit side by side a block for each, and the curves."""
+    """A table and the curves: a column for each run, or lines for each below a title where they do not fit."""
     names = [printable(one.row["run"]) for one in runs]
     changed = differences([one.experiment for one in runs], absent="")
     rows = [[key, *(printable(str(value)) for value in values)] for key, values in changed.items()]
@@ -74,7 +74,7 @@ def _figure(value: Any) -> str:
 
 
 def _drawn(runs: Sequence[Listed], names: Sequence[str], width: int) -> str:
-    """Each curve in a line: on common axes of steps and loss, low bars for low losses."""
+    """Each curve as a line of bars, on common axes of steps and loss: low bars for low losses."""
     bars = BARS if (sys.stdout.encoding or "").lower().startswith("utf") else PLAIN_BARS
     lines = []
     for title, key in (("training loss", "loss"), ("validation loss", "val_loss")):
@@ -92,7 +92,7 @@ def _drawn(runs: Sequence[Listed], names: Sequence[str], width: int) -> str:
 
 
 def _bars(curve: Sequence[tuple[int, float]], last: int, low: float, high: float, room: int, bars: str) -> str:
-    """The loss at evenly spread steps, between two points as on a straight line; nothing outside the curve."""
+    """The loss at evenly spread steps, interpolated linearly between points; blank outside the curve."""
     if not curve:
         return " " * room
     steps, losses = np.array(curve, float).T

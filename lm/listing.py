@@ -1,4 +1,4 @@
-"""The runs under a folder, one row each: what a run is, how far it came, and which others its losses compare with."""
+"""The runs under a folder, one row each: what a run is, how far it got, and which others its losses compare with."""
 
 import contextlib
 import dataclasses
@@ -35,10 +35,11 @@ class Listed:
 
     @property
     def experiment(self) -> Experiment | None:
+        """The run's experiment; None where the run is damaged."""
         return self.run and self.run.experiment
 
     def __getitem__(self, key: str) -> Any:
-        """What --sort and --where ask for: a column, a key of the row, or a setting; None where there is none."""
+        """A column, a key of the row, or a setting, as --sort and --where ask for it; None where there is none."""
         key = COLUMNS.get(key, key)
         if key in self.row or self.experiment is None:
             return self.row.get(key)
@@ -49,9 +50,10 @@ class Listed:
 
 # --- what compares ---------------------------------------------------------------------------------------------------
 def text_of(run: Run) -> str:
-    """Names the validation text: runs of one text compare in bits per byte, whatever their tokenizers.
+    """A name for the validation text: runs of one text compare in bits per byte, whatever their tokenizers.
 
-    The text is a fraction of a corpus. A validation corpus is known by its tokens alone: by another tokenizer, another.
+    The text is a fraction of a corpus. A validation corpus is known by its tokens alone, so that another tokenizer
+    makes another text of it.
     """
     hashes, data = run.record["hashes"], run.experiment.data
     if data.validation_corpus is not None:
@@ -60,13 +62,13 @@ def text_of(run: Run) -> str:
 
 
 def scale_of(run: Run) -> str:
-    """Names what nats per token are measured on: the validation tokens and the encoding that made them."""
+    """A name for what nats per token are measured on: the validation tokens and the encoding that made them."""
     hashes = run.record["hashes"]
     return f"{text_of(run)} {hashes['validation'][:8]} {hashes['tokenizer'][:8]}"
 
 
 def grouped(runs: Sequence[Any], key) -> list[list[Any]]:
-    """By what the key says of each, in the order of the first of each group."""
+    """The runs in groups of equal keys, in the order of each group's first run."""
     groups: dict[Any, list[Any]] = {}
     for run in runs:
         groups.setdefault(key(run), []).append(run)
@@ -75,7 +77,7 @@ def grouped(runs: Sequence[Any], key) -> list[list[Any]]:
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 def listed(folder: Path = RUNS) -> list[Listed]:
-    """Every run under a folder, by path. One that is damaged is listed with the reason, and hides no other."""
+    """Every run under a folder, by path. A damaged run is listed with the reason, and hides no other."""
     require(folder.is_dir(), f"no folder {folder}: nothing was trained here yet; start with: lm train quickstart")
     found = [_damaged(path, reason) if reason else read(path) for path, reason in _places(folder)]
     return sorted(found, key=lambda one: one.row["run"])
@@ -91,7 +93,7 @@ def read(path: str | Path) -> Listed:
 
 
 def _places(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    """Folders with an experiment.json, and places that cannot be looked into, with the reason.
+    """Folders with an experiment.json, with None; places that cannot be looked into, with the reason.
 
     Links are followed, but not out of the folder to what it lies in, and each folder is entered once.
     """
@@ -148,7 +150,7 @@ def _listed(run: Run, records: list[dict[str, Any]]) -> Listed:
 
 
 def best(records: list[dict[str, Any]], key: str) -> float | None:
-    """The least of a loss that was logged."""
+    """The lowest finite value of a loss that was logged; None where there is none."""
     return min((record[key] for record in records if math.isfinite(record.get(key, math.nan))), default=None)
 
 
@@ -161,7 +163,7 @@ def _state(run: Run, kept: list[int], total: int, newest: dict[str, Any]) -> str
 
 
 def _held(lock: Path) -> bool:
-    """Whether a training has the run's lock: asked by a shared lock that is given back at once."""
+    """Whether a training process holds the run's lock: tried by a shared lock that is released at once."""
     with contextlib.suppress(OSError), lock.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -223,7 +225,7 @@ def _holds(one: Listed, key: str, sign: str, wanted: Any) -> bool:
 
 
 def ordered(runs: Sequence[Listed], column: str | None, reverse: bool = False) -> list[Listed]:
-    """Sorted by a column or setting; what has none comes last."""
+    """The runs sorted by a column or setting; those that have none come last."""
     if column is None:
         return list(reversed(runs)) if reverse else list(runs)
     key = _known(column, "--sort", runs)

@@ -1,4 +1,4 @@
-"""Runs as a table: those that compare stand together, and what a narrow terminal has no room for is named."""
+"""Runs as a table: those that compare stand together, and columns that do not fit a narrow terminal are named."""
 
 import shutil
 from collections.abc import Collection, Sequence
@@ -68,7 +68,7 @@ def _heading(first: Listed, before: Listed | None) -> str:
 
 
 def _cells(one: Listed) -> dict[str, str]:
-    """A row as text."""
+    """The cells of a run's row, as text."""
     r = one.row
     rates = [r["learning_rate"], r["matrix_learning_rate"]]
     step = r["step"]
@@ -120,5 +120,5 @@ def grid(
 
 
 def number(value: float | None, form: str = ".4f") -> str:
-    """Nothing for None."""
+    """The number in this format; nothing for None."""
     return "" if value is None else format(value, form)

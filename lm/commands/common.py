@@ -23,6 +23,7 @@ Checkpoint = Annotated[str, tyro.conf.arg(help="latest, best (by validation loss
 
 
 def print_json(value: dict[str, Any]) -> None:
+    """Print the one object that --json asks for."""
     print(json.dumps(value))
 
 
@@ -40,7 +41,7 @@ def action(verb: str, arguments: list[str], actions: dict[str, Callable[[list[st
 
 
 def split(verb: str, options: type, arguments: list[str]) -> tuple[str, list[str], list[str]]:
-    """CONFIG, the arguments that are the verb's own, and the experiment's settings. A typo is refused."""
+    """CONFIG, the arguments that are the verb's own, and those that are the experiment's. UserError for a typo."""
     if {"-h", "--help"} & set(arguments):
         return "", ["--help"], []
     require(
@@ -84,11 +85,11 @@ def prepare_jax() -> None:
 
 
 ROOM = 64 * 2**20
-"""Bytes free below which compiled programs are not kept: those of one training take a few million."""
+"""Free bytes below which compiled programs are not kept: those of one training take a few million."""
 
 
 def _keep_compiled_programs() -> None:
-    """Between processes, where there is room for them; else one line says that they are not kept."""
+    """Keep compiled programs between processes where there is room; otherwise say on one line that they are not."""
     from lm.data.corpora import cache_folder
     from lm.hardware import keep_compiled_programs
 

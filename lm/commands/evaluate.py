@@ -1,6 +1,7 @@
 """lm eval RUN: loss, perplexity and bits per byte of a text; several runs and texts make a table."""
 
 import dataclasses
+import functools
 from typing import Annotated, Any
 
 import tyro
@@ -62,7 +63,7 @@ def _scores(o: Options) -> list[dict[str, Any]]:
         m = load(run, o.checkpoint)
         for path in o.text or (None,):
             with Display() as display:
-                options = dict(stride=o.stride, report=lambda done, total: display.stage("scoring bytes", done, total))
+                options = dict(stride=o.stride, report=functools.partial(display.stage, "scoring bytes"))
                 if path is None:
                     name, score = f"the validation split of {settings.corpus}", evaluate_validation(m, **options)
                 else:
