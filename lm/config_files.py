@@ -17,8 +17,8 @@ from lm.typed import shown
 
 RUN_AS = "<run_path>"
 """The module name of a config file while it runs."""
-_KEPT: dict[tuple[str, bytes], dict[str, Any]] = {}
-"""Variables of the config files that define an architecture, by path and content: a class is made once."""
+_KEPT: dict[tuple[str, bytes], tuple[dict[str, Any], dict[str, type]]] = {}
+"""The variables and architectures of config files that define some, by path and content: a class is made once."""
 
 
 class Unknown(UserError):
@@ -108,8 +108,9 @@ def _run(path: Path) -> dict[str, Any]:
     key = (os.path.realpath(path), path.read_bytes())
     before = dict(ARCHITECTURES)
     if key in _KEPT:
-        ARCHITECTURES.update((kind.architecture, kind) for kind in _classes(_KEPT[key]) if _is_registered(kind))
-        return _KEPT[key]
+        variables, own = _KEPT[key]
+        ARCHITECTURES.update(own)
+        return variables
     try:
         with contextlib.redirect_stdout(sys.stderr):
             variables = runpy.run_path(str(path), run_name=RUN_AS)
@@ -121,29 +122,20 @@ def _run(path: Path) -> dict[str, Any]:
         said = traceback.format_exception_only(error)[-1].strip()  # also where its own text cannot be made
         where = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
         raise UserError(f"{path} does not run: {said[:200]}{where}") from error
-    new = [kind for name, kind in ARCHITECTURES.items() if before.get(name) is not kind and not kind.architecture_file]
-    if new:
-        _keep(key, path, variables)
-        for kind in new:
+    own = {name: kind for name, kind in ARCHITECTURES.items() if before.get(name) is not kind}
+    own = {name: kind for name, kind in own.items() if kind.architecture_file is None}  # not those of another config
+    if own:
+        _make_module(f"configs.{path.stem}", variables)
+        for kind in own.values():
             kind.architecture_file = path.name
+        _KEPT[key] = variables, own
     return variables
 
 
-def _keep(key: tuple[str, bytes], path: Path, variables: dict[str, Any]) -> None:
-    """Make a config file a module, where its classes' annotations and documentation can be looked up later."""
-    module = types.ModuleType(f"configs.{path.stem}")
-    for kind in _classes(variables):
-        kind.__module__ = module.__name__
-    vars(module).update(variables | {"__name__": module.__name__})
-    sys.modules[module.__name__] = module
-    _KEPT[key] = variables
-
-
-def _classes(variables: dict[str, Any]) -> list[type]:
-    """The classes that a config file defines itself."""
-    own = {RUN_AS, f"configs.{Path(variables['__file__']).stem}"}
-    return [value for value in variables.values() if isinstance(value, type) and value.__module__ in own]
-
-
-def _is_registered(kind: type) -> bool:
-    return issubclass(kind, ModelBase) and bool(kind.architecture)
+def _make_module(name: str, variables: dict[str, Any]) -> None:
+    """Make what a config file left a module, where its classes' annotations and sources are looked up later."""
+    for kind in variables.values():
+        if isinstance(kind, type) and kind.__module__ == RUN_AS:
+            kind.__module__ = name
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(variables | {"__name__": name})

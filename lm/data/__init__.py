@@ -10,3 +10,15 @@ scan        one reading of a corpus, which settles what it holds and which part 
 
 Axes: B windows in a step, T tokens that a window reads, W validation windows, V entries of the vocabulary.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    ["kingdom"],
+    {
+        "batches": ["Batches", "validation_windows"],
+        "corpora": ["CORPORA", "Corpus", "Text", "cache_folder", "fetch", "open_corpus", "open_text"],
+        "tokens": ["Prepared", "TokenFile", "prepare"],
+    },
+)
