@@ -20,8 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import lm
-from lm.data.batches import Batches
-from lm.data.tokens import prepare
+from lm.data import Batches, prepare
 from lm.figures import STYLE, save
 from lm.training.loop import with_vocabulary
 from lm.training.step import Batch, hyperparameters, init_state, train_step

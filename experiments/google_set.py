@@ -33,8 +33,7 @@ import numpy as np
 import lm
 from lm import probe
 from lm import tokenizer as tokenizers
-from lm.data.corpora import open_corpus
-from lm.data.tokens import Prepared, prepare
+from lm.data import Prepared, open_corpus, prepare
 from lm.errors import require
 from lm.files import whole
 from lm.hardware import keep_compiled_programs

@@ -30,8 +30,7 @@ import numpy as np
 from matplotlib import ticker
 
 import lm
-from lm.data.batches import Batches, validation_windows
-from lm.data.tokens import prepare
+from lm.data import Batches, prepare, validation_windows
 from lm.evaluation import score_windows
 from lm.figures import STYLE, save
 from lm.files import whole

@@ -1,4 +1,4 @@
-"""Command-line arguments to typed values through tyro, with every mistake told on one line.
+"""Turns command-line arguments into typed values through tyro, and tells every mistake on one line.
 
 Options say by their types what values make sense, as settings do (lm/limits.py); `parse` checks them.
 """
@@ -6,6 +6,7 @@ Options say by their types what values make sense, as settings do (lm/limits.py)
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 import os
 import re
@@ -27,7 +28,7 @@ PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 @dataclasses.dataclass(frozen=True)
 class IsFile:
-    """The limit of a path to read: a regular file, for a pipe might never end and a device does not."""
+    """The limit of a path to read: a regular file, since a pipe might never end and a device does not."""
 
     def check(self, path: Path, name: str, *, optional: bool = False) -> None:
         """Raise UserError unless there is such a file."""
@@ -40,7 +41,7 @@ InputFile = Annotated[Path, IsFile()]
 
 
 def parse(options: type, arguments: list[str], prog: str) -> Any:
-    """A dataclass of options from arguments, every number finite and within its type. Help and its exit are tyro's."""
+    """A dataclass of options from arguments, every number finite and within its type. tyro prints help and exits."""
     arguments, lists = gather(options, arguments)
     parsed = _one_line(lambda: tyro.cli(options, args=arguments, prog=prog, config=PLAIN))
     parsed = dataclasses.replace(parsed, **lists)
@@ -51,13 +52,13 @@ def parse(options: type, arguments: list[str], prog: str) -> Any:
 def check(options: Any) -> None:
     """Raise UserError for an option that is not finite, or not what its type asks: Count, Positive, InputFile ..."""
     for name, hint in typing.get_type_hints(type(options), include_extras=True).items():
-        values, rules = getattr(options, name), _rules(hint)
+        values = getattr(options, name)
         option = name if tyro.conf.Positional in typing.get_args(hint) else f"--{name.replace('_', '-')}"
         for value in values if isinstance(values, tuple) else (values,):
             if dataclasses.is_dataclass(value):
                 check(value)
             require(not isinstance(value, float) or math.isfinite(value), f"{option} {value}: not a finite number")
-            for rule in rules if value is not None else ():
+            for rule in _rules(hint) if value is not None else ():
                 rule.check(value, option, optional=False)
 
 
@@ -68,61 +69,53 @@ def _rules(hint: Any) -> list[Range | IsFile]:
 
 
 def gather(options: type, arguments: list[str]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-    """The arguments without the options that take several texts, and what these were given.
+    """The arguments without the options that take several texts, and the texts of those options.
 
-    Given again, such an option adds to what it has. Text may begin with a dash: where it is the first after its option
+    An option that is repeated adds to what it has. A text may begin with a dash where it is the first after its option
     and no option itself, or joined to it (--prompt=--help). The same holds for options of a single text.
     """
     hints = typing.get_type_hints(options, include_extras=True)
     several = {name for name, hint in hints.items() if hint == tuple[str, ...]}
     single = {name for name, hint in hints.items() if hint in (str, str | None)}
-    inner = [
-        field.name for part in hints.values() if dataclasses.is_dataclass(part) for field in dataclasses.fields(part)
-    ]
-    names = {*hints, *inner, "help"}
+    parts = [part for part in hints.values() if dataclasses.is_dataclass(part)]
+    names = {*hints, *(field.name for part in parts for field in dataclasses.fields(part)), "help"}
     rest: list[str] = []
     lists: dict[str, tuple[str, ...]] = {}
     into, empty = None, False  # the option whose texts come next, and whether it waits for the first
-    for argument in arguments:
-        key, joined, value = argument.removeprefix("--").partition("=")
-        key = key.replace("-", "_")
-        if into and (_is_text(argument) or (empty and _only_looks_like_an_option(argument, names))):
+    for argument in [*arguments, None]:
+        is_text = argument is not None and (argument == "-" or not argument.startswith("-"))
+        if into and (is_text or (empty and _only_looks_like_an_option(argument, names))):
             lists[into] += (argument,)
             empty = False
             continue
-        _refuse_none(into, empty)
-        into, empty = None, False
-        if argument.startswith("--") and key in several:
-            into, empty = key, not joined
-            lists[key] = lists.get(key, ()) + ((value,) if joined else ())
-        elif rest and _wants_text(rest[-1], single) and _only_looks_like_an_option(argument, names):
+        if empty:
+            name = into.replace("_", "-")
+            raise UserError(f"--{name}: no text was given; --{name} TEXT, or --{name}=TEXT where it begins with dashes")
+        into = None
+        if argument is None:
+            break
+        if argument.startswith("--") and _key(argument) in several:
+            into, (_, joined, value) = _key(argument), argument.partition("=")
+            empty = not joined
+            lists[into] = lists.get(into, ()) + ((value,) if joined else ())
+        elif (
+            rest
+            and rest[-1].startswith("--")
+            and rest[-1][2:].replace("-", "_") in single
+            and (_only_looks_like_an_option(argument, names))
+        ):
             rest[-1] += f"={argument}"
         else:
             rest.append(argument)
-    _refuse_none(into, empty)
     return rest, lists
 
 
-def _refuse_none(option: str | None, empty: bool) -> None:
-    if option and empty:
-        name = option.replace("_", "-")
-        raise UserError(f"--{name}: no text was given; --{name} TEXT, or --{name}=TEXT where it begins with dashes")
-
-
-def _is_text(argument: str) -> bool:
-    return argument == "-" or not argument.startswith("-")
-
-
-def _only_looks_like_an_option(argument: str, names: set[str]) -> bool:
+def _only_looks_like_an_option(argument: str | None, names: set[str]) -> bool:
     """Whether it begins with a dash and is no option, nor like one that was mistyped."""
-    if argument == "-h" or not argument.startswith("-"):
+    if argument in (None, "-h") or not argument.startswith("-"):
         return False
     key = re.fullmatch(r"--([a-zA-Z][\w.-]*)(=.*)?", argument, re.DOTALL)
     return key is None or not nearest(key[1].replace("-", "_"), names)
-
-
-def _wants_text(option: str, single: set[str]) -> bool:
-    return option.startswith("--") and option[2:].replace("-", "_") in single
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,26 +134,24 @@ class Train:
 
 def parse_train(arguments: list[str]) -> Train:
     """`CONFIG --model.layers 4 ...`: the experiment of a config file or a run's, with the overrides applied."""
-    folder = RUNS
+    experiment, folder, rest = Experiment(), RUNS, arguments
     if arguments and not arguments[0].startswith("-"):
         (experiment, folder), rest = _experiment(arguments[0]), arguments[1:]
-    elif {"-h", "--help"} & set(arguments):
-        experiment, rest = Experiment(), arguments
-    else:
+    elif not {"-h", "--help"} & set(arguments):
         raise UserError("which config? A name in configs/ or a path to a .py file: lm train quickstart")
-    _refuse_typos(rest)
-    # A flag without a value reads as true, so that both `--dry-run` and `--model.tied False` work.
-    rest = [piece for i, arg in enumerate(rest) for piece in _with_value(arg, rest[i + 1 : i + 2])]
-    options = _one_line(
-        lambda: tyro.cli(
-            Train,
-            args=rest,
-            prog="lm train CONFIG",
-            default=Train(experiment, folder),
-            config=(tyro.conf.FlagConversionOff,),
-        )
-    )
-    tell_surprises([options.experiment], [_key(argument) for argument in rest if _is_option(argument)])
+    hints = settings.annotations(experiment) | {"dry_run": bool, "json": bool, "help": None}
+    changed = [_key(argument) for argument in rest if re.match(r"--[a-zA-Z]", argument)]
+    for key in changed:
+        if key not in hints:
+            raise UserError(f"{key}: no such setting{nearest(key, hints)} (`lm train --help` explains them all)")
+    spelled = []
+    for argument, following in itertools.zip_longest(rest, rest[1:]):
+        # A flag without a value reads as true, so that both `--dry-run` and `--model.tied False` work.
+        flag = argument.startswith("--") and "=" not in argument and hints.get(_key(argument)) is bool
+        spelled += [argument, "True"] if flag and following not in ("True", "False") else [argument]
+    config, default = (tyro.conf.FlagConversionOff,), Train(experiment, folder)
+    options = _one_line(lambda: tyro.cli(Train, args=spelled, prog="lm train CONFIG", default=default, config=config))
+    tell_surprises([options.experiment], changed)
     return options
 
 
@@ -169,10 +160,6 @@ def tell_surprises(experiments: Sequence[Experiment], changed: Sequence[str]) ->
     for e in experiments:
         for surprise in settings.surprises(e, changed):
             tell(surprise)
-
-
-def _is_option(argument: str) -> bool:
-    return bool(re.match(r"--[a-zA-Z]", argument))
 
 
 def _key(argument: str) -> str:
@@ -198,24 +185,6 @@ def _experiment(config: str) -> tuple[Experiment, Path]:
         if not (RUNS / config / "experiment.json").is_file():
             raise
         raise UserError(f"{error}; the run {RUNS / config} goes on with: lm train {RUNS / config}") from error
-
-
-_FLAGS = {"dry_run", "json"} | {key for key, value in settings.flatten(settings.to_dict(Experiment())).items()
-                                if isinstance(value, bool)}  # fmt: skip
-
-
-def _with_value(argument: str, after: list[str]) -> list[str]:
-    flag = argument.lstrip("-").replace("-", "_") in _FLAGS and argument.startswith("--")
-    return [argument, "True"] if flag and after not in (["True"], ["False"]) else [argument]
-
-
-def _refuse_typos(arguments: list[str]) -> None:
-    known = [*settings.settings(), "dry_run", "json", "help"]
-    for argument in arguments:
-        if _is_option(argument):
-            key = _key(argument)
-            if key not in known:
-                raise UserError(f"{key}: no such setting{nearest(key, known)} (`lm train --help` explains them all)")
 
 
 def _one_line(parser: Callable[[], Any]) -> Any:

@@ -1,8 +1,8 @@
 """Checkpoints of a run, kept by orbax: atomic, one folder a step, parameters apart from what only training needs.
 
-With each a digest of every part is written, in the same whole save, and every load is held against it: disks and copies
-do flip bits. Checkpoints from before there were digests load unchecked. Orbax is imported by the first save or load:
-the first step, or finding a run's checkpoints, should not wait for it.
+Each save holds a digest of every part, and every load is checked against it: disks and copies do flip bits. Checkpoints
+from before there were digests load unchecked. Orbax is imported by the first save or load: the first step, or finding a
+run's checkpoints, should not wait for it.
 """
 
 import contextlib
@@ -38,10 +38,10 @@ def _is_step(name: str) -> bool:
 
 
 def digest(tree: Any) -> str:
-    """sha256 of a tree's arrays: path, shape, type and bytes of each, wherever they lie.
+    """sha256 (hex) of a tree's arrays: path, shape, type and bytes of each, wherever they lie.
 
-    What counts is what was computed, not how it is laid out in files, so every flipped bit that would be loaded shows,
-    whichever way it took. At a gigabyte a second it costs a small part of what writing the files does.
+    What counts is what was computed, not how it is laid out in files, so that every flipped bit that would be loaded
+    shows, wherever it happened. At a gigabyte a second this costs a small part of what writing the files does.
     """
     state = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
@@ -73,7 +73,10 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
     from orbax.checkpoint import v1 as ocp
 
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)  # noqa: E731
+
+    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+
     saved, loaded = _digests(folder, step), None
     _val_loss(folder, step)
     with _quiet():
@@ -90,7 +93,7 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
 
 
 def copy(folder: Path, step: int, to: Path, **abstract: Any) -> None:
-    """Put a checkpoint among another run's, whole or not at all, after checking these parts of it as `load` does."""
+    """Copy a checkpoint to another run, whole or not at all, after checking these parts of it as `load` does."""
     load(folder, step, **abstract)
     to.mkdir(parents=True, exist_ok=True)
     partial = _partial(to, step)
@@ -100,7 +103,7 @@ def copy(folder: Path, step: int, to: Path, **abstract: Any) -> None:
 
 
 def remove(folder: Path, step: int) -> None:
-    """Take a checkpoint away, at once: no half of it is ever seen under its number."""
+    """Remove a checkpoint at once: no half of it is ever seen under its number."""
     partial = _partial(folder, step)
     shutil.rmtree(partial, ignore_errors=True)
     (folder / str(step)).rename(partial)
@@ -120,7 +123,7 @@ def _damaged(folder: Path, step: int, how: str = ", or not of this model") -> Us
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax leaves failed coroutines to the garbage collector, which would tell of each on standard error."""
+    """Keep off standard error what the garbage collector says of coroutines that failed in orbax."""
     asyncio, hook = logging.getLogger("asyncio"), sys.unraisablehook
     level = asyncio.level
     asyncio.setLevel(logging.CRITICAL)
@@ -136,7 +139,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _tell_unless_late(hook: Callable[[Any], None], unraisable: Any) -> None:
-    """A thread of a failed load may still call back when its event loop is closed: nobody need hear of that."""
+    """Say nothing of a failed load's thread that still calls back when its event loop is closed."""
     if str(unraisable.exc_value) != "Event loop is closed":
         hook(unraisable)
 
@@ -147,12 +150,12 @@ def _val_loss(folder: Path, step: int) -> float | None:
     saved = _digests(folder, step)
     try:
         metrics = json.loads(file.read_bytes()) if file.exists() else None
-        right = metrics is None or isinstance(metrics["val_loss"], float)
+        loss = None if metrics is None else metrics["val_loss"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(folder, step) from error
-    if not right or (saved and saved.get("metrics") != _digest_of_metrics(metrics)):
+    if not isinstance(loss, float | None) or (saved and saved.get("metrics") != _digest_of_metrics(metrics)):
         raise _damaged(folder, step, ": its validation loss is not what was saved")
-    return None if metrics is None else metrics["val_loss"]
+    return loss
 
 
 class Checkpoints:
@@ -164,7 +167,7 @@ class Checkpoints:
 
     @functools.cached_property
     def writer(self):
-        """Orbax's own; it also removes what unfinished saves left behind."""
+        """Orbax's own writer, which also removes what unfinished saves left behind."""
         from orbax.checkpoint import v1 as ocp
 
         return ocp.training.Checkpointer(
@@ -195,7 +198,7 @@ class Checkpoints:
         self._remove_others()
 
     def _remove_others(self) -> None:
-        """Take away what need not be kept. Orbax would delete file by file: killed meanwhile, it leaves a half."""
+        """Remove what need not be kept. (Orbax would delete file by file: killed meanwhile, it leaves a half.)"""
         scored = {step: loss for step, loss in self.losses.items() if loss is not None}
         best = min(scored, key=scored.__getitem__, default=None)
         kept = {*sorted(self.losses)[-self.keep :], best, *self.always}
@@ -204,7 +207,7 @@ class Checkpoints:
             del self.losses[step]
 
     def close(self) -> None:
-        if "writer" not in vars(self):  # nothing was saved
-            return
-        with contextlib.suppress(OSError, ValueError, RuntimeError):  # a failed save again, which was told by `save`
-            self.writer.close()
+        """Wait for the writer. A save that failed was told by `save`."""
+        if "writer" in vars(self):  # something was saved
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                self.writer.close()

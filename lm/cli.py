@@ -74,7 +74,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _told(error: Exception) -> str | None:
-    """An error's message; of one of the operating system the file and what is the matter with it. None for a defect."""
+    """An error's message, with the file that an error of the operating system names; None for a defect."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
@@ -84,8 +84,10 @@ def _told(error: Exception) -> str | None:
 
 
 def _complete_streams() -> None:
-    """Standard streams that were closed lead nowhere, before another file gets their number; the rest escape what
-    their encoding lacks."""
+    """Open closed standard streams to nowhere, before another file gets their number.
+
+    Standard output escapes what its encoding cannot spell.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
@@ -95,7 +97,7 @@ def _complete_streams() -> None:
 
 
 def _drop_unwritten() -> None:
-    """What standard output could not take is forgotten, or Python would fail on it once more at its end."""
+    """Forget what standard output could not take, or Python would fail on it once more at its end."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,18 +1,16 @@
-"""Two or more runs beside each other: settings that differ, losses, cost, and their curves in a line each."""
+"""Two or more runs side by side: settings that differ, losses, cost, and each loss curve as a line of bars."""
 
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len
 
-from lm import console, settings
-from lm.config import Experiment
 from lm.errors import printable
 from lm.listing import Listed
-from lm.table import number
+from lm.settings import differences
+from lm.table import grid, number
 
 FIGURES = {
     "state": "state", "step": "step", "steps in all": "steps", "parameters": "params_total",
@@ -26,15 +24,8 @@ CURVE = 48
 """Characters of a curve."""
 
 
-def differences(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
-    """Dotted settings that are not the same in all, and the value of each; names aside."""
-    flat = [settings.flatten(settings.to_dict(e)) for e in experiments]
-    return {key: [one[key] for one in flat] for key in flat[0]
-            if key != "name" and any(one[key] != flat[0][key] for one in flat)}  # fmt: skip
-
-
 def comparable(runs: Sequence[Listed]) -> str | None:
-    """In what the runs' validation losses compare: "nats", "bits_per_byte" or nothing."""
+    """The unit in which the runs' validation losses compare: "nats", "bits_per_byte", or None."""
     if len({one.row["comparable"] for one in runs}) == 1:
         return "nats"
     return "bits_per_byte" if len({one.row["validation_text"] for one in runs}) == 1 else None
@@ -46,7 +37,7 @@ def curves(runs: Sequence[Listed], key: str) -> list[list[tuple[int, float]]]:
 
 
 def as_json(runs: Sequence[Listed]) -> dict[str, Any]:
-    """Rows, settings that differ, what compares, and the curves."""
+    """The rows, the settings that differ, the unit that compares, and the curves, as plain JSON values."""
     names = [one.row["run"] for one in runs]
     return {
         "runs": [one.row for one in runs], "differences": differences([one.experiment for one in runs]),
@@ -56,30 +47,24 @@ def as_json(runs: Sequence[Listed]) -> dict[str, Any]:
 
 
 def as_text(runs: Sequence[Listed], width: int) -> str:
-    """A table with a column for each run, or where they do not fit side by side a block for each, and the curves."""
+    """A table and the curves: a column for each run, or lines for each below a title where they do not fit."""
     names = [printable(one.row["run"]) for one in runs]
-    rows = [(key, [str(value) for value in values])
-            for key, values in differences([one.experiment for one in runs]).items()]  # fmt: skip
-    rows += [(title, [_figure(one.row[key]) for one in runs]) for title, key in FIGURES.items()]
-    label = max(len(title) for title, _ in rows)
+    changed = differences([one.experiment for one in runs], absent="")
+    rows = [[key, *(printable(str(value)) for value in values)] for key, values in changed.items()]
+    rows += [[title, *(printable(_figure(one.row[key])) for one in runs)] for title, key in FIGURES.items()]
+    label = max(len(title) for title, *_ in rows)
     room = (width - label) // len(runs) - 2
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     if room >= 12:
-        table.add_column("", no_wrap=True)
-        for name in names:
-            table.add_column(Text(name), justify="right", overflow="fold", max_width=room)
-        for title, values in rows:
-            table.add_row(title, *(Text(printable(value)) for value in values))
+        columns = zip(names, *(values for _, *values in rows), strict=True)
+        widths = [label, *(min(room, max(map(cell_len, column))) for column in columns)]
+        table = grid(["", *names], rows, left=[""], width=width, widths=widths)
     else:
-        for heading in ("", "run", ""):
-            table.add_column(heading, overflow="fold")
-        for title, values in rows:
-            for name, value in zip(names, values, strict=True):
-                table.add_row(title, Text(name), Text(printable(value)))
-                title = ""
+        cells = [["" if number else title, name, value] for title, *values in rows
+                 for number, (name, value) in enumerate(zip(names, values, strict=True))]  # fmt: skip
+        table = grid(["", "run", ""], cells, left=["", "run"], width=width)
     said = {"nats": "", "bits_per_byte": "other tokens of one text: bits/byte compare, nats per token do not\n",
             None: "other validation texts: their losses do not compare\n"}[comparable(runs)]  # fmt: skip
-    return f"{console.as_text(table, width=width)}{said}\n{_drawn(runs, names, width)}"
+    return f"{table}{said}\n{_drawn(runs, names, width)}"
 
 
 def _figure(value: Any) -> str:
@@ -89,7 +74,7 @@ def _figure(value: Any) -> str:
 
 
 def _drawn(runs: Sequence[Listed], names: Sequence[str], width: int) -> str:
-    """Each curve in a line: on common axes of steps and loss, low bars for low losses."""
+    """Each curve as a line of bars, on common axes of steps and loss: low bars for low losses."""
     bars = BARS if (sys.stdout.encoding or "").lower().startswith("utf") else PLAIN_BARS
     lines = []
     for title, key in (("training loss", "loss"), ("validation loss", "val_loss")):
@@ -107,7 +92,7 @@ def _drawn(runs: Sequence[Listed], names: Sequence[str], width: int) -> str:
 
 
 def _bars(curve: Sequence[tuple[int, float]], last: int, low: float, high: float, room: int, bars: str) -> str:
-    """The loss at evenly spread steps, between two points as on a straight line; nothing outside the curve."""
+    """The loss at evenly spread steps, interpolated linearly between points; blank outside the curve."""
     if not curve:
         return " " * room
     steps, losses = np.array(curve, float).T

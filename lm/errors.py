@@ -22,7 +22,7 @@ class Diverged(UserError):
     def __init__(self, message: str, lost: dict[str, str] | None = None):
         super().__init__(message)
         self.lost = lost or {}
-        """Of each run that diverged, by name, what happened."""
+        """What happened to each run that diverged, by its name."""
 
 
 class Stopped(Exception):
@@ -53,7 +53,7 @@ def tell(message: str) -> None:
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the known word closest to a mistyped one, or nothing when none is close.
 
-    Of dotted names the last part may stand for the whole: `layers` is close to `model.layers`.
+    The last part of a dotted name may stand for the whole: `layers` is close to `model.layers`.
     """
     if len(word) > LONGEST_QUOTE:
         return ""

@@ -1,4 +1,4 @@
-"""How every figure looks, and how it is written: the same figure is the same file."""
+"""How every figure looks, and how it is written: equal figures are equal files."""
 
 import warnings
 from pathlib import Path

@@ -45,8 +45,10 @@ def measure_matmul(dtype: str, size: int | None = None, seconds: float = 0.1) ->
 
 
 def memory() -> int | None:
-    """Bytes that can still be allocated here: of an accelerator's own memory, or on a CPU what the host can give
-    without swapping. None where nobody says."""
+    """Bytes that can still be allocated here; None where that is not known.
+
+    On an accelerator these are of its own memory; on a CPU, what the host can give without swapping.
+    """
     device = jax.devices()[0]
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
@@ -56,7 +58,7 @@ def memory() -> int | None:
 
 
 CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where Linux says what a container may have: control groups of version 2 and 1."""
+"""Where Linux says how much memory a container may have: control groups of versions 2 and 1."""
 
 
 def _available() -> int | None:

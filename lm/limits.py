@@ -34,10 +34,8 @@ _SCALE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 def parse_duration(value: Duration, name: str = "duration") -> tuple[float, str]:
     """A duration as (amount, unit), the unit one of steps, tokens, epochs, %."""
     match = _DURATION.fullmatch(value if isinstance(value, str) else shown(value))
-    require(
-        match is not None,
-        f"{name} {shown(value)}: expected steps (2000), tokens (5M tokens), epochs (2 epochs) or 5%",
-    )
+    wanted = "steps (2000), tokens (5M tokens), epochs (2 epochs) or 5%"
+    require(match is not None, f"{name} {shown(value)}: expected {wanted}")
     number, scale, unit = match.groups()
     unit = "steps" if unit is None else unit if unit == "%" else unit.rstrip("s") + "s"
     return float(number) * _SCALE[scale], unit

@@ -1,4 +1,4 @@
-"""The runs under a folder, one row each: what a run is, how far it came, and which others its losses compare with."""
+"""The runs under a folder, one row each: what a run is, how far it got, and which others its losses compare with."""
 
 import contextlib
 import dataclasses
@@ -35,21 +35,25 @@ class Listed:
 
     @property
     def experiment(self) -> Experiment | None:
+        """The run's experiment; None where the run is damaged."""
         return self.run and self.run.experiment
 
     def __getitem__(self, key: str) -> Any:
-        """What --sort and --where ask for: a column, a key of the row, or a setting; None where there is none."""
+        """A column, a key of the row, or a setting, as --sort and --where ask for it; None where there is none."""
         key = COLUMNS.get(key, key)
-        if key in self.row:
-            return self.row[key]
-        return settings.flatten(settings.to_dict(self.experiment)).get(key) if self.experiment else None
+        if key in self.row or self.experiment is None:
+            return self.row.get(key)
+        if key == "model.architecture":
+            return self.experiment.model.architecture
+        return settings.flatten(settings.to_dict(self.experiment)).get(key)
 
 
 # --- what compares ---------------------------------------------------------------------------------------------------
 def text_of(run: Run) -> str:
-    """Names the validation text: runs of one text compare in bits per byte, whatever their tokenizers.
+    """A name for the validation text: runs of one text compare in bits per byte, whatever their tokenizers.
 
-    The text is a fraction of a corpus. A validation corpus is known by its tokens alone: by another tokenizer, another.
+    The text is a fraction of a corpus. A validation corpus is known by its tokens alone, so that another tokenizer
+    makes another text of it.
     """
     hashes, data = run.record["hashes"], run.experiment.data
     if data.validation_corpus is not None:
@@ -58,13 +62,13 @@ def text_of(run: Run) -> str:
 
 
 def scale_of(run: Run) -> str:
-    """Names what nats per token are measured on: the validation tokens and the encoding that made them."""
+    """A name for what nats per token are measured on: the validation tokens and the encoding that made them."""
     hashes = run.record["hashes"]
     return f"{text_of(run)} {hashes['validation'][:8]} {hashes['tokenizer'][:8]}"
 
 
 def grouped(runs: Sequence[Any], key) -> list[list[Any]]:
-    """By what the key says of each, in the order of the first of each group."""
+    """The runs in groups of equal keys, in the order of each group's first run."""
     groups: dict[Any, list[Any]] = {}
     for run in runs:
         groups.setdefault(key(run), []).append(run)
@@ -73,7 +77,7 @@ def grouped(runs: Sequence[Any], key) -> list[list[Any]]:
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 def listed(folder: Path = RUNS) -> list[Listed]:
-    """Every run under a folder, by path. One that is damaged is listed with the reason, and hides no other."""
+    """Every run under a folder, by path. A damaged run is listed with the reason, and hides no other."""
     require(folder.is_dir(), f"no folder {folder}: nothing was trained here yet; start with: lm train quickstart")
     found = [_damaged(path, reason) if reason else read(path) for path, reason in _places(folder)]
     return sorted(found, key=lambda one: one.row["run"])
@@ -89,7 +93,7 @@ def read(path: str | Path) -> Listed:
 
 
 def _places(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    """Folders with an experiment.json, and places that cannot be looked into, with the reason.
+    """Folders with an experiment.json, with None; places that cannot be looked into, with the reason.
 
     Links are followed, but not out of the folder to what it lies in, and each folder is entered once.
     """
@@ -146,7 +150,7 @@ def _listed(run: Run, records: list[dict[str, Any]]) -> Listed:
 
 
 def best(records: list[dict[str, Any]], key: str) -> float | None:
-    """The least of a loss that was logged."""
+    """The lowest finite value of a loss that was logged; None where there is none."""
     return min((record[key] for record in records if math.isfinite(record.get(key, math.nan))), default=None)
 
 
@@ -159,7 +163,7 @@ def _state(run: Run, kept: list[int], total: int, newest: dict[str, Any]) -> str
 
 
 def _held(lock: Path) -> bool:
-    """Whether a training has the run's lock: asked by a shared lock that is given back at once."""
+    """Whether a training process holds the run's lock: tried by a shared lock that is released at once."""
     with contextlib.suppress(OSError), lock.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -187,17 +191,19 @@ _CONDITION = re.compile(r"\s*([\w./-]+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*", re.D
 def where(runs: Sequence[Listed], conditions: Sequence[str]) -> list[Listed]:
     """Runs that fulfil every condition, such as train.seed=0, optimizer.learning_rate>=0.01, state!=finished.
 
-    Raises UserError for a condition that is none, a column or setting that there is not, a value it cannot have.
+    Raises UserError for a text that is no condition, a column or setting that there is not, a value it cannot have.
     """
-    return [one for one in runs if all(_holds(one, *_parsed(text)) for text in conditions)]
+    parsed = [_parsed(text, runs) for text in conditions] if runs else []
+    return [one for one in runs if all(_holds(one, *condition) for condition in parsed)]
 
 
-def _parsed(text: str) -> tuple[str, str, Any]:
+def _parsed(text: str, runs: Sequence[Listed]) -> tuple[str, str, Any]:
     match = _CONDITION.fullmatch(text)
     require(match is not None, f"--where {text}: a column or setting, one of = != < <= > >=, and a value: train.seed=0")
     key, sign, value = match.groups()
-    key = known(key, "--where")
-    return key, sign, settings.read(key, value) if key in settings.settings() else value
+    key = _known(key, "--where", runs)
+    experiments = _experiments(runs)
+    return key, sign, settings.read(key, value, *experiments) if key in settings.settings(*experiments) else value
 
 
 def _holds(one: Listed, key: str, sign: str, wanted: Any) -> bool:
@@ -205,7 +211,7 @@ def _holds(one: Listed, key: str, sign: str, wanted: Any) -> bool:
     if key in settings.durations() and None not in (value, wanted):
         (amount, unit), (most, wanted_unit) = parse_duration(value), parse_duration(wanted)
         return compare(amount, most) if unit == wanted_unit else sign == "!="
-    if key not in settings.settings() and not isinstance(value, str):  # a column of numbers
+    if "." not in key and not isinstance(value, str):  # a column of numbers
         wanted = settings.literal(wanted)
     if compare in (operator.eq, operator.ne):
         return compare(value, wanted)
@@ -219,21 +225,26 @@ def _holds(one: Listed, key: str, sign: str, wanted: Any) -> bool:
 
 
 def ordered(runs: Sequence[Listed], column: str | None, reverse: bool = False) -> list[Listed]:
-    """Sorted by a column or setting; what has none comes last."""
+    """The runs sorted by a column or setting; those that have none come last."""
     if column is None:
         return list(reversed(runs)) if reverse else list(runs)
-    key = known(column, "--sort")
+    key = _known(column, "--sort", runs)
     have = [one for one in runs if one[key] is not None]
     texts = any(isinstance(one[key], str) for one in have)  # durations may be either
     have.sort(key=lambda one: str(one[key]) if texts else one[key], reverse=reverse)
     return have + [one for one in runs if one[key] is None]
 
 
-def known(key: str, option: str) -> str:
+def _known(key: str, option: str, runs: Sequence[Listed]) -> str:
     """A column's or setting's name with its dashes right, or a refusal with the nearest."""
-    names = [*COLUMNS, *COLUMNS.values(), "steps", "tokens", "best_loss", "best_val_bits_per_byte", "flops",
-             "matrix_learning_rate", "reason", "validation_text", "comparable", *settings.settings()]  # fmt: skip
+    names = [*COLUMNS, *COLUMNS.values(), "steps", "tokens", "best_loss", "best_val_bits_per_byte", "flops", "reason",
+             "matrix_learning_rate", "validation_text", "comparable", *settings.settings(*_experiments(runs)),
+             "model.architecture"]  # fmt: skip
     key = key.replace("-", "_")
     if key not in names:
         raise UserError(f"{option} {key}: no such column or setting{nearest(key, names)}")
     return key
+
+
+def _experiments(runs: Sequence[Listed]) -> list[Experiment]:
+    return [one.experiment for one in runs if one.experiment]

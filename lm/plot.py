@@ -18,8 +18,9 @@ LABELS = {"step": "optimizer step", "tokens": "tokens trained on", "seconds": "s
 def loss_curves(runs: Sequence[Run], out: Path, *, x: str = "step", bits_per_byte: bool = False) -> Path:
     """Training loss (thin) and validation loss (marked) of each run, written to `out` (.png, .svg or .pdf).
 
-    Nats per token; bits_per_byte shows validation alone, in the unit that compares tokenizers. Losses that do not
-    compare, as of other validation texts or in nats of other tokenizers, are drawn in panels of their own.
+    Losses are in nats per token; bits_per_byte shows validation alone, in the unit that compares tokenizers. Losses
+    that do not compare (other validation texts, nats of other tokenizers) are drawn in separate panels. Raises
+    UserError where no losses are logged or the file cannot be written.
     """
     check_format(out)
     groups = incomparable(runs, bits_per_byte)
@@ -60,12 +61,12 @@ def _names(runs: Sequence[Run]) -> dict[Run, str]:
 
 
 def _literal(text: str) -> str:
-    """As a figure shows it, without the meaning that it gives to dollars."""
+    """The text with dollars escaped, which would begin a formula in a figure."""
     return printable(text).replace("$", r"\$")
 
 
 def _panel(axes, runs: Sequence[Run], names: dict[Run, str], x: str, bits_per_byte: bool) -> np.ndarray:
-    """Runs whose losses compare; returns the losses drawn."""
+    """Draw runs whose losses compare; returns the losses drawn."""
     curves = [_draw(axes, run, _literal(names[run]), x, bits_per_byte, f"C{i}") for i, run in enumerate(runs)]
     drawn = np.concatenate(curves)
     axes.set_ylabel("validation, bits per byte" if bits_per_byte else "loss, nats per token")
@@ -78,7 +79,7 @@ def _panel(axes, runs: Sequence[Run], names: dict[Run, str], x: str, bits_per_by
 
 
 def _draw(axes, run: Run, name: str, x: str, bits_per_byte: bool, colour: str) -> np.ndarray:
-    """One run's curves; returns the losses drawn."""
+    """Draw one run's curves; returns the losses drawn."""
     records = run.metrics()
 
     def points(key: str) -> np.ndarray:

@@ -19,15 +19,17 @@ def rebuild(values: dict[str, Any]):
     import tiktoken
 
     for key, kind, called in (
-        ("name", str, "a string"),
-        ("pattern", str, "a string"),
-        ("special", dict, "an object"),
+        ("name", str, "a string"), ("pattern", str, "a string"), ("special", dict, "an object"),
         ("ranks", dict, "an object"),
-    ):
+    ):  # fmt: skip
         require(isinstance(values.get(key), kind), f"its {key!r} must be {called}, and is missing or something else")
-    ranks, special = _decoded(values["ranks"]), values["special"]
-    _check_numbers([*ranks.values(), *special.values()])
-    _check_tokens(ranks, special)
+    special = values["special"]
+    try:
+        ranks = {base64.b64decode(token, validate=True): rank for token, rank in values["ranks"].items()}
+    except ValueError as error:
+        raise UserError(f"one of its tokens is not base64 ({error})") from error
+    require(len(ranks) == len(values["ranks"]), "two of its tokens are the same")
+    _check(ranks, special)
     try:
         return tiktoken.Encoding(
             values["name"], pat_str=values["pattern"], mergeable_ranks=ranks, special_tokens=special
@@ -36,30 +38,19 @@ def rebuild(values: dict[str, Any]):
         raise UserError(f"its pattern is not a regular expression ({str(error)[:100]})") from error
 
 
-def _decoded(ranks: dict[str, int]) -> dict[bytes, int]:
-    try:
-        decoded = {base64.b64decode(token, validate=True): rank for token, rank in ranks.items()}
-    except ValueError as error:
-        raise UserError(f"one of its tokens is not base64 ({error})") from error
-    require(len(decoded) == len(ranks), "two of its tokens are the same")
-    return decoded
-
-
-def _check_numbers(numbers: list[Any]) -> None:
+def _check(ranks: dict[bytes, Any], special: dict[str, Any]) -> None:
+    """Refuse numbers that cannot be: each token has its own, every byte is one, none up to the last is left out."""
+    numbers = [*ranks.values(), *special.values()]
     for number in numbers:
-        sound = type(number) is int and 0 <= number < MOST
-        require(sound, f"rank {str(number)[:40]}: must be a whole number from 0 to {MOST - 1:,}")
+        is_rank = type(number) is int and 0 <= number < MOST
+        require(is_rank, f"rank {str(number)[:40]}: must be a whole number from 0 to {MOST - 1:,}")
     twice = next((number for number, count in Counter(numbers).items() if count > 1), None)
     require(twice is None, f"rank {twice} is that of two tokens")
-
-
-def _check_tokens(ranks: dict[bytes, int], special: dict[str, int]) -> None:
-    """Every byte is a token, no number up to the last rank is left out, and texts can end."""
     missing = [byte for byte in range(256) if bytes((byte,)) not in ranks]
     if missing:
         raise UserError(f"{len(missing)} of the 256 bytes have no token, the first of them 0x{missing[0]:02x}")
     require(b"" not in ranks, "one of its tokens is empty")
-    taken = {*ranks.values(), *special.values()}
+    taken = set(numbers)
     gap = next((number for number in range(max(ranks.values())) if number not in taken), None)
     require(gap is None, f"no token has rank {gap}")
     require(END_OF_TEXT in special, f"its special tokens lack {END_OF_TEXT}")

@@ -1,4 +1,4 @@
-"""What a run's directory says of it, read: experiment.json and metrics.jsonl, either of which may be damaged."""
+"""Reads what a run's directory says of it: experiment.json and metrics.jsonl, either of which may be damaged."""
 
 import dataclasses
 import json
@@ -7,6 +7,7 @@ from typing import Any
 
 from lm import settings
 from lm.config import Experiment, Steps
+from lm.config_files import Unknown
 from lm.errors import UserError, require, tell
 
 RUNS = Path("runs")
@@ -15,13 +16,13 @@ _FACTS = {
     "experiment": dict, "fingerprint": str, "hashes": dict, "steps": dict, "documents": int, "train_tokens": int,
     "epoch_tokens": int, "params_total": int, "params_nonembedding": int, "flops_per_token": (int, float),
 }  # fmt: skip
-"""What experiment.json holds for all that read it."""
+"""What experiment.json holds for every reader, and of which type."""
 
 
 def read_experiment(file: Path) -> tuple[dict[str, Any], Experiment]:
     """experiment.json, and the experiment in it.
 
-    Raises UserError where the file is damaged, or what its fingerprint covers was changed.
+    Raises UserError where the file is damaged, what its fingerprint covers was changed, or its architecture is missing.
     """
     try:
         record = json.loads(file.read_bytes().decode())
@@ -31,13 +32,15 @@ def read_experiment(file: Path) -> tuple[dict[str, Any], Experiment]:
         experiment = settings.from_dict(record["experiment"])
         lengths = dataclasses.astuple(Steps(**record["steps"]))
         require(all(type(length) is int and length >= 0 for length in lengths), "its steps are no whole numbers")
+    except Unknown as error:
+        raise UserError(f"{file}: {error}") from error
     except KeyError as error:
         raise UserError(f"{file} is damaged: it has no {error}") from error
     except RecursionError as error:
         raise UserError(f"{file} is damaged: nested too deeply") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged: {error}") from error
-    # Of what the file says: the experiment made from it has settings that are newer than the run as well.
+    # The file's own settings count: the experiment made from it also has settings that are newer than the run.
     require(
         settings.fingerprint(record["experiment"], record["hashes"]) == record["fingerprint"],
         f"{file} was changed: its settings and hashes do not make its fingerprint {record['fingerprint'][:8]}; put "
@@ -47,9 +50,9 @@ def read_experiment(file: Path) -> tuple[dict[str, Any], Experiment]:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl in order: objects of numbers, `step` among them. None where there is no file.
+    """The records of metrics.jsonl in order: objects of numbers, `step` among them; an empty list without the file.
 
-    Left out are a last line that a crash cut short, and damaged lines, of which standard error is told once.
+    A last line that a crash cut short is left out, and so are damaged lines, which standard error is told of once.
     """
     *lines, last = file.read_bytes().split(b"\n") if file.is_file() else [b""]  # JSON may hold what splitlines cuts at
     found = [_record(line) for line in lines]
@@ -60,12 +63,11 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """A line as a record, or None."""
+    """A line as a record; None for what is none."""
     try:
         record = json.loads(line.decode())
-    except (ValueError, RecursionError):
+        values, is_step = record.values(), type(record.get("step")) is int
+    except (ValueError, RecursionError, AttributeError):
         return None
-    if not isinstance(record, dict) or type(record.get("step")) is not int:
-        return None
-    sound = all(type(value) is float or (type(value) is int and 0 <= value < 2**63) for value in record.values())
-    return record if sound else None
+    sound = all(type(value) is float or (type(value) is int and 0 <= value < 2**63) for value in values)
+    return record if is_step and sound else None

@@ -1,7 +1,7 @@
-"""Runs as a table: those that compare stand together, and what a narrow terminal has no room for is named."""
+"""Runs as a table: those that compare stand together, and columns that do not fit a narrow terminal are named."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich.cells import cell_len
@@ -68,7 +68,7 @@ def _heading(first: Listed, before: Listed | None) -> str:
 
 
 def _cells(one: Listed) -> dict[str, str]:
-    """A row as text."""
+    """The cells of a run's row, as text."""
     r = one.row
     rates = [r["learning_rate"], r["matrix_learning_rate"]]
     step = r["step"]
@@ -95,14 +95,30 @@ def _fitting(wanted: dict[str, int], width: int) -> dict[str, int]:
 
 
 def _block(rows: Sequence[dict[str, str]], widths: dict[str, int]) -> str:
+    cells, room = [[row[title] for title in widths] for row in rows], sum(widths.values()) + 2 * len(widths)
+    return grid(list(widths), cells, left=TEXTS, width=room, widths=list(widths.values()))
+
+
+def grid(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    left: Collection[str],
+    width: int,
+    widths: Sequence[int] | None = None,
+) -> str:
+    """A table as text, in lines of at most `width` characters; what is too long for its column goes on below.
+
+    left: titles of the columns that are aligned to the left; widths: those of the columns, by default what they need.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for title, width in widths.items():
-        table.add_column(title, justify="left" if title in TEXTS else "right", width=width, overflow="fold")
+    for title, fixed in zip(titles, widths or [None] * len(titles), strict=True):
+        table.add_column(Text(title), justify="left" if title in left else "right", width=fixed, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(row[title]) for title in widths))
-    return as_text(table, width=sum(widths.values()) + 2 * len(widths))
+        table.add_row(*map(Text, row))
+    return as_text(table, width=width)
 
 
 def number(value: float | None, form: str = ".4f") -> str:
-    """Nothing for None."""
+    """The number in this format; nothing for None."""
     return "" if value is None else format(value, form)

@@ -44,11 +44,9 @@ class Tokenizer(Protocol):
     """tiktoken's face."""
 
     name: str
+    n_vocab: int
+    eot_token: int
 
-    @property
-    def n_vocab(self) -> int: ...
-    @property
-    def eot_token(self) -> int: ...
     def encode_ordinary(self, text: str) -> list[int]: ...
     def decode(self, tokens: Iterable[int]) -> str: ...
     def decode_bytes(self, tokens: Iterable[int]) -> bytes: ...
@@ -57,9 +55,7 @@ class Tokenizer(Protocol):
 class ByteTokenizer:
     """Token i is byte i of the UTF-8 text, token 256 ends a text."""
 
-    name = "bytes"
-    n_vocab = 257
-    eot_token = 256
+    name, n_vocab, eot_token = "bytes", 257, 256
 
     def encode_ordinary(self, text: str) -> list[int]:
         return encode(self, text).tolist()
@@ -79,18 +75,11 @@ class CharTokenizer:
 
     def __init__(self, alphabet: Iterable[str]):
         self.alphabet = "".join(sorted(set(alphabet)))
+        self.eot_token, self.n_vocab = len(self.alphabet), len(self.alphabet) + 1
         points = np.frombuffer(self.alphabet.encode("utf-32-le"), np.uint32)
         # Code point -> token; the last entry stands for every code point beyond the alphabet's largest.
         self.table = np.full(int(points.max(initial=0)) + 2, self.eot_token, np.uint32)
         self.table[points] = np.arange(len(points), dtype=np.uint32)
-
-    @property
-    def n_vocab(self) -> int:
-        return len(self.alphabet) + 1
-
-    @property
-    def eot_token(self) -> int:
-        return len(self.alphabet)
 
     def encode_ordinary(self, text: str) -> list[int]:
         return encode(self, text).tolist()
@@ -141,18 +130,13 @@ def _encode_slice(tokenizer: Tokenizer, text: str) -> np.ndarray:
             raise
         raise UserError(f"tokenizer {tokenizer.name}: its pattern cannot cut this text ({error})") from error
     size = len(text) if text.isascii() else len(text.encode())
-    lost = size - int(_lengths(tokenizer)[tokens].sum())
+    lost = size - int(token_bytes(tokenizer)[tokens].sum())
     require(
         lost == 0,
         f"tokenizer {tokenizer.name}: its pattern leaves out {lost:,} of {size:,} bytes of the text; end it in an"
         r" alternative that takes any character, such as |(?s:.)",
     )
     return tokens
-
-
-@functools.lru_cache(maxsize=4)
-def _lengths(tokenizer: Tokenizer) -> np.ndarray:
-    return token_bytes(tokenizer)
 
 
 def _encode_chars(tokenizer: CharTokenizer, text: str) -> np.ndarray:
@@ -200,15 +184,17 @@ def well_formed(text: str) -> str:
     return text
 
 
+@functools.lru_cache(maxsize=4)
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """UTF-8 bytes of each token, int32 [n_vocab]; special tokens and unused entries have none. For bits per byte."""
-    if isinstance(tokenizer, ByteTokenizer):
-        return np.array([1] * 256 + [0], np.int32)
-    if isinstance(tokenizer, CharTokenizer):
-        return np.array([len(character.encode()) for character in tokenizer.alphabet] + [0], np.int32)
-    lengths = np.zeros(tokenizer.n_vocab, np.int32)
-    for token, rank in tokenizer._mergeable_ranks.items():
-        lengths[rank] = len(token)
+    """UTF-8 bytes of each token, int32 [n_vocab], read-only; special tokens and unused entries have none."""
+    if isinstance(tokenizer, ByteTokenizer | CharTokenizer):
+        alphabet = getattr(tokenizer, "alphabet", "x" * 256)
+        lengths = np.array([len(character.encode()) for character in alphabet] + [0], np.int32)
+    else:
+        lengths = np.zeros(tokenizer.n_vocab, np.int32)
+        for token, rank in tokenizer._mergeable_ranks.items():
+            lengths[rank] = len(token)
+    lengths.setflags(write=False)
     return lengths
 
 
@@ -245,15 +231,22 @@ def build(data: DataConfig, texts: Iterable[str]) -> Tokenizer:
             return _build_words(_sample(texts, SAMPLE), data.vocab)
         case "bpe":
             return _build_bpe(_sample(texts, SAMPLE), data.vocab)
-        case name if name.endswith(".json") or "/" in name:
+        case name if is_path(name):
             return load(name)
         case name:
             return _published(name)
 
 
+def is_path(name: str) -> bool:
+    """Whether data.tokenizer is the path of a saved tokenizer."""
+    return name.endswith(".json") or "/" in name
+
+
 def _build_words(texts: Iterable[str], vocab: int) -> Tokenizer:
-    """The 256 bytes and the most frequent pieces of WORD_PATTERN. An unseen word falls back to what parts of it are
-    known and to bytes, so every text can be written."""
+    """The 256 bytes and the most frequent pieces of WORD_PATTERN.
+
+    An unseen word falls back to what parts of it are known and to bytes, so every text can be written.
+    """
     counts = Counter()
     for text in texts:
         counts.update(re.findall(WORD_PATTERN, text))
@@ -348,17 +341,13 @@ def from_json(values: dict[str, Any]) -> Tokenizer:
             require(len(set(alphabet)) == len(alphabet), "its alphabet holds a character twice")
             return CharTokenizer(alphabet)
         case "tiktoken":
-            return _from_ranks(values)
+            tokenizer = ranks.rebuild(values)
+            if values["pattern"] not in (BPE_PATTERN, WORD_PATTERN):
+                with _panics_unseen():
+                    encode(tokenizer, EVERY_KIND)
+            return tokenizer
         case kind:
             raise UserError(f"tokenizer kind {str(kind)[:40]!r}: one of bytes, chars, tiktoken")
-
-
-def _from_ranks(values: dict[str, Any]) -> Tokenizer:
-    tokenizer = ranks.rebuild(values)
-    if values["pattern"] not in (BPE_PATTERN, WORD_PATTERN):
-        with _panics_unseen():
-            encode(tokenizer, EVERY_KIND)
-    return tokenizer
 
 
 EVERY_KIND = string.printable * 2 + " The naïve  cafés\r\n\n\t don't: 12345 ١٢٣ 東京 e\u0301 🙂\u2028\u00a0 aaaa-aaaa"
@@ -386,7 +375,6 @@ def _panics_unseen() -> Iterator[None]:
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
     """Write tokenizer.json: whole, or not at all."""
-    path = Path(path)
     text = json.dumps(to_json(tokenizer), ensure_ascii=False, indent=1)
     with whole(path) as file:
         file.write(text)

@@ -10,19 +10,18 @@ import numbers
 import struct
 import types
 import typing
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from lm.errors import UserError, nearest
 
-_hints = functools.cache(functools.partial(typing.get_type_hints, include_extras=True))
 _NUMBERS = {int: numbers.Integral, float: numbers.Real}
 
 
-class Limit(Protocol):
-    """What Annotated carries beside a setting's type."""
-
-    def check(self, value: Any, name: str, *, optional: bool) -> None:
-        """Raise UserError for a value of the right type that the setting may not have; optional: None would do."""
+@functools.cache
+def hints(kind: type) -> dict[str, Any]:
+    """The annotation of each field of a dataclass, with what stands beside the type."""
+    known = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: known[field.name] for field in dataclasses.fields(kind)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,21 +43,17 @@ class Range:
         )
 
     def check(self, value: float, name: str, *, optional: bool = False) -> None:
-        whole = not isinstance(value, float)
-        if value in self and (whole or _float32(value) in self):
+        """Raise UserError for a number that the setting may not be; optional: None would do."""
+        if value in self and (not isinstance(value, float) or _float32(value) in self):
             return
+        words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
         bounds = [
-            f"{words} {_bound(bound)}"
-            for words, bound in (
-                ("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below)
-            )
-            if bound is not None and not math.isinf(bound)
-        ]  # fmt: skip
-        finite = ["finite"] if math.inf in (self.below, self.most) else []
-        right = " and ".join(bounds + finite)
+            f"{word} {_bound(bound)}" for word, bound in words.items() if bound not in (None, math.inf, -math.inf)
+        ]
+        bounds += ["finite"] if math.inf in (self.below, self.most) else []
         stored = f" in float32, where it is {_float32(value):g}" if value in self else ""
-        why = f": {self.why}" if self.why else ""
-        raise UserError(f"{name} {shown(value)}: must be {right}{stored}{', or None' if optional else ''}{why}")
+        none, why = ", or None" if optional else "", f": {self.why}" if self.why else ""
+        raise UserError(f"{name} {shown(value)}: must be {' and '.join(bounds)}{stored}{none}{why}")
 
 
 DEFAULTS: dict[Any, Range] = {float: Range(above=-math.inf, below=math.inf), int: Range(least=-(2**31), below=2**31)}
@@ -67,21 +62,16 @@ DEFAULTS: dict[Any, Range] = {float: Range(above=-math.inf, below=math.inf), int
 
 def check_types(part: Any, prefix: str) -> None:
     """Refuse a dataclass field of the wrong type, choice or range; lists become tuples, and whole numbers floats."""
-    hints = _hints(type(part))
-    for field in dataclasses.fields(part):
-        value = coerce(getattr(part, field.name), hints[field.name], prefix + field.name)
-        object.__setattr__(part, field.name, value)
-
-
-def limits(kind: type) -> dict[str, Limit | None]:
-    """The limit of each field of a dataclass; None where any value of its type will do."""
-    return {name: _parts(hint)[1] for name, hint in _hints(kind).items()}
+    for name, hint in hints(type(part)).items():
+        object.__setattr__(part, name, coerce(getattr(part, name), hint, prefix + name))
 
 
 def coerce(value: Any, hint: Any, name: str) -> Any:
-    """The value as its type and within its limit, or a UserError: tuples come back from lists, whole numbers serve as
-    floats."""
-    kind, limit = _parts(hint)
+    """The value as its type and within its limit, or a UserError.
+
+    Lists become tuples, and whole numbers serve as floats.
+    """
+    kind, limit = divide(hint)
     value = _as_type(value, kind, name)
     if limit is not None and value is not None:
         limit.check(value, name, optional=types.NoneType in typing.get_args(kind))
@@ -90,14 +80,14 @@ def coerce(value: Any, hint: Any, name: str) -> Any:
 
 def shown(value: Any) -> str:
     """The value as Python writes it, cut to what a line can hold."""
-    if isinstance(value, int) and value.bit_length() > 256:  # of a very long one Python refuses to write the digits
+    if isinstance(value, int) and value.bit_length() > 256:  # Python refuses to write the digits of very long ones
         return f"of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _parts(hint: Any) -> tuple[Any, Limit | None]:
-    """A hint's type and its limit."""
+def divide(hint: Any) -> tuple[Any, Any]:
+    """An annotation's type, and its limit: whatever has `check(value, name, optional=...)`, or None."""
     if typing.get_origin(hint) is typing.Annotated:
         kind, *extras = typing.get_args(hint)
         return kind, next((extra for extra in extras if hasattr(extra, "check")), None)
@@ -120,22 +110,19 @@ def _as_type(value: Any, hint: Any, name: str) -> Any:
     elif origin is tuple and isinstance(value, list | tuple):
         return tuple(_as_type(item, choices[0], name) for item in value)
     elif hint in _NUMBERS and isinstance(value, _NUMBERS[hint]) and not isinstance(value, bool):
-        return _number(value, hint, name)
-    elif isinstance(hint, type) and type(value) is hint:
+        try:
+            return hint(value)  # Python's own, of any library's numbers
+        except OverflowError as error:
+            raise UserError(f"{name} {shown(value)}: too large for a {hint.__name__}") from error
+    elif isinstance(hint, type) and (
+        type(value) is hint or (dataclasses.is_dataclass(value) and isinstance(value, hint))
+    ):
         return value
     raise UserError(f"{name} {shown(value)}: expected {getattr(hint, '__name__', hint)}")
 
 
-def _number(value: numbers.Real, kind: type, name: str) -> int | float:
-    """Python's own, of any library's numbers."""
-    try:
-        return kind(value)
-    except OverflowError as error:
-        raise UserError(f"{name} {shown(value)}: too large for a {kind.__name__}") from error
-
-
 def _float32(value: float) -> float:
-    """The nearest float32; what is below its normal numbers is zero, as on the devices that flush it."""
+    """The nearest float32. What is below its normal numbers is zero, as on devices that flush it."""
     if abs(value) < 2.0**-126:
         return 0.0
     try:

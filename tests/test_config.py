@@ -1,8 +1,7 @@
-"""Configurations: what they refuse and say, to JSON and back, overrides, the fingerprint, files."""
+"""Configurations: what they refuse and say, to JSON and back, overrides, the fingerprint."""
 
 import dataclasses
 import json
-import os
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from lm.config import (
     parse_duration,
 )
 from lm.errors import UserError
-from lm.settings import FREE, fingerprint, flatten, from_dict, identity, load_experiment, replace, settings, to_dict
+from lm.settings import FREE, fingerprint, flatten, from_dict, identity, replace, settings, to_dict
 
 # --- any valid experiment --------------------------------------------------------------------------------------------
 units = st.sampled_from(["", " steps", "k tokens", "M tokens", " epochs", "%"])
@@ -306,75 +305,3 @@ def test_replace_refuses_what_there_is_not():
         replace(Experiment(), {"model.layers": 0})
     changed = replace(Experiment(), {"model.width": 90, "model.heads": 3})
     assert (changed.model.width, changed.model.heads, changed.model.layers) == (90, 3, 4)
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-SOURCE = "from lm.config import *\nexperiment = Experiment(model=ModelConfig(layers=7){name})\n"
-
-
-@pytest.fixture
-def configs(tmp_path, monkeypatch):
-    """A working directory with a folder of configurations."""
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "configs"
-    folder.mkdir()
-    (folder / "tiny_seven.py").write_text(SOURCE.format(name=""))
-    (folder / "named.py").write_text(SOURCE.format(name=", name='given'"))
-    (folder / "empty.py").write_text("experimemt = 3\n")
-    (folder / "broken.py").write_text("1 / 0\n")
-    (folder / "syntax.py").write_text("experiment = \n")
-    (folder / "exits.py").write_text("import sys; sys.exit('bye')\n")
-    (folder / "worse.py").write_text("class Worse(BaseException):\n    def __str__(self): 1 / 0\nraise Worse\n")
-    (folder / "latin.py").write_bytes(b"name = '\xff'\n")
-    (folder / "two words.py").write_text(SOURCE.format(name=""))
-    (folder / "folder.py").mkdir()
-    os.mkfifo(folder / "pipe.py")
-    (folder / "loop.py").symlink_to("loop.py")
-    (folder / "talks.py").write_text("print('hello')\n" + SOURCE.format(name=""))
-    (folder / "refused.py").write_text("from lm.config import *\nexperiment = Experiment(model=ModelConfig(layers=0))")
-    return folder
-
-
-@pytest.mark.parametrize(
-    "config, name", [("tiny_seven", "tiny_seven"), ("named", "given"), ("configs/named.py", "given")]
-)
-def test_experiments_load_by_name_and_by_path(configs, config, name):
-    """The run is called after the file unless the experiment says otherwise."""
-    experiment = load_experiment(config)
-    assert (experiment.model.layers, experiment.name) == (7, name)
-
-
-def test_the_projects_own_configs_are_found_from_anywhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert load_experiment("quickstart").name == "quickstart"
-
-
-@pytest.mark.parametrize(
-    "config, message",
-    [
-        ("tiny_sevn", "no config named tiny_sevn; did you mean tiny_seven? (known: "),
-        ("zzz", "no config named zzz (known: "),
-        ("nowhere/a.py", "no config file nowhere/a.py"),
-        ("empty", "configs/empty.py defines no `experiment = lm.Experiment(...)`"),
-        ("broken", "configs/broken.py does not run: ZeroDivisionError: division by zero"),
-        ("syntax", "configs/syntax.py does not run: SyntaxError: invalid syntax (line 1)"),
-        ("exits", "configs/exits.py does not run: SystemExit: bye"),
-        ("worse", "configs/worse.py does not run: <run_path>.Worse: <exception str() failed>"),
-        ("latin", "configs/latin.py does not run: SyntaxError: (unicode error) 'utf-8' codec can't decode byte 0xff"),
-        ("folder", "configs/folder.py is a folder; a config is a .py file"),
-        ("pipe", "configs/pipe.py is not a file; a config is a .py file"),
-        ("loop", "configs/loop.py is not a file; a config is a .py file"),
-        ("two words", "configs/two words.py names its run: name 'two words': letters, digits"),
-        ("refused", "configs/refused.py: model.layers 0: must be at least 1"),
-    ],
-)
-def test_files_that_hold_no_experiment_are_refused(configs, config, message):
-    with pytest.raises(UserError) as error:
-        load_experiment(config)
-    assert message in str(error.value)
-
-
-def test_what_a_config_prints_stays_out_of_standard_output(configs, capsys):
-    """There a verb's own answer goes, which with --json is one object."""
-    assert load_experiment("talks").name == "talks"
-    assert capsys.readouterr() == ("", "hello\n")

@@ -26,7 +26,6 @@ ALLOWED = {
     ("lm/run.py", "self.path / 'metrics.jsonl'.open"): "appended to, a line at a time; a cut line is left out",
     ("lm/run.py", "path / '.lock'.open"): "an empty file that a process holds",
     ("lm/data/tokens.py", "open"): "too large to hold; written in a folder that is renamed when it is whole",
-    ("lm/data/corpora.py", "open"): "a download, in a temporary folder until it is whole",
     ("lm/data/tokens.py", "temporary / path.name.write_text"): "in a temporary folder; moved when it is whole",
     ("lm/figures.py", "figure.savefig"): "into a file of `whole`",
     ("lm/cli.py", "os.fdopen"): "standard streams that were closed",

@@ -14,8 +14,8 @@ from lm.arguments import parse_train
 from lm.cli import main
 from lm.config import Experiment, parse_duration
 from lm.errors import UserError, tell
-from lm.settings import flatten, from_dict, replace, surprises, to_dict
-from lm.typed import Range, limits
+from lm.settings import annotations, flatten, from_dict, replace, surprises, to_dict
+from lm.typed import Range, divide
 
 COUNT, BELOW_ONE = (1, 2**31 - 1), (0, 1 - 2**-24)
 TINY, HUGE = 2.0**-126, (2 - 2**-23) * 2.0**127
@@ -52,7 +52,7 @@ def with_setting(name: str, value):
 
 def test_every_number_has_its_range():
     """The lists above are complete: a new setting is put there, with what it may be."""
-    limited = {f"{part}.{leaf}": limit for part, kind in PARTS.items() for leaf, limit in limits(kind).items()}
+    limited = {name: divide(hint)[1] for name, hint in annotations().items()}
     numbers = {name for name, limit in limited.items() if isinstance(limit, Range)}
     assert numbers == set(RANGES)
     assert {name for name, limit in limited.items() if limit is not None} - numbers == DURATIONS

@@ -33,9 +33,9 @@ def training_peers(e: Experiment) -> list[Entry]:
     """PyTorch as nanoGPT uses it, eager and compiled; a unit of work is an optimizer step."""
 
     def make(compiled: bool):
-        from lm.bench.torch_peer import trainer
+        from lm.bench.torch_peer import torch_trainer
 
-        return trainer(e, compiled, _torch_device())
+        return torch_trainer(e, compiled, _torch_device())
 
     return [
         Entry("PyTorch, eager", ("torch",), lambda: make(compiled=False)),

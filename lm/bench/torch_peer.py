@@ -54,7 +54,7 @@ class GPT2(nn.Module):
         return F.cross_entropy(logits_BTV.view(-1, logits_BTV.shape[-1]), y_BT.view(-1))
 
 
-def trainer(e: Experiment, compiled: bool, device: str = "cpu") -> Callable[[int], None]:
+def torch_trainer(e: Experiment, compiled: bool, device: str = "cpu") -> Callable[[int], None]:
     """run(n): n optimizer steps on batches of e's shape, drawn from memory as nanoGPT draws them."""
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count() or 1)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from lm.errors import UserError, nearest, one_line, require
-from lm.settings import settings
+from lm.settings import settings, settings_of
 
 RunName = Annotated[str, tyro.conf.Positional]
 """A run's directory, or its name under runs/."""
@@ -23,6 +23,7 @@ Checkpoint = Annotated[str, tyro.conf.arg(help="latest, best (by validation loss
 
 
 def print_json(value: dict[str, Any]) -> None:
+    """Print the one object that --json asks for."""
     print(json.dumps(value))
 
 
@@ -40,7 +41,7 @@ def action(verb: str, arguments: list[str], actions: dict[str, Callable[[list[st
 
 
 def split(verb: str, options: type, arguments: list[str]) -> tuple[str, list[str], list[str]]:
-    """CONFIG, the arguments that are the verb's own, and the experiment's settings. A typo is refused."""
+    """CONFIG, the arguments that are the verb's own, and those that are the experiment's. UserError for a typo."""
     if {"-h", "--help"} & set(arguments):
         return "", ["--help"], []
     require(
@@ -48,14 +49,16 @@ def split(verb: str, options: type, arguments: list[str]) -> tuple[str, list[str
         f"which config? A name in configs/ or a path to a .py file: lm {verb} quickstart",
     )
     names = {f.name for f in dataclasses.fields(options)} | {"no_peers"}
-    own, rest = [], []
+    own, rest, known = [], [], settings()
     into: list[str] | None = None
     for argument in arguments[1:]:
         if argument.startswith("--"):
             key = argument[2:].split("=")[0].replace("-", "_")
-            if key not in names and key not in settings():
-                known = nearest(key, [*names, *settings()])
-                raise UserError(f"{key}: no such setting{known} (`lm {verb} --help`, `lm train --help`)")
+            if key not in (*names, *known):
+                known = settings_of(arguments[0])  # of another architecture, perhaps
+            if key not in (*names, *known):
+                meant = nearest(key, [*names, *known])
+                raise UserError(f"{key}: no such setting{meant} (`lm {verb} --help`, `lm train --help`)")
             into = own if key in names else rest
         require(into is not None, f"{argument}: not understood; settings are given as --model.layers 4")
         into.append(argument)
@@ -82,11 +85,11 @@ def prepare_jax() -> None:
 
 
 ROOM = 64 * 2**20
-"""Bytes free below which compiled programs are not kept: those of one training take a few million."""
+"""Free bytes below which compiled programs are not kept: those of one training take a few million."""
 
 
 def _keep_compiled_programs() -> None:
-    """Between processes, where there is room for them; else one line says that they are not kept."""
+    """Keep compiled programs between processes where there is room; otherwise say on one line that they are not."""
     from lm.data.corpora import cache_folder
     from lm.hardware import keep_compiled_programs
 

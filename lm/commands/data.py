@@ -1,6 +1,7 @@
 """lm data list | prepare | kingdom: corpora and token files."""
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
 from typing import Annotated
@@ -59,7 +60,7 @@ def prepare(arguments: list[str]) -> None:
 
     with Display() as display:
         if o.download and o.corpus in CORPORA and not CORPORA[o.corpus].present:
-            fetch(o.corpus, lambda done, total: display.stage("downloading", done, total))
+            fetch(o.corpus, functools.partial(display.stage, "downloading"))
         made = tokens.prepare(dataclasses.replace(o.data, corpus=o.corpus), report=display.stage)
     names = ("count", "bytes", "documents", "sha256")
     files = {"train": made.train, "validation": made.validation}

@@ -1,7 +1,7 @@
 """lm eval RUN: loss, perplexity and bits per byte of a text; several runs and texts make a table."""
 
 import dataclasses
-import io
+import functools
 from typing import Annotated, Any
 
 import tyro
@@ -63,7 +63,7 @@ def _scores(o: Options) -> list[dict[str, Any]]:
         m = load(run, o.checkpoint)
         for path in o.text or (None,):
             with Display() as display:
-                options = dict(stride=o.stride, report=lambda done, total: display.stage("scoring bytes", done, total))
+                options = dict(stride=o.stride, report=functools.partial(display.stage, "scoring bytes"))
                 if path is None:
                     name, score = f"the validation split of {settings.corpus}", evaluate_validation(m, **options)
                 else:
@@ -77,18 +77,9 @@ def _scores(o: Options) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from lm.table import grid
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("run", "text"):
-        table.add_column(title, overflow="fold")
-    for title in ("step", "tokens", "bytes", "loss", "perplexity", "bits/byte"):
-        table.add_column(title, justify="right")
-    for r in rows:
-        numbers = f"{r['step']:,} {r['tokens']:,} {r['bytes']:,} {r['loss']:.4f} {r['perplexity']:.3f}"
-        table.add_row(Text(r["run"]), Text(r["text"]), *numbers.split(), f"{r['bits_per_byte']:.4f}")
-    text = io.StringIO()
-    Console(file=text, width=150).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().split("\n"))
+    titles = ("run", "text", "step", "tokens", "bytes", "loss", "perplexity", "bits/byte")
+    forms = dict(step=",", tokens=",", bytes=",", loss=".4f", perplexity=".3f", bits_per_byte=".4f")
+    cells = [[r["run"], r["text"], *(format(r[key], form) for key, form in forms.items())] for r in rows]
+    return grid(titles, cells, left=("run", "text"), width=150)

@@ -1,4 +1,4 @@
-"""Batches: which tokens step s trains on, as a pure function of (token file, seed, step, shape).
+"""Batches: which tokens step s trains on, as a pure function of (token file, seed, step, shape). W: windows.
 
 A pass over the file visits every window once, in an order given by a Feistel network: a permutation that is computed
 one element at a time, so any step can be found at once and nothing needs saving. The order knows nothing of devices or
@@ -38,7 +38,7 @@ def epoch_key(seed: int, epoch: np.ndarray) -> np.ndarray:
 
 
 def permute(index: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
-    """Where a keyed permutation of range(n) sends each index. O(1) memory.
+    """Where a keyed permutation of range(n) sends each index, in O(1) memory.
 
     index: integers in [0, n), any shape; key: uint64, one for all or one each (different keys, different permutations).
     Returns int64 of index's shape.
@@ -131,10 +131,10 @@ class Batches:
 
 
 class Feed:
-    """Reads ahead by a thread, while the device works.
+    """Reads ahead in a thread, while the device works.
 
-    read(step, n): what the n steps from `step` read. feed(step, n) answers (m, read(step, m)), where m is n, or less
-    where less was read ahead; any step may be asked for, and what was announced by `ahead` is there already.
+    read(step, n) gives what the n steps from `step` read. feed(step, n) answers (m, read(step, m)), where m is n, or
+    less where less was read ahead; any step may be asked for, and what `ahead` announced is there already.
     """
 
     def __init__(self, read: Callable[[int, int], Any]):
@@ -160,14 +160,14 @@ class Feed:
     def __enter__(self) -> "Feed":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *_) -> None:
         self.close()
 
 
 def validation_windows(file: TokenFile, context: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """About `tokens` predictions of a file, in windows spread evenly over it: its start is not like the rest of it.
+    """About `tokens` predictions of a file, in windows spread evenly over it, whose start is not like the rest.
 
-    All of it when `tokens` is enough; each token after the first is then a target once, and none is ever twice.
+    All of the file where `tokens` is enough; each token after the first is then a target once, and none ever is twice.
     Returns tokens int32 [W, T+1] and weights float32 [W, T]: 1 for a target, 0 for the padding of the last window.
     Raises UserError for a file of fewer than two tokens.
     """

@@ -4,12 +4,8 @@ Nothing is fetched unless `fetch` is called: the default corpus is the source an
 """
 
 import functools
-import hashlib
-import http.client
 import os
 import sysconfig
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,111 +20,88 @@ from lm.tokenizer import well_formed
 
 
 @dataclass(frozen=True)
-class Download:
-    """One file of a named corpus. sha256 None: the first fetch's digest is kept beside the file and holds from then."""
-
-    url: str
-    sha256: str | None = None
-
-    @property
-    def filename(self) -> str:
-        return self.url.rsplit("/", 1)[-1]
-
-
-@dataclass(frozen=True)
 class Source:
-    """A named corpus. No downloads: it is made of what every machine has, or written once by `documents`."""
+    """A named corpus: fetched from `url`, written once by `documents`, or made of what every machine has."""
 
     name: str
     what: str
     size: str
     origin: str
     licence: str
-    downloads: tuple[Download, ...] = ()
+    url: str | None = None
+    sha256: str | None = None
+    """Digest of the file at `url`; None: the first fetch's is kept beside the file and holds from then."""
     separator: str = ""
     documents: Callable[[], Iterator[str]] | None = None
     """Writes a generated corpus."""
 
     @property
-    def folder(self) -> Path:
-        return cache_folder() / "corpora" / self.name
-
-    @property
-    def files(self) -> list[Path]:
-        if self.documents:
-            return [self.folder / f"{kingdom.version()}.txt"]
-        return [self.folder / download.filename for download in self.downloads]
+    def file(self) -> Path | None:
+        """Where its text is kept, once it is there; None for the standard library."""
+        name = f"{kingdom.version()}.txt" if self.documents else self.url and self.url.rsplit("/", 1)[-1]
+        return cache_folder() / "corpora" / self.name / name if name else None
 
     @property
     def present(self) -> bool:
         """Whether it can be used without fetching anything."""
-        return self.documents is not None or all(file.is_file() for file in self.files)
+        return self.url is None or self.file.is_file()
 
 
 _HUGGINGFACE = "https://huggingface.co/datasets"
-CORPORA: dict[str, Source] = {
-    source.name: source
-    for source in (
-        Source(
-            "stdlib",
-            "source and documentation of the Python that is running; needs no download",
-            "11 MB",
-            "this machine",
-            "PSF-2.0",
-        ),
-        Source(
-            "shakespeare",
-            "Shakespeare's plays, the corpus of char-rnn and nanoGPT; one document",
-            "1.1 MB",
-            "github.com/karpathy/char-rnn",
-            "public domain",
-            (
-                Download(
-                    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-                    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-                ),
-            ),
-        ),
-        Source(
-            "tinystories",
-            "short stories in simple English written by GPT-4 (Eldan & Li 2023); digest pinned at the first fetch",
-            "2.2 GB",
-            "huggingface.co/datasets/roneneldan/TinyStories",
-            "CDLA-Sharing-1.0",
-            (Download(f"{_HUGGINGFACE}/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-train.txt"),),
-            separator="<|endoftext|>",
-        ),
-        Source(
-            "fineweb-edu",
-            "educational web pages (Penedo et al. 2024), one file of the 10BT sample; digest pinned at the first fetch",
-            "2.1 GB",
-            "huggingface.co/datasets/HuggingFaceFW/fineweb-edu",
-            "ODC-By-1.0",
-            (Download(f"{_HUGGINGFACE}/HuggingFaceFW/fineweb-edu/resolve/main/sample/10BT/000_00000.parquet"),),
-        ),
-        *(
-            Source(
-                name,
-                what,
-                "11 MB",
-                "this machine",
-                "Apache-2.0",
-                separator=kingdom.SEPARATOR,
-                documents=functools.partial(kingdom.documents, kingdom.DOCUMENTS, shuffled=name != "kingdom"),
-            )
-            for name, what in (
-                ("kingdom", "generated stories of known relations, facts and entropy; other sizes: lm data kingdom"),
-                ("kingdom-shuffled", "its control: nouns without gender or age, everything else as it was"),
-            )
-        ),
-    )
+_KINGDOMS = {
+    "kingdom": "generated stories of known relations, facts and entropy; other sizes: lm data kingdom",
+    "kingdom-shuffled": "its control: nouns without gender or age, everything else as it was",
 }
+_SOURCES = (
+    Source(
+        name="stdlib",
+        what="source and documentation of the Python that is running; needs no download",
+        size="11 MB", origin="this machine", licence="PSF-2.0",
+    ),
+    Source(
+        name="shakespeare",
+        what="Shakespeare's plays, the corpus of char-rnn and nanoGPT; one document",
+        size="1.1 MB", origin="github.com/karpathy/char-rnn", licence="public domain",
+        url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ),
+    Source(
+        name="tinystories",
+        what="short stories in simple English written by GPT-4 (Eldan & Li 2023); digest pinned at the first fetch",
+        size="2.2 GB", origin="huggingface.co/datasets/roneneldan/TinyStories", licence="CDLA-Sharing-1.0",
+        url=f"{_HUGGINGFACE}/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-train.txt",
+        separator="<|endoftext|>",
+    ),
+    Source(
+        name="fineweb-edu",
+        what="educational web pages (Penedo et al. 2024), a file of the 10BT sample; digest pinned at the first fetch",
+        size="2.1 GB", origin="huggingface.co/datasets/HuggingFaceFW/fineweb-edu", licence="ODC-By-1.0",
+        url=f"{_HUGGINGFACE}/HuggingFaceFW/fineweb-edu/resolve/main/sample/10BT/000_00000.parquet",
+    ),
+    *(
+        Source(
+            name=name, what=what, size="11 MB", origin="this machine", licence="Apache-2.0",
+            separator=kingdom.SEPARATOR,
+            documents=functools.partial(kingdom.documents, kingdom.DOCUMENTS, shuffled=name != "kingdom"),
+        )
+        for name, what in _KINGDOMS.items()
+    ),
+)  # fmt: skip
+CORPORA: dict[str, Source] = {source.name: source for source in _SOURCES}
 """What `lm data list` shows."""
 
 
+class _Documents:
+    """Text that is read as documents any number of times."""
+
+    def documents(self) -> Iterator[str]:
+        """Whole documents, each in memory at once."""
+        return map("".join, readers.documents(self.pieces()))
+
+
 @dataclass(frozen=True)
-class Corpus:
-    """Files of text that can be read as documents any number of times. Nothing is kept in memory."""
+class Corpus(_Documents):
+    """Files of text. Nothing is kept in memory."""
 
     name: str
     files: tuple[Path, ...]
@@ -143,10 +116,6 @@ class Corpus:
             pieces = readers.read(file, separator=self.separator, text_field=self.text_field)
             yield from _all_or_nothing(pieces) if self.skip_binary else pieces
 
-    def documents(self) -> Iterator[str]:
-        """Whole documents, each in memory at once."""
-        return map("".join, readers.documents(self.pieces()))
-
     @property
     def size(self) -> int | None:
         """Bytes to read, or None where decompressing or parsing makes that another number than the text's."""
@@ -160,7 +129,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(_Documents):
     """A text in memory, read as a plain file that holds it would be."""
 
     name: str
@@ -170,10 +139,6 @@ class Text:
     def pieces(self) -> Iterator[Piece]:
         """(text, opens), as Corpus has them."""
         return readers.split(iter([well_formed(self.text)]), self.separator)
-
-    def documents(self) -> Iterator[str]:
-        """Whole documents."""
-        return map("".join, readers.documents(self.pieces()))
 
     @property
     def size(self) -> int:
@@ -200,15 +165,12 @@ def open_corpus(data: DataConfig, corpus: str | None = None) -> Corpus:
         return Corpus("stdlib", tuple(_stdlib_files()), skip_binary=True)
     if wanted in CORPORA:
         source = CORPORA[wanted]
-        if source.documents:
-            fetch(wanted)
-        require(
-            source.present,
-            f"corpus {wanted} is not on this machine; fetch its {source.size}: lm data prepare {wanted} --download",
-        )
-        return Corpus(wanted, tuple(source.files), source.separator)
-    require(finding.exists(wanted) or any(mark in wanted for mark in "/.*?[" + os.sep), _unknown(wanted))
-    return Corpus(wanted, tuple(finding.files_of_text(wanted, "data.corpus")), data.separator, data.text_field)
+        get = f"fetch its {source.size}: lm data prepare {wanted} --download"
+        require(source.present, f"corpus {wanted} is not on this machine; {get}")
+        return Corpus(wanted, (fetch(wanted),), source.separator)
+    is_path = os.path.exists(os.path.expanduser(wanted)) or any(mark in wanted for mark in "/.*?[" + os.sep)
+    require(is_path, _unknown(wanted))
+    return _files(data, wanted, "data.corpus")
 
 
 def open_text(data: DataConfig, path: str | os.PathLike, *, option: str = "--text") -> Corpus | Text:
@@ -219,9 +181,11 @@ def open_text(data: DataConfig, path: str | os.PathLike, *, option: str = "--tex
     """
     if str(path) == "-":
         return Text("standard input", readers.read_text("-"), data.separator)
-    return Corpus(
-        str(path), tuple(finding.files_of_text(str(path), option, any_name=True)), data.separator, data.text_field
-    )
+    return _files(data, str(path), option, any_name=True)
+
+
+def _files(data: DataConfig, path: str, option: str, **options) -> Corpus:
+    return Corpus(path, tuple(finding.files_of_text(path, option, **options)), data.separator, data.text_field)
 
 
 def _unknown(wanted: str) -> str:
@@ -258,76 +222,71 @@ def cache_folder() -> Path:
     return Path(home) / ".cache" / "lm"
 
 
-def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) -> list[Path]:
-    """Download (or write, where it is generated) a named corpus, unless it is there, and return its files.
+Progress = Callable[[int, int | None], None]
+"""progress(bytes so far, bytes in all or None)"""
 
-    progress(bytes so far, bytes in all or None) is called as the bytes arrive.
+
+def fetch(name: str, progress: Progress | None = None) -> Path | None:
+    """Download (or write, where it is generated) a named corpus, unless it is there, and return its file.
+
+    The standard library is there already, and is no single file: None.
+
+    progress: called as the bytes arrive.
     A file appears only when it is whole and its sha256 is right. Where the table knows no sha256, the first fetch's is
     written beside the file (.sha256) and every later fetch must give the same.
     Raises UserError without a network, for a wrong checksum, and for a folder that cannot be written.
     """
     require(name in CORPORA, _unknown(name))
     source = CORPORA[name]
-    if source.documents:
-        return [_generated(source)]
-    for download, file in zip(source.downloads, source.files, strict=True):
-        if not file.is_file():
-            _download(download, file, progress or (lambda done, total: None))
-    return source.files
-
-
-def _generated(source: Source) -> Path:
-    """The file of a corpus that is written here, from an earlier call where there was one."""
-    (file,) = source.files
+    file = source.file
+    if file is None or file.is_file():
+        return file
     try:
-        if not file.is_file():
-            with temporary_folder(file.parent) as temporary:
+        clear_abandoned(file.parent)
+        with temporary_folder(file.parent) as temporary:
+            if source.documents:
                 kingdom.write(temporary / file.name, source.documents())
-                os.replace(temporary / file.name, file)
+            else:
+                _download(source, temporary / file.name, progress or (lambda done, total: None))
+            os.replace(temporary / file.name, file)
     except OSError as error:
         raise UserError(f"{file} could not be written: {error}; set LM_CACHE to a folder with room") from error
     return file
 
 
-def _download(download: Download, file: Path, progress: Callable[[int, int | None], None]) -> None:
-    pin = file.with_name(file.name + ".sha256")
+class _Bar:
+    """What pooch takes for a bar of progress."""
+
+    def __init__(self, progress: Progress):
+        self.progress, self.done, self.total = progress, 0, 0
+
+    def update(self, size: int) -> None:
+        self.done += size
+        self.progress(min(self.done, self.total or self.done), self.total or None)
+
+    def reset(self) -> None:
+        """Pooch counts whole chunks, and corrects itself at the end where it knows the size."""
+        self.done = 0 if self.total else self.done
+
+    def close(self) -> None:
+        pass
+
+
+def _download(source: Source, target: Path, progress: Progress) -> None:
+    """Fetch a corpus to `target`, and check its digest."""
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("WARNING")
+    headers = {"User-Agent": "lm", "Accept-Encoding": "identity"}  # so that bytes are counted as they are kept
+    get = pooch.HTTPDownloader(progressbar=_Bar(progress), chunk_size=1 << 20, timeout=60, headers=headers)
     try:
-        clear_abandoned(file.parent)
-        with temporary_folder(file.parent) as temporary:
-            with open(temporary / file.name, "wb") as target:
-                sha256 = _stream(download.url, target, progress)
-            expected = download.sha256 or (pin.read_text().strip() if pin.is_file() else sha256)
-            digests = f"sha256 {sha256[:12]}…, expected {expected[:12]}…"
-            require(sha256 == expected, f"{download.url} has {digests}: it was changed or cut; try again")
-            with whole(pin) as note:
-                note.write(sha256 + "\n")
-            os.replace(temporary / file.name, file)
-    except urllib.error.URLError as error:
-        raise UserError(f"{download.url} could not be fetched ({error}); check the network and try again") from error
-    except OSError as error:
-        raise UserError(f"{file} could not be written: {error}; set LM_CACHE to a folder with room") from error
-
-
-def _stream(url: str, target, progress: Callable[[int, int | None], None]) -> str:
-    """Copy a URL to an open file and return its sha256. Raises URLError when it breaks off."""
-    digest, done = hashlib.sha256(), 0
-    request = urllib.request.Request(url, headers={"User-Agent": "lm"})
-    with urllib.request.urlopen(request, timeout=60) as response:
-        length = response.headers.get("Content-Length")
-        total = int(length) if length else None
-        while chunk := _receive(response):
-            target.write(chunk)
-            digest.update(chunk)
-            done += len(chunk)
-            progress(done, total)
-    if total is not None and done < total:
-        raise urllib.error.URLError(f"the connection broke off after {done:,} of {total:,} bytes")
-    return digest.hexdigest()
-
-
-def _receive(response) -> bytes:
-    """The next bytes; a failing network is told apart from a failing disk."""
-    try:
-        return response.read(1 << 20)
-    except (OSError, http.client.HTTPException) as error:
-        raise urllib.error.URLError(error) from error
+        pooch.retrieve(source.url, known_hash=None, fname=target.name, path=target.parent, downloader=get)
+    except requests.RequestException as error:
+        raise UserError(f"{source.url} could not be fetched ({error}); check the network and try again") from error
+    sha256, pin = pooch.file_hash(target), source.file.with_name(source.file.name + ".sha256")
+    expected = source.sha256 or (pin.read_text().strip() if pin.is_file() else sha256)
+    digests = f"sha256 {sha256[:12]}…, expected {expected[:12]}…"
+    require(sha256 == expected, f"{source.url} has {digests}: it was changed or cut; try again")
+    with whole(pin) as note:
+        note.write(sha256 + "\n")

@@ -10,12 +10,7 @@ from lm.data import readers
 from lm.errors import UserError, require, tell
 
 LeftOut = dict[str, list[Path]]
-"""By reason, what in a folder is not read."""
-
-
-def exists(wanted: str) -> bool:
-    """Whether there is anything at this path."""
-    return os.path.exists(os.path.expanduser(wanted))
+"""What in a folder is not read, by the reason."""
 
 
 def files_of_text(wanted: str, called: str, *, any_name: bool = False) -> list[Path]:
@@ -50,10 +45,7 @@ def _under(folder: Path, called: str) -> list[Path]:
     left: LeftOut = {}
     files = []
     for file in _walk(folder, left):
-        if readers.suffix(file):
-            files.append(file)
-        else:
-            left.setdefault("files of other kinds", []).append(file)
+        (files if readers.suffix(file) else left.setdefault("files of other kinds", [])).append(file)
     if left:
         tell(f"{called}: left out {', '.join(map(_counted, left, left.values()))}")
     return sorted(files, key=lambda file: file.relative_to(folder).parts)
@@ -75,14 +67,13 @@ def _recursive(pattern: Path) -> Iterator[Path]:
     start, rest = Path(*pattern.parts[:first]), pattern.parts[first:]
     if rest == ("**",):
         return iter([start] if start.is_dir() else [])
-    if rest[-1] == "**":
-        rest = rest[:-1]  # all that is below what the rest matches
-        return (path for path in _walk(start, {}, folders=True) if _fits(path.relative_to(start).parts, rest))
-    return (path for path in _walk(start, {}) if _fits(path.relative_to(start).parts, rest))
+    folders = rest[-1] == "**"
+    rest = rest[:-1] if folders else rest  # all that is below what the rest matches
+    return (path for path in _walk(start, {}, folders=folders) if _fits(path.relative_to(start).parts, rest))
 
 
 def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether the parts of a path match those of a glob, of which ** stands for any number of folders."""
+    """Whether the parts of a path match those of a glob, in which ** stands for any number of folders."""
     if not patterns:
         return not parts
     if patterns[0] == "**":
@@ -105,27 +96,18 @@ def _walk(start: Path, left: LeftOut, *, folders: bool = False) -> Iterator[Path
                 inner.clear()
                 continue
             entered.add(real)
-            paths = [Path(root, name) for name in sorted(inner + names)]
-            waiting += [path for path in paths if path.is_symlink() and path.is_dir() and not _hidden(path)]
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
-            for path in paths:
-                if why := _why_not(path):
-                    left.setdefault(why, []).append(path)
-                elif folders or not path.is_dir():
+            inner[:] = sorted(inner)
+            for path in [Path(root, name) for name in sorted(inner + names)]:
+                if path.name.startswith("."):
+                    left.setdefault("hidden", []).append(path)
+                elif not path.exists():
+                    left.setdefault("broken links", []).append(path)
+                elif not (path.is_file() or path.is_dir()):
+                    left.setdefault("pipes and devices", []).append(path)
+                elif folders or path.is_file():
                     yield path
-
-
-def _hidden(path: Path) -> bool:
-    return path.name.startswith(".")
-
-
-def _why_not(path: Path) -> str | None:
-    """What a thing in a folder is, where it is neither a file nor a folder to enter."""
-    if _hidden(path):
-        return "hidden"
-    if not path.exists():
-        return "broken links"
-    return None if path.is_file() or path.is_dir() else "pipes and devices"
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            waiting += [Path(root, name) for name in inner if os.path.islink(os.path.join(root, name))]
 
 
 def _counted(why: str, paths: list[Path]) -> str:

@@ -6,6 +6,7 @@ file of any size can be read, and almost every document is one piece.
 
 import codecs
 import contextlib
+import functools
 import gzip
 import io
 import itertools
@@ -55,10 +56,9 @@ def read(path: Path, *, separator: str, text_field: str) -> Iterator[Piece]:
     """
     kind = suffix(path)
     with _refusing(path):
-        if kind == ".parquet":
-            yield from _records(_parquet_texts(path, text_field))
-        elif kind == ".jsonl":
-            yield from _records(_jsonl_texts(path, text_field))
+        if kind in RECORDS:
+            texts = (_parquet_texts if kind == ".parquet" else _jsonl_texts)(path, text_field)
+            yield from itertools.chain.from_iterable(map(cut, texts))
         else:
             with open_bytes(path) as file:
                 yield from split(_characters(file, path), separator)
@@ -91,7 +91,7 @@ def documents(pieces: Iterable[Piece]) -> Iterator[Iterator[str]]:
 
 @contextlib.contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Tell what is wrong with a file that cannot be read."""
+    """Say what is wrong with a file that cannot be read."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
@@ -110,46 +110,46 @@ def open_bytes(path: Path) -> BinaryIO:
         case ".xz":
             return lzma.open(path)
         case ".zst":
-            return io.BufferedReader(_Zstd(path), CHUNK)
+            return io.BufferedReader(_Stream(_zstd_frames(path)), CHUNK)
         case _:
             return open(path, "rb")
 
 
-class _Zstd(io.RawIOBase):
+def _zstd_frames(path: Path) -> Iterator[bytes]:
     """A .zst file's bytes, frame after frame. (The package's own reader takes a truncated file for a whole one.)"""
+    import zstandard
 
-    def __init__(self, path: Path):
-        import zstandard
+    frame = None
+    with open(path, "rb") as file:
+        while packed := (frame.unused_data if frame and frame.eof else b"") or file.read(1 << 16):
+            if frame is None or frame.eof:
+                frame = zstandard.ZstdDecompressor().decompressobj()
+            try:
+                yield frame.decompress(packed)
+            except zstandard.ZstdError as error:
+                raise EOFError(str(error)) from error
+    if frame and not frame.eof:
+        raise EOFError("compressed file ended before its end marker")
 
-        self.library = zstandard
-        self.file = open(path, "rb")  # noqa: SIM115, closed in close()
-        self.frame, self.ready = None, memoryview(b"")
+
+class _Stream(io.RawIOBase):
+    """Bytes that arrive in chunks, as a file to read."""
+
+    def __init__(self, chunks: Iterator[bytes]):
+        self.chunks, self.ready = chunks, b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:
         while not self.ready:
-            between = self.frame is None or self.frame.eof
-            packed = (self.frame.unused_data if self.frame and between else b"") or self.file.read(1 << 16)
-            if not packed and between:
+            chunk = next(self.chunks, None)
+            if chunk is None:
                 return 0
-            if not packed:
-                raise EOFError("compressed file ended before its end marker")
-            if between:
-                self.frame = self.library.ZstdDecompressor().decompressobj()
-            try:
-                self.ready = memoryview(self.frame.decompress(packed))
-            except self.library.ZstdError as error:
-                raise EOFError(str(error)) from error
+            self.ready = memoryview(chunk)
         count = min(len(buffer), len(self.ready))
-        buffer[:count] = self.ready[:count]
-        self.ready = self.ready[count:]
+        buffer[:count], self.ready = self.ready[:count], self.ready[count:]
         return count
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
 
 
 # --- plain text ------------------------------------------------------------------------------------------------------
@@ -203,8 +203,10 @@ def split(chunks: Iterator[str], separator: str) -> Iterator[Piece]:
 
 
 def cut(text: str, opens: bool = True) -> Iterator[Piece]:
-    """A document, or the rest of one, in pieces. Nothing of a blank document: a document opens with a piece that is not
-    blank, which can be told without having seen its end."""
+    """A document, or the rest of one, in pieces; of a blank document none.
+
+    A document opens with a piece that is not blank, which can be told without having seen its end.
+    """
     for start in range(0, len(text), PIECE):
         piece = text[start : start + PIECE]
         if not (opens and piece.isspace()):
@@ -223,35 +225,28 @@ def _with_last(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
-def _records(texts: Iterator[str]) -> Iterator[Piece]:
-    return itertools.chain.from_iterable(map(cut, texts))
-
-
 def _jsonl_texts(path: Path, field: str) -> Iterator[str]:
     offset = 0
     with open_bytes(path) as file:
         for number in itertools.count(1):
-            line = file.readline(LINE + 1)
-            require(len(line) <= LINE, f"{path}, line {number} is longer than {LINE >> 20} MiB; is it JSON lines?")
+            line, where = file.readline(LINE + 1), f"{path}, line {number}"
+            require(len(line) <= LINE, f"{where} is longer than {LINE >> 20} MiB; is it JSON lines?")
             if not line:
                 return
-            where = f"{path}, line {number}"
             try:
-                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")) if line.strip() else None
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                record = json.loads(text) if line.strip() else {field: None}
             except UnicodeDecodeError as error:
                 raise UserError(f"{path} is not UTF-8 text: line {number}, offset {offset + error.start}") from error
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{where}: not JSON ({error})") from error
             offset += len(line)
-            if record is None:
-                continue
             require(isinstance(record, dict), f"{where}: expected a JSON object, got {line[:40]!r}")
-            text = _inside(record, field, where)
-            require(
-                text is None or isinstance(text, str),
-                f"{where}: field {field!r} is {type(text).__name__}, not text; set --data.text-field",
-            )
-            yield well_formed(text or "")
+            value = _inside(record, field, where)
+            kind = type(value).__name__
+            is_text = value is None or isinstance(value, str)
+            require(is_text, f"{where}: field {field!r} is {kind}, not text; set --data.text-field")
+            yield well_formed(value or "")
 
 
 def _inside(record: dict[str, Any], field: str, where: str) -> Any:
@@ -259,17 +254,11 @@ def _inside(record: dict[str, Any], field: str, where: str) -> Any:
     value: Any = record
     for name in [field] if field in record else field.split("."):
         if not isinstance(value, dict) or name not in value:
-            raise UserError(_no_field(where, field, _paths(record)))
+            nested = ([f"{outer}.{inner}" for inner in part] if isinstance(part, dict) and part else [outer]
+                      for outer, part in record.items())  # fmt: skip
+            raise UserError(_no_field(where, field, list(itertools.chain.from_iterable(nested))))
         value = value[name]
     return value
-
-
-def _paths(record: dict[str, Any]) -> list[str]:
-    """The fields of a record, those of a nested one by their path."""
-    names = []
-    for name, value in record.items():
-        names += [f"{name}.{inner}" for inner in value] if isinstance(value, dict) and value else [name]
-    return names
 
 
 def _no_field(where: Path | str, field: str, names: list[str]) -> str:
@@ -281,25 +270,28 @@ def _no_field(where: Path | str, field: str, names: list[str]) -> str:
 
 def _parquet_texts(path: Path, field: str) -> Iterator[str]:
     try:
-        import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
         raise UserError(f"{path}: reading parquet needs pyarrow: pip install -e '.[parquet]'") from error
-    row = 0
+    number = 0
     with _refusing_parquet(path), pyarrow.parquet.ParquetFile(path) as file:
-        parts = _column(path, file, field)
+        names = _names(path, file, field)
+        read = functools.partial(file.iter_batches, batch_size=256, columns=[".".join(names)])
         for group in range(file.num_row_groups):
-            for rows in file.iter_batches(batch_size=256, row_groups=[group], columns=[".".join(parts)]):
-                column = rows.column(parts[0])
-                for name in parts[1:]:
-                    column = pyarrow.compute.struct_field(column, name)
-                yield from (text or "" for text in _strings(column, path, row))
-                row += rows.num_rows
+            for value in itertools.chain.from_iterable(rows.column(0) for rows in read(row_groups=[group])):
+                number += 1
+                try:
+                    text = value.as_py()
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{path} is not UTF-8 text: row {number}, byte {error.start}") from error
+                for name in names[1:]:
+                    text = text and text[name]
+                yield text or ""
 
 
 @contextlib.contextmanager
 def _refusing_parquet(path: Path) -> Iterator[None]:
-    """Tell that a file is damaged, of which Arrow says so by errors of any kind."""
+    """Say that a file is damaged, which Arrow tells by errors of any kind."""
     try:
         yield
     except UserError:
@@ -309,28 +301,17 @@ def _refusing_parquet(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is not a parquet file, or is damaged: {said or type(error).__name__}") from error
 
 
-def _column(path: Path, file, field: str) -> list[str]:
+def _names(path: Path, file, field: str) -> list[str]:
     """The names that lead to a field of text: one, or a path into nested records."""
     from pyarrow import types
 
-    schema = file.schema_arrow
-    parts = [field] if field in schema.names else field.split(".")
-    kind, inside = None, schema
-    for name in parts:
-        index = inside.get_field_index(name) if inside is schema or types.is_struct(kind) else -1
+    schema = kind = file.schema_arrow
+    names = [field] if field in schema.names else field.split(".")
+    for name in names:
+        index = kind.get_field_index(name) if kind is schema or types.is_struct(kind) else -1
         require(index >= 0, _no_field(path, field, [file.schema.column(i).path for i in range(len(file.schema))]))
-        kind = inside.field(index).type
-        inside = kind
+        kind = kind.field(index).type
     kind = kind.value_type if types.is_dictionary(kind) else kind
     text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
     require(text, f"{path}: field {field!r} is {kind}, not text; set --data.text-field")
-    return parts
-
-
-def _strings(column, path: Path, row: int) -> Iterator[str | None]:
-    """The values of a column whose first is row `row` of its file."""
-    for index, value in enumerate(column):
-        try:
-            yield value.as_py()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text: row {row + index + 1}, byte {error.start}") from error
+    return names

@@ -5,7 +5,6 @@ several documents, each is preceded by the end-of-text token and the file ends w
 document starts from EOT and its end is predicted; a corpus of one document has none at all.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -18,7 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -53,11 +52,11 @@ class TokenFile:
     eot: int | None
     """The token before every document and at the end; None in a file of one document, which has none."""
     sha256: str
-    """Of the file."""
+    """Digest of the file."""
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """uint16 or uint32 [count], memory-mapped."""
+        """The tokens, uint16 or uint32 [count], memory-mapped."""
         return np.memmap(self.path, self.dtype, mode="r")
 
 
@@ -88,20 +87,17 @@ def prepare(data: DataConfig, *, cache: Path | None = None, report: Report | Non
     try:
         for folder in (cache / "tokens", cache / "scans", *(cache / "corpora").glob("*")):
             clear_abandoned(folder)
-        scan = _remembered_scan(corpus, 0.0 if other else data.validation, cache, report)
-        other_scan = _remembered_scan(other, 0.0, cache, report) if other else None
-        job = _Job(data, corpus, scan, other, other_scan, report)
-        folder = cache / "tokens" / f"{_slug(corpus.name)}-{job.key()[:16]}"
+        main = _scanned(corpus, 0.0 if other else data.validation, cache, report)
+        job = _Job(data, main, other and _scanned(other, 0.0, cache, report), report)
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(corpus.name).name).strip("-")[
+            :32
+        ]  # for people; the key is what counts
+        folder = cache / "tokens" / f"{slug or 'corpus'}-{job.key()[:16]}"
         return _open(folder) or _make(job, folder)
     except OSError as error:
         raise UserError(
             f"cannot keep tokens in {cache}: {error.strerror or error}; set LM_CACHE to a folder with room"
         ) from error
-
-
-def _slug(name: str) -> str:
-    """A short name for people who look into the cache; the key beside it is what counts."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name).strip("-")[:32] or "corpus"
 
 
 # --- scan: one reading that settles what the corpus holds and which part is held out ---------------------------------
@@ -113,6 +109,7 @@ class Scan:
     """What one reading of a corpus found."""
 
     sha256: str
+    """Digest of its documents, with 0xFF, which UTF-8 never contains, where each begins."""
     bytes: int
     characters: int
     documents: int
@@ -122,16 +119,15 @@ class Scan:
     """Characters before the validation set, when there is one document."""
 
 
-class _TextHash:
-    """sha256 of a stream of documents; 0xFF, which UTF-8 never contains, marks where each begins."""
+@dataclass(frozen=True)
+class _Scanned:
+    """A corpus and its scan."""
 
-    def __init__(self):
-        self.state = hashlib.sha256()
+    corpus: Corpus
+    scan: Scan
 
-    def update(self, encoded: bytes, opens: bool) -> None:
-        if opens:
-            self.state.update(b"\xff")
-        self.state.update(encoded)
+    def watched(self, stage: str, report: Report, digest=None) -> Iterator[tuple[str, bytes, bool]]:
+        return _watch(self.corpus, stage, self.scan.bytes, report, digest)
 
 
 def bucket(encoded: bytes) -> int:
@@ -140,48 +136,47 @@ def bucket(encoded: bytes) -> int:
 
 
 def hold_out(sizes: np.ndarray, fraction: float) -> tuple[int, ...]:
-    """Buckets to hold out, given the bytes in each: in order while they fit the fraction; at least one, never all."""
+    """Buckets to hold out of those with these bytes: in order while they fit the fraction; at least one, never all."""
     budget = fraction * float(sizes.sum())
-    chosen = []
-    for candidate in np.flatnonzero(sizes):
+    occupied, chosen = np.flatnonzero(sizes), []
+    for candidate in occupied:
         if sizes[candidate] <= budget:
             chosen.append(int(candidate))
             budget -= sizes[candidate]
-    if chosen:
-        return tuple(chosen)
-    occupied = np.flatnonzero(sizes)
-    return (int(occupied[sizes[occupied].argmin()]),)
+    return tuple(chosen) or (int(occupied[sizes[occupied].argmin()]),)
 
 
 def _scan(corpus: Corpus, fraction: float, report: Report) -> Scan:
-    text_hash, sizes = _TextHash(), np.zeros(BUCKETS, np.int64)
+    digest, sizes = hashlib.sha256(), np.zeros(BUCKETS, np.int64)
     characters = documents = place = 0
-    for text, encoded, opens in _watch(corpus.pieces(), "reading", None, report):
+    for text, encoded, opens in _watch(corpus, "reading", None, report, digest):
         if opens:
             documents += 1
             place = bucket(encoded)
-        text_hash.update(encoded, opens)
         sizes[place] += len(encoded)
         characters += len(text)
     require(documents > 0, f"data.corpus {corpus.name}: no text in it, only blank")
     held_out, cut = (), characters
     if fraction and documents > 1:
-        require(
-            np.count_nonzero(sizes) > 1,
-            f"data.corpus {corpus.name}: its {documents} documents are all the same; give a data.validation_corpus",
-        )
+        same = f"its {documents} documents are all the same; give a data.validation_corpus"
+        require(np.count_nonzero(sizes) > 1, f"data.corpus {corpus.name}: {same}")
         held_out = hold_out(sizes, fraction)
     elif fraction:
         require(characters > 1, f"data.corpus {corpus.name}: one character cannot be divided; give more text")
         cut = min(max(int(characters * (1 - fraction)), 1), characters - 1)
-    return Scan(text_hash.state.hexdigest(), int(sizes.sum()), characters, documents, held_out, cut)
+    found = dict(bytes=int(sizes.sum()), characters=characters, documents=documents, held_out=held_out, cut=cut)
+    return Scan(digest.hexdigest(), **found)
 
 
-def _watch(pieces: Iterable[Piece], stage: str, total: int | None, report: Report) -> Iterator[tuple[str, bytes, bool]]:
-    """Pieces with their UTF-8, reported every few megabytes and at the end."""
+def _watch(
+    corpus: Corpus, stage: str, total: int | None, report: Report, digest=None
+) -> Iterator[tuple[str, bytes, bool]]:
+    """A corpus's pieces with their UTF-8, which goes into the digest; reported every few megabytes and at the end."""
     done = reported = 0
-    for text, opens in pieces:
+    for text, opens in corpus.pieces():
         encoded = text.encode()
+        if digest:
+            digest.update(b"\xff" * opens + encoded)
         yield text, encoded, opens
         done += len(encoded)
         if done - reported >= 4_000_000:
@@ -190,23 +185,20 @@ def _watch(pieces: Iterable[Piece], stage: str, total: int | None, report: Repor
     report(stage, done, done)
 
 
-def _scan_path(corpus: Corpus, fraction: float, cache: Path) -> tuple[Path, bool]:
-    """Where the scan of these very files is remembered, and whether it may be: a file written within the last two
-    seconds could change once more under the same time stamp."""
+def _scanned(corpus: Corpus, fraction: float, cache: Path, report: Report) -> _Scanned:
+    """A corpus with its scan, from an earlier call when no file changed its size or time since.
+
+    A file written within the last two seconds could change once more under the same time stamp: of those nothing is
+    remembered.
+    """
     manifest = corpus.manifest()
     key = [VERSION, manifest, corpus.separator, corpus.text_field, fraction]
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    path = cache / "scans" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
     settled = time.time_ns() - max(changed for _, _, changed in manifest) > 2_000_000_000
-    return cache / "scans" / f"{name}.json", settled
-
-
-def _remembered_scan(corpus: Corpus, fraction: float, cache: Path, report: Report) -> Scan:
-    """The scan, from an earlier call when no file changed its size or time since."""
-    path, settled = _scan_path(corpus, fraction, cache)
     if settled:
         try:
             values = json.loads(path.read_text())
-            return Scan(**values | {"held_out": tuple(values["held_out"])})
+            return _Scanned(corpus, Scan(**values | {"held_out": tuple(values["held_out"])}))
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             pass  # not there, or damaged: read again
     scan = _scan(corpus, fraction, report)
@@ -214,7 +206,7 @@ def _remembered_scan(corpus: Corpus, fraction: float, cache: Path, report: Repor
         with temporary_folder(path.parent) as temporary:
             (temporary / path.name).write_text(json.dumps(asdict(scan)))
             os.replace(temporary / path.name, path)
-    return scan
+    return _Scanned(corpus, scan)
 
 
 # --- lay out ---------------------------------------------------------------------------------------------------------
@@ -224,13 +216,11 @@ def lay_out(tokenizer: Tokenizer, pieces: Iterable[Piece], *, end_of_text: bool)
     end_of_text: one stream in which an end-of-text token precedes every document; otherwise a stream for each document.
     A stream must be read before the next is asked for.
     """
-    documents = readers.documents(pieces)
+    encoded = (tokenizers.encode_pieces(tokenizer, document) for document in readers.documents(pieces))
     if not end_of_text:
-        yield from (tokenizers.encode_pieces(tokenizer, document) for document in documents)
-        return
+        return encoded
     opening = [np.array([tokenizer.eot_token], np.uint32)]
-    opened = (itertools.chain(opening, tokenizers.encode_pieces(tokenizer, document)) for document in documents)
-    yield itertools.chain.from_iterable(opened)
+    return iter([itertools.chain.from_iterable(itertools.chain(opening, document) for document in encoded)])
 
 
 # --- make ------------------------------------------------------------------------------------------------------------
@@ -239,30 +229,32 @@ class _Job:
     """What tokens are made of."""
 
     data: DataConfig
-    corpus: Corpus
-    scan: Scan
-    other: Corpus | None
-    """The validation corpus, where one is given."""
-    other_scan: Scan | None
+    main: _Scanned
+    other: _Scanned | None
+    """The validation corpus, where one is asked for."""
     report: Report
 
     def key(self) -> str:
+        """Digest of everything that decides the tokens."""
         data, name = self.data, self.data.tokenizer
         tokenizer = [name, data.vocab if name in ("words", "bpe") else None]
-        if name.endswith(".json") or "/" in name:
+        if tokenizers.is_path(name):
             tokenizer = tokenizers.digest(tokenizers.load(name))
-        validation = self.other_scan.sha256 if self.other_scan else data.validation
-        settings = [VERSION, self.scan.sha256, tokenizer, validation, data.separator, data.text_field]
+        validation = self.other.scan.sha256 if self.other else data.validation
+        settings = [VERSION, self.main.scan.sha256, tokenizer, validation, data.separator, data.text_field]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     def tokenizer(self) -> Tokenizer:
-        """Built from the training part alone; except that an alphabet covers the held-out text too, which could not be
-        written otherwise, and says no more about it than which characters occur."""
-        watched = _watch(self.corpus.pieces(), "tokenizer", self.scan.bytes, self.report)
+        """The tokenizer, built from the training part alone.
+
+        Except that an alphabet covers the held-out text too, which could not be written otherwise, and says no more
+        about it than which characters occur.
+        """
+        watched = self.main.watched("tokenizer", self.report)
         if self.data.tokenizer == "chars":
-            held_out = self.other.pieces() if self.other else ()
+            held_out = self.other.corpus.pieces() if self.other else ()
             return tokenizers.build(self.data, (part[0] for part in itertools.chain(watched, held_out)))
-        training = (text for held_out, _, text in _divide(watched, self.scan) if not held_out)
+        training = (text for held_out, _, text in _divide(watched, self.main.scan) if not held_out)
         return tokenizers.build(self.data, training)
 
 
@@ -278,55 +270,40 @@ def _divide(pieces: Iterable[tuple[str, bytes, bool]], scan: Scan) -> Iterator[t
             continue
         here = min(max(scan.cut - at, 0), len(text))
         at += len(text)
-        if here:
-            yield False, 0, text[:here]
-        if here < len(text):
-            yield True, 0, text[here:]
+        yield from ((held_out, 0, part) for held_out, part in ((False, text[:here]), (True, text[here:])) if part)
 
 
 class _Writer:
     """Writes a token file, document by document."""
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, end_of_text: bool):
-        self.tokenizer, self.eot = tokenizer, tokenizer.eot_token if end_of_text else None
+    def __init__(self, file: IO[bytes], tokenizer: Tokenizer, end_of_text: bool):
+        self.file, self.tokenizer = file, tokenizer
+        self.eot = [np.array([tokenizer.eot_token])] if end_of_text else []
         self.dtype = np.dtype(np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32)
-        self.file = open(path, "wb")  # noqa: SIM115, closed on leaving
         self.hash, self.count, self.bytes, self.documents = hashlib.sha256(), 0, 0, 0
 
     def document(self, texts: Iterable[str]) -> None:
+        """Write one document, which arrives in pieces."""
         self.documents += 1
-        self._end_of_text()
-        for tokens in tokenizers.encode_pieces(self.tokenizer, map(self._measured, texts)):
-            self._write(tokens)
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, *_) -> None:
-        with contextlib.suppress(OSError):  # a full disk refuses what is still buffered once more
-            self.file.close()
+        self._write(itertools.chain(self.eot, tokenizers.encode_pieces(self.tokenizer, texts)))
 
     def finish(self) -> dict[str, Any]:
         """The fields of the TokenFile but its path; the bytes are on the disk, not only on their way."""
-        self._end_of_text()
+        self._write(self.eot)
         self.file.flush()
         os.fsync(self.file.fileno())
-        fields = dict(count=self.count, bytes=self.bytes, documents=self.documents, eot=self.eot)
+        eot = self.tokenizer.eot_token if self.eot else None
+        fields = dict(count=self.count, bytes=self.bytes, documents=self.documents, eot=eot)
         return fields | {"dtype": self.dtype.name, "sha256": self.hash.hexdigest()}
 
-    def _measured(self, text: str) -> str:
-        self.bytes += len(text) if text.isascii() else len(text.encode())
-        return text
-
-    def _end_of_text(self) -> None:
-        if self.eot is not None:
-            self._write(np.array([self.eot]))
-
-    def _write(self, tokens: np.ndarray) -> None:
-        packed = tokens.astype(self.dtype).tobytes()
-        self.file.write(packed)
-        self.hash.update(packed)
-        self.count += len(tokens)
+    def _write(self, arrays: Iterable[np.ndarray]) -> None:
+        lengths_V = tokenizers.token_bytes(self.tokenizer)
+        for tokens in arrays:
+            packed = tokens.astype(self.dtype).tobytes()
+            self.file.write(packed)
+            self.hash.update(packed)
+            self.count += len(tokens)
+            self.bytes += int(lengths_V[tokens].sum())
 
 
 def _make(job: _Job, folder: Path) -> Prepared:
@@ -336,54 +313,42 @@ def _make(job: _Job, folder: Path) -> Prepared:
         made = temporary / "tokens"
         made.mkdir()
         _fill(job, tokenizer, made)
-        return _publish(made, folder)
+        try:
+            os.rename(made, folder)
+        except OSError:  # another process may have put its own there meanwhile
+            if there := _open(folder):  # made of the same text and settings, so the same
+                return there
+            os.rename(folder, temporary / "damaged")  # goes with the temporary folder
+            os.rename(made, folder)
+        return _open(folder)
 
 
 def _fill(job: _Job, tokenizer: Tokenizer, made: Path) -> None:
     """Write both token files, the tokenizer and the sidecar."""
-    with contextlib.ExitStack() as writers:
-        several = job.scan.documents > 1
-        train = writers.enter_context(_Writer(made / "train.bin", tokenizer, end_of_text=several))
-        several = job.other_scan.documents > 1 if job.other_scan else several
-        held = writers.enter_context(_Writer(made / "validation.bin", tokenizer, end_of_text=several))
-        same = _encode(job.corpus, job.scan, train, held, job.report)
+    with open(made / "train.bin", "wb") as train_file, open(made / "validation.bin", "wb") as validation_file:
+        train = _Writer(train_file, tokenizer, end_of_text=job.main.scan.documents > 1)
+        held = _Writer(validation_file, tokenizer, end_of_text=(job.other or job.main).scan.documents > 1)
+        unchanged = _encode(job.main, train, held, job.report)
         if job.other:
-            same &= _encode(job.other, job.other_scan, held, held, job.report)
-        if not same:
+            unchanged &= _encode(job.other, held, held, job.report)
+        if not unchanged:
             shutil.rmtree(made.parents[2] / "scans", ignore_errors=True)  # some file lies about its time
-            raise UserError(f"data.corpus {job.corpus.name} changed while it was being read; run again")
-        tokenizers.save(tokenizer, made / "tokenizer.json")
+            raise UserError(f"data.corpus {job.main.corpus.name} changed while it was being read; run again")
         sidecar = {"train": train.finish(), "validation": held.finish()}
-    digests = {"corpus": job.scan.sha256, "tokenizer": tokenizers.digest(tokenizer)}
+    tokenizers.save(tokenizer, made / "tokenizer.json")
+    digests = {"corpus": job.main.scan.sha256, "tokenizer": tokenizers.digest(tokenizer)}
     sidecar["hashes"] = digests | {"validation": sidecar["validation"]["sha256"]}
     with whole(made / "tokens.json") as file:
         json.dump(sidecar, file, indent=1)
 
 
-def _encode(corpus: Corpus, scan: Scan, train: _Writer, held: _Writer, report: Report) -> bool:
+def _encode(source: _Scanned, train: _Writer, held: _Writer, report: Report) -> bool:
     """Write every document to its side, in one reading of the corpus; whether the text was still the scanned one."""
-    text_hash = _TextHash()
-
-    def hashed():
-        for text, encoded, opens in _watch(corpus.pieces(), "tokens", scan.bytes, report):
-            text_hash.update(encoded, opens)
-            yield text, encoded, opens
-
-    for (held_out, _), document in itertools.groupby(_divide(hashed(), scan), key=itemgetter(0, 1)):
+    digest = hashlib.sha256()
+    divided = _divide(source.watched("tokens", report, digest), source.scan)
+    for (held_out, _), document in itertools.groupby(divided, key=itemgetter(0, 1)):
         (held if held_out else train).document(text for _, _, text in document)
-    return text_hash.state.hexdigest() == scan.sha256
-
-
-def _publish(made: Path, folder: Path) -> Prepared:
-    """Put a finished folder in its place, where another process may have put its own meanwhile."""
-    try:
-        os.rename(made, folder)
-    except OSError:
-        if there := _open(folder):  # made of the same text and settings, so the same
-            return there
-        os.rename(folder, made.with_name("damaged"))  # goes with the temporary folder
-        os.rename(made, folder)
-    return _open(folder)
+    return digest.hexdigest() == source.scan.sha256
 
 
 def _open(folder: Path) -> Prepared | None:
@@ -392,9 +357,8 @@ def _open(folder: Path) -> Prepared | None:
         sidecar = json.loads((folder / "tokens.json").read_text())
         parts = {}
         for part in ("train", "validation"):
-            path = folder / f"{part}.bin"
-            parts[part] = TokenFile(path=path, **sidecar[part])
-            if path.stat().st_size != parts[part].count * np.dtype(parts[part].dtype).itemsize:
+            file = parts[part] = TokenFile(path=folder / f"{part}.bin", **sidecar[part])
+            if file.path.stat().st_size != file.count * np.dtype(file.dtype).itemsize:
                 return None
         tokenizer, hashes = tokenizers.load(folder / "tokenizer.json"), sidecar["hashes"]
         same = tokenizers.digest(tokenizer) == hashes["tokenizer"]

@@ -1,7 +1,9 @@
 """Every kind of file reads as the same documents, in bounded pieces; what cannot be read is refused by name."""
 
+import functools
 import gzip
 import hashlib
+import http.server
 import itertools
 import json
 import lzma
@@ -9,6 +11,7 @@ import os
 import random
 import re
 import sysconfig
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -336,16 +339,35 @@ def test_damaged_zstd_is_refused(content, tmp_path):
 # --- fetching --------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def shakespeare(tmp_path, monkeypatch):
-    """The corpus `shakespeare` at a file: URL, with a sha256 that a test chooses."""
-    origin = tmp_path / "input.txt"
+    """The corpus `shakespeare` on a server of one's own, with a sha256 that a test chooses."""
+    origin = tmp_path / "served" / "input.txt"
+    origin.parent.mkdir()
     origin.write_bytes(b"First Citizen:\n")
+    handler = functools.partial(Quiet, directory=origin.parent)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
     def at(sha256):
-        download = corpora.Download(origin.as_uri(), sha256)
-        monkeypatch.setitem(CORPORA, "shakespeare", replace(CORPORA["shakespeare"], downloads=(download,)))
+        url = f"http://127.0.0.1:{server.server_port}/input.txt"
+        monkeypatch.setitem(CORPORA, "shakespeare", replace(CORPORA["shakespeare"], url=url, sha256=sha256))
         return origin
 
-    return at
+    yield at
+    server.shutdown()
+    server.server_close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files without a word; of one that is called cut it promises more than there is."""
+
+    def log_message(self, *_):
+        pass
+
+    def send_header(self, keyword, value):
+        if keyword == "Content-Length" and (Path(self.directory) / "cut").exists():
+            value = str(int(value) + 100)
+        super().send_header(keyword, value)
 
 
 def files_in(folder):
@@ -355,9 +377,9 @@ def files_in(folder):
 def test_fetch_checks_and_keeps_a_corpus(shakespeare):
     shakespeare(hashlib.sha256(b"First Citizen:\n").hexdigest())
     seen = []
-    files = corpora.fetch("shakespeare", lambda done, total: seen.append((done, total)))
+    file = corpora.fetch("shakespeare", lambda done, total: seen.append((done, total)))
     assert seen[-1] == (15, 15)
-    assert files == CORPORA["shakespeare"].files
+    assert file == CORPORA["shakespeare"].file
     assert documents("shakespeare") == ["First Citizen:\n"]
 
 
@@ -370,7 +392,7 @@ def test_a_wrong_checksum_leaves_nothing(shakespeare):
 
 def test_without_a_known_checksum_the_first_fetch_sets_it(shakespeare):
     origin = shakespeare(None)
-    (file,) = corpora.fetch("shakespeare")
+    file = corpora.fetch("shakespeare")
     file.unlink()
     origin.write_bytes(b"Second Citizen:\n")
     with pytest.raises(UserError, match="it was changed or cut"):
@@ -383,6 +405,17 @@ def test_an_unreachable_source_says_so(shakespeare):
     with pytest.raises(UserError, match=r"could not be fetched .*check the network"):
         corpora.fetch("shakespeare")
     assert files_in(corpora.cache_folder()) == []
+
+
+def test_a_connection_that_breaks_off_says_so(shakespeare):
+    """And leaves nothing; a server that is not there says the same."""
+    (shakespeare(None).parent / "cut").touch()
+    with pytest.raises(UserError, match=r"could not be fetched .*check the network"):
+        corpora.fetch("shakespeare")
+    assert files_in(corpora.cache_folder()) == []
+    CORPORA["shakespeare"] = replace(CORPORA["shakespeare"], url="http://127.0.0.1:9/input.txt")  # put back at the end
+    with pytest.raises(UserError, match=r"127.0.0.1.*could not be fetched .*check the network"):
+        corpora.fetch("shakespeare")
 
 
 def test_where_the_cache_is(monkeypatch):

@@ -264,7 +264,7 @@ def test_the_named_corpora_are_written_once(tmp_path, monkeypatch):
         assert source.present  # without a download
         for _ in range(2):
             assert list(open_corpus(DataConfig(corpus=name)).documents()) == list(kingdom.documents(20, 0, shuffled))
-        assert corpora.fetch(name) == source.files
+        assert corpora.fetch(name) == source.file
     assert made == [20, 20]
     assert len([file for file in tmp_path.rglob("*") if file.is_file()]) == 2
 

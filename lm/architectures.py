@@ -1,0 +1,256 @@
+"""Shapes of models: what every architecture's configuration has, lm's own, and the decorator that adds another.
+
+Nothing here imports JAX: reading a configuration, printing help and refusing a typo are instant.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Literal
+
+from lm import limits
+from lm.errors import require
+from lm.typed import check_types
+
+ARCHITECTURES: dict[str, type["ModelBase"]] = {}
+"""Configuration classes by the name of their architecture."""
+
+
+class ModelBase:
+    """What training, data and evaluation read of any model's configuration.
+
+    An architecture's configuration is a frozen dataclass that derives from this and has at least the fields `layers`
+    (L), `width` (D), `context` (T) and `vocab` (None takes the tokenizer's). The values below hold where it has no
+    field of that name.
+    """
+
+    architecture: str = ""
+    """The name in ARCHITECTURES, given by `register`."""
+    architecture_file: str | None = None
+    """The name of the config file that defines the architecture; None for one of a package."""
+    vocab_multiple = 1
+    dtype = "auto"
+    dropout = 0.0
+    base_width = base_head_width = base_layers = None
+
+    def __post_init__(self):
+        check_types(self, "model.")
+        if self.vocab is not None:
+            require_narrow({"vocabulary": self.V})
+
+    @property
+    def V(self) -> int:
+        """The vocabulary, padded to a multiple of `vocab_multiple`."""
+        require(self.vocab is not None, "model.vocab is not known yet: set it, or give a tokenizer")
+        return self.vocab_multiple * math.ceil(self.vocab / self.vocab_multiple)
+
+
+def require_narrow(axes: dict[str, int]) -> None:
+    """Refuse axes, named with their widths, that are too wide for 32-bit indices."""
+    for name, width in axes.items():
+        too_wide = f"model: the {name} axis would be {width:,} wide; must be below 2^31: lower its parts"
+        require(width in limits.COUNT, too_wide)
+
+
+def register(architecture: str) -> Callable[[type], type]:
+    """Decorate a configuration class with the name of its architecture, which the records of its runs carry.
+
+    Raises UserError for a class that is no frozen dataclass deriving from ModelBase, lacks a field that every model
+    has, or takes the name of one of lm's own architectures.
+    """
+
+    def decorate(kind: type) -> type:
+        is_config = isinstance(kind, type) and issubclass(kind, ModelBase) and is_dataclass(kind)
+        require(is_config and kind.__dataclass_params__.frozen, f"{kind}: must be a frozen dataclass, and a ModelBase")
+        lacking = {"layers", "width", "context", "vocab"} - {f.name for f in fields(kind)}
+        require(not lacking, f"{kind.__name__}: every model has the field {', '.join(sorted(lacking))}")
+        known = ARCHITECTURES.get(architecture)
+        taken = known is not None and known.__module__ == __name__ != kind.__module__
+        require(not taken, f"architecture {architecture!r}: lm has one of this name; choose another")
+        kind.architecture = architecture
+        ARCHITECTURES[architecture] = kind
+        return kind
+
+    return decorate
+
+
+@register("transformer")
+@dataclass(frozen=True)
+class ModelConfig(ModelBase):
+    """Shape of a decoder-only transformer. Axis letters are those of the glossary in the README."""
+
+    layers: limits.Count = 4
+    """L, number of blocks."""
+    width: limits.Count = 128
+    """D, width of the residual stream."""
+    heads: limits.Count = 4
+    """N, query heads."""
+    kv_heads: limits.MaybeCount = None
+    """K, key/value heads: None is N (multi-head), 1 is multi-query, between is grouped-query."""
+    head_width: limits.MaybeCount = None
+    """H, width of one head; None is D / N."""
+    feedforward: limits.MaybeCount = None
+    """F, feed-forward width; None is 4 D, or 8/3 D rounded up to a multiple of 8 for swiglu."""
+    context: limits.Count = 256
+    """T, tokens in a training sequence and the longest the model reads at once."""
+    vocab: limits.MaybeCount = None
+    """Vocabulary entries; None takes the tokenizer's."""
+    vocab_multiple: limits.Count = 8
+    """V is the vocabulary padded to a multiple of this; padding is never predicted."""
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    """Normalisation before attention, before the feed-forward layer and before the head."""
+    norm_epsilon: limits.Positive = 1e-5
+    """Added to the variance inside every norm."""
+    bias: bool = False
+    """Biases in projections and layer norms (GPT-2 has them)."""
+    positions: Literal["rotary", "learned", "sinusoidal", "none"] = "rotary"
+    """How tokens know their place."""
+    rotary_base: limits.Positive = 10_000.0
+    """Longest rotary wavelength, in units of 2 pi tokens."""
+    activation: Literal["gelu", "gelu_exact", "relu", "relu2", "swiglu"] = "relu2"
+    """Feed-forward nonlinearity; gelu is the tanh form, gelu_exact the erf form, relu2 is relu squared."""
+    window: limits.MaybeCount = None
+    """Tokens a position attends to, itself included (sliding window); None is all before it."""
+    global_every: limits.MaybeCount = None
+    """With a window: every n-th layer attends to everything."""
+    qk_norm: bool = True
+    """RMS-normalise queries and keys per head."""
+    value_residual: bool = False
+    """Mix each layer's values with the first layer's, in learned proportions."""
+    tied: bool = False
+    """Use the embedding as the output head."""
+    embedding_norm: bool = False
+    """RMS-normalise the embedding before the first block."""
+    logit_softcap: limits.MaybePositive = None
+    """Squash logits to (-c, c) by c tanh(x / c)."""
+    dropout: limits.BelowOne = 0.0
+    """Probability of zeroing, on the embedding and on what each half-block adds."""
+    zero_init: bool = True
+    """Start output projections, and an untied head, at zero."""
+    remat: bool = False
+    """Recompute each block's activations in the backward pass: less memory, about a third more FLOPs."""
+    unroll: limits.MaybeCount = None
+    """Blocks written out per iteration of the scan over layers: more is faster to run, slower to compile. None: all of
+    up to 8 on a CPU, else one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute dtype of matrix products; auto is bfloat16 on accelerators and float32 on CPU."""
+    base_width: limits.MaybeCount = None
+    """Width at which rates, decay and Adam's epsilon were chosen: CompleteP (lm/model/parametrization.py) carries them
+    over to this one. None: nothing is scaled with the width."""
+    base_head_width: limits.MaybeCount = None
+    """H at the base width, where heads widen with the model; None where a wider model has more of them instead."""
+    base_layers: limits.MaybeCount = None
+    """Layers at which they were chosen; None: nothing is scaled with the depth."""
+    attention: Literal["auto", "plain", "cudnn"] = "auto"
+    """How whole sequences attend: plain (XLA, by blocks of queries), cudnn (its fused kernel, on NVIDIA GPUs, in
+    bfloat16, without a window or packed documents), or auto: cudnn where it can be and pays."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            self.head_width is not None or self.width % self.heads == 0,
+            f"model.width {self.width} is not a multiple of model.heads {self.heads}; change one, or head_width",
+        )
+        require(
+            self.heads % self.K == 0,
+            f"model.heads {self.heads} is not a multiple of model.kv_heads {self.K}: each key head serves equally many",
+        )
+        require(
+            self.width != self.base_width or self.base_head_width in (None, self.H),
+            f"model.base_head_width {self.base_head_width}: at the base width heads are {self.H} wide",
+        )
+        require(
+            self.positions != "rotary" or self.H % 2 == 0,
+            f"model.head_width {self.H} is odd: rotary positions rotate pairs; use an even head width",
+        )
+        require(
+            self.global_every is None or self.window is not None,
+            f"model.global_every {self.global_every} needs model.window: without a window every layer is global",
+        )
+        require_narrow({"query, key and value": (self.heads + 2 * self.K) * self.H, "feed-forward": self.F})
+
+    @property
+    def K(self) -> int:
+        return self.kv_heads or self.heads
+
+    @property
+    def H(self) -> int:
+        return self.head_width or self.width // self.heads
+
+    @property
+    def F(self) -> int:
+        if self.feedforward:
+            return self.feedforward
+        return 8 * math.ceil(self.width / 3) if self.activation == "swiglu" else 4 * self.width
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Each layer's attention window; None is unlimited."""
+        every = self.global_every
+        return tuple(None if every and (layer + 1) % every == 0 else self.window for layer in range(self.layers))
+
+    @property
+    def layers_by_window(self) -> dict[int | None, int]:
+        """How many layers have each window, without a list of them all."""
+        unlimited = self.layers // self.global_every if self.global_every else 0
+        return {None: unlimited, self.window: self.layers - unlimited}
+
+    @classmethod
+    def gpt2(cls, size: str = "124M", **changes) -> "ModelConfig":
+        """GPT-2 (Radford et al. 2019): 124M, 350M, 774M or 1558M; `changes` replace fields."""
+        shapes = {"124M": (12, 768, 12), "350M": (24, 1024, 16), "774M": (36, 1280, 20), "1558M": (48, 1600, 25)}
+        require(size in shapes, f"GPT-2 {size!r}: no such size; one of {', '.join(shapes)}")
+        layers, width, heads = shapes[size]
+        gpt2 = dict(
+            layers=layers, width=width, heads=heads, context=1024, vocab=50257, vocab_multiple=64, norm="layernorm",
+            bias=True, positions="learned", activation="gelu", qk_norm=False, tied=True, zero_init=False,
+        )  # fmt: skip
+        return cls(**(gpt2 | changes))
+
+    @classmethod
+    def llama(cls, size: str = "15M", **changes) -> "ModelConfig":
+        """Llama shapes: 15M, 42M and 110M (llama2.c's), 1B (Llama 3.2's); `changes` replace fields."""
+        small = dict(context=1024, vocab=32000, tied=True)
+        shapes = {
+            "15M": dict(layers=6, width=288, heads=6, feedforward=768, **small | {"context": 256}),
+            "42M": dict(layers=8, width=512, heads=8, feedforward=1376, **small),
+            "110M": dict(layers=12, width=768, heads=12, feedforward=2048, **small),
+            "1B": dict(
+                layers=16, width=2048, heads=32, kv_heads=8, feedforward=8192, context=2048, vocab=128256, tied=True,
+                rotary_base=500_000.0,
+            ),
+        }  # fmt: skip
+        require(size in shapes, f"Llama {size!r}: no such size; one of {', '.join(shapes)}")
+        llama = dict(norm="rmsnorm", positions="rotary", activation="swiglu", qk_norm=False, zero_init=False)
+        return cls(**(llama | shapes[size] | changes))
+
+
+@register("recurrent")
+@dataclass(frozen=True)
+class RecurrentConfig(ModelBase):
+    """Shape of a recurrent language model: an embedding, layers of cells, a head; all D wide."""
+
+    layers: limits.Count = 1
+    """L, number of recurrent layers."""
+    width: limits.Count = 128
+    """D, width of the embedding and of every layer's state."""
+    cell: Literal["lstm", "rnn"] = "lstm"
+    """lstm: long short-term memory (Hochreiter & Schmidhuber 1997); rnn: tanh of input and state (Elman 1990)."""
+    context: limits.Count = 256
+    """T, tokens in a training sequence; generation carries its state further."""
+    vocab: limits.MaybeCount = None
+    """Vocabulary entries; None takes the tokenizer's."""
+    vocab_multiple: limits.Count = 8
+    """V is the vocabulary padded to a multiple of this; padding is never predicted."""
+    bias: bool = True
+    """Biases in the cells."""
+    tied: bool = False
+    """Use the embedding as the output head."""
+    dropout: limits.BelowOne = 0.0
+    """Probability of zeroing, on the embedding and on what each layer gives to the next."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute dtype of matrix products; auto is bfloat16 on accelerators and float32 on CPU."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_narrow({"gates": (4 if self.cell == "lstm" else 1) * self.width})
