@@ -7,7 +7,7 @@ sharing a key head), M tokens of a batch in one axis (B T), C pieces that a long
 the columns of a matrix, the tokens of a loss).
 """
 
-from lm.model import transformer
-from lm.model.api import Inputs, LanguageModel, build, register
+from lm.model import recurrent, transformer
+from lm.model.api import Inputs, LanguageModel, build, implements
 
-__all__ = ["Inputs", "LanguageModel", "build", "register", "transformer"]
+__all__ = ["Inputs", "LanguageModel", "build", "implements", "recurrent", "transformer"]

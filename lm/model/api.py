@@ -1,6 +1,6 @@
 """What a language model is to everything outside this room: pure functions of its parameters.
 
-An architecture is a configuration (a frozen dataclass) and a Flax NNX module that computes. `register` joins the two,
+An architecture is a configuration (a frozen dataclass) and a Flax NNX module that computes. `implements` joins the two,
 `build(config)` gives the LanguageModel, and that is all that training, evaluation, sampling, sweeps and probes know.
 """
 
@@ -71,7 +71,7 @@ class Architecture(Protocol):
 _ARCHITECTURES: dict[type, type[Architecture]] = {}
 
 
-def register(config: type) -> Callable[[type], type]:
+def implements(config: type) -> Callable[[type], type]:
     """Say of a module's class that it computes the models of this type of configuration."""
 
     def join(architecture: type) -> type:

@@ -12,6 +12,7 @@ from flax import nnx
 
 from lm.config import ModelConfig
 from lm.model.cost import Cost, rms_operations
+from lm.model.kernels import times_transposed
 from lm.model.parametrization import branch_factor, output_scale
 from lm.model.taps import Taps
 
@@ -94,6 +95,30 @@ def sinusoids(positions_BT: jax.Array, width: int) -> jax.Array:
     angles = positions_BT[..., None].astype(jnp.float32) * 10_000.0 ** (-even / width)
     pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return pairs.reshape(*positions_BT.shape, -1)[..., :width]
+
+
+def vocabulary_logits(
+    h_BTD: jax.Array, table_VD: nnx.Param, head_DV: nnx.Param | None, vocab: int, *, softcap: float | None = None
+) -> jax.Array:
+    """[..., V] float32 logits by the head, or by the table of embeddings where that is the head too.
+
+    Entries from `vocab` on are padding, and can never be predicted. softcap: squash to (-c, c) by c tanh(x / c).
+    """
+    h_MD = h_BTD.reshape(-1, h_BTD.shape[-1])
+    if head_DV is None:
+        logits_MV = times_transposed(h_MD, table_VD[...].astype(h_MD.dtype))
+    else:
+        logits_MV = project(h_MD, head_DV[...])
+    logits_BTV = logits_MV.astype(jnp.float32).reshape(*h_BTD.shape[:-1], -1)
+    if softcap is not None:
+        logits_BTV = softcap * jnp.tanh(logits_BTV / softcap)
+    V = logits_BTV.shape[-1]
+    return logits_BTV if vocab == V else jnp.where(jnp.arange(V) < vocab, logits_BTV, -1e30)
+
+
+def loss_operations(c) -> int:
+    """Elementwise operations of a token's loss: log-softmax over V, the padding's mask, and the target's entry."""
+    return c.V * (4 + (c.V != c.vocab)) + 3
 
 
 ACTIVATIONS = {

@@ -7,12 +7,22 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm.config import ModelConfig
-from lm.model.api import Inputs, register
+from lm.model.api import Inputs, implements
 from lm.model.attention import Attention
 from lm.model.cache import KVCache, Past
 from lm.model.cost import Cost, Pairs, rms_operations
-from lm.model.kernels import over_layers, times_transposed
-from lm.model.layers import FeedForward, Norm, compute_dtype, dropout, project, rms_normalise, scaled, sinusoids
+from lm.model.kernels import over_layers
+from lm.model.layers import (
+    FeedForward,
+    Norm,
+    compute_dtype,
+    dropout,
+    loss_operations,
+    rms_normalise,
+    scaled,
+    sinusoids,
+    vocabulary_logits,
+)
 from lm.model.mask import Mask, Places
 from lm.model.parametrization import embedding_scale, logit_factor
 from lm.model.taps import Tap, Taps
@@ -67,7 +77,7 @@ class Block(nnx.Module):
         return dataclasses.replace(cost, kept=D) if c.remat else cost
 
 
-@register(ModelConfig)
+@implements(ModelConfig)
 class Transformer(nnx.Module):
     """Tokens to logits. `blocks` holds every layer's parameters stacked along L, run by one scan."""
 
@@ -92,7 +102,7 @@ class Transformer(nnx.Module):
     @staticmethod
     def cost(c: ModelConfig, T: int, pairs: Pairs) -> Cost:
         D, V = c.width, c.V
-        loss = V * (4 + 3 * (c.logit_softcap is not None) + (c.V != c.vocab)) + 3
+        loss = loss_operations(c) + 3 * V * (c.logit_softcap is not None)
         embedding = D * (c.positions in ("learned", "sinusoidal")) + rms_operations(D) * c.embedding_norm
         dropout, norm = 2 * D * (c.dropout > 0), Norm.operations(c, D, c.norm)
         ends = {"embedding": embedding, "norms": norm, "dropout": dropout, "loss": loss}
@@ -142,18 +152,9 @@ class Transformer(nnx.Module):
 
     def logits(self, h_BTD: jax.Array, taps: Taps) -> jax.Array:
         """[..., V] float32 logits; the padded entries of the vocabulary can never be predicted."""
-        c = self.c
-        flat = scaled(h_BTD, logit_factor(c)).reshape(-1, c.width)
-        if c.tied:
-            logits = times_transposed(flat, self.embedding[...].astype(flat.dtype))
-        else:
-            logits = project(flat, self.head[...])
-        logits = logits.astype(jnp.float32).reshape(*h_BTD.shape[:-1], c.V)
-        if c.logit_softcap is not None:
-            logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
-        if c.V != c.vocab:
-            logits = jnp.where(jnp.arange(c.V) < c.vocab, logits, -1e30)
-        return taps("logits", logits)
+        h_BTD, table, cap = scaled(h_BTD, logit_factor(self.c)), self.embedding, self.c.logit_softcap
+        logits_BTV = vocabulary_logits(h_BTD, table, self.head, self.c.vocab, softcap=cap)
+        return taps("logits", logits_BTV)
 
     def _embed(self, tokens_BT, positions_BT):
         c = self.c

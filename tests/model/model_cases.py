@@ -1,9 +1,12 @@
 """Small models and plain ways to run them, shared by the tests of the model."""
 
 import functools
+import importlib
+import os
 
 import jax
 import numpy as np
+import pytest
 
 from lm.config import ModelConfig
 from lm.model.api import Inputs, build
@@ -73,3 +76,10 @@ def loss_and_gradient(c: ModelConfig):
         return -picked.mean()
 
     return jax.jit(jax.value_and_grad(loss))
+
+
+def library(name):
+    """The module; without it the test is skipped, but fails where LM_REQUIRE_PARITY=1 demands it."""
+    if os.environ.get("LM_REQUIRE_PARITY") == "1":
+        return importlib.import_module(name)
+    return pytest.importorskip(name)

@@ -1,27 +1,17 @@
 """The same weights give the same logits, gradients and cached decoding as in `transformers`, a library of its own."""
 
 import functools
-import importlib
-import os
 
 import jax
 import numpy as np
 import pytest
 from close import assert_close
-from model_cases import forward, loss_and_gradient, some_tokens
+from model_cases import forward, library, loss_and_gradient, some_tokens
 
 from lm.config import ModelConfig
 from lm.errors import UserError
 from lm.model.api import Inputs, build
 from lm.model.pretrained import from_gpt2, from_llama
-
-
-def library(name):
-    """The module; without it the test is skipped, but fails where LM_REQUIRE_PARITY=1 demands it."""
-    if os.environ.get("LM_REQUIRE_PARITY") == "1":
-        return importlib.import_module(name)
-    return pytest.importorskip(name)
-
 
 B, T = 3, 12
 SHAPE = dict(layers=2, width=32, heads=4, context=T, vocab=61, dtype="float32")

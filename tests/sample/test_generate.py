@@ -8,9 +8,9 @@ import pytest
 from sample_cases import ALPHABET, Letters, little
 
 from lm.errors import UserError
+from lm.model.api import LanguageModel
 from lm.sample import generate as module
 from lm.sample.decoding import decode, prefill
-from lm.model.api import LanguageModel
 from lm.sample.generate import Generator, Sample, generate
 from lm.sample.samplers import Sampler
 from lm.tokenizer import ByteTokenizer
