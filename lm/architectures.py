@@ -171,14 +171,17 @@ class ModelConfig(ModelBase):
 
     @property
     def K(self) -> int:
+        """Key/value heads."""
         return self.kv_heads or self.heads
 
     @property
     def H(self) -> int:
+        """Width of one head."""
         return self.head_width or self.width // self.heads
 
     @property
     def F(self) -> int:
+        """Feed-forward width."""
         if self.feedforward:
             return self.feedforward
         return 8 * math.ceil(self.width / 3) if self.activation == "swiglu" else 4 * self.width

@@ -21,7 +21,7 @@ _KEPT: dict[tuple[str, bytes], tuple[dict[str, Any], dict[str, type]]] = {}
 """The variables and architectures of config files that define some, by path and content: a class is made once."""
 
 
-class Unknown(UserError):
+class UnknownArchitecture(UserError):
     """An architecture is not known here, and its config file is not where config files are."""
 
 
@@ -64,20 +64,22 @@ def architecture(name: str, file: str | None) -> type[ModelBase]:
     """The configuration class that a run's record names.
 
     file: the config file that defines it, looked for by its name in `config_folders` (never where the record lies);
-    None for an architecture of a package. Raises UserError for a name that nothing registers, and Unknown where the
+    None for an architecture of a package. Raises UserError for a name that nothing registers, and UnknownArchitecture where the
     file is missing.
     """
     known = ARCHITECTURES.get(name)
     if known is not None and known.architecture_file == file:
         return known
     if file is None:
-        raise Unknown(f"architecture {shown(name)} is not registered{nearest(str(name), ARCHITECTURES)}")
+        raise UnknownArchitecture(f"architecture {shown(name)} is not registered{nearest(str(name), ARCHITECTURES)}")
     require(Path(file).name == file and file.endswith(".py"), f"architecture_file {shown(file)}: not a config's name")
     folders = config_folders()
     path = next((folder / file for folder in folders if (folder / file).is_file()), None)
     if path is None:
         where = " or ".join(str(folder) for folder in folders)
-        raise Unknown(f"its architecture {name} is defined in {file}, which is not in {where}; put it into ./configs")
+        raise UnknownArchitecture(
+            f"its architecture {name} is defined in {file}, which is not in {where}; put it into ./configs"
+        )
     _run(path)
     known = ARCHITECTURES.get(name)
     require(known is not None and known.architecture_file == file, f"{path} registers no architecture {shown(name)}")

@@ -61,6 +61,7 @@ class Span:
     positive: bool = True
 
     def check(self, value: Duration, name: str, *, optional: bool = False) -> None:
+        """Raise UserError for a duration that the setting may not be."""
         amount, unit = parse_duration(value, name)
         require(amount > 0 or not self.positive, f"{name} {shown(value)}: must be positive")
         most, power = (2**31, 31) if unit == "steps" else (2**63, 63)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lm import settings
 from lm.config import Experiment, Steps
-from lm.config_files import Unknown
+from lm.config_files import UnknownArchitecture
 from lm.errors import UserError, require, tell
 
 RUNS = Path("runs")
@@ -32,7 +32,7 @@ def read_experiment(file: Path) -> tuple[dict[str, Any], Experiment]:
         experiment = settings.from_dict(record["experiment"])
         lengths = dataclasses.astuple(Steps(**record["steps"]))
         require(all(type(length) is int and length >= 0 for length in lengths), "its steps are no whole numbers")
-    except Unknown as error:
+    except UnknownArchitecture as error:
         raise UserError(f"{file}: {error}") from error
     except KeyError as error:
         raise UserError(f"{file} is damaged: it has no {error}") from error

@@ -47,9 +47,14 @@ class Tokenizer(Protocol):
     n_vocab: int
     eot_token: int
 
-    def encode_ordinary(self, text: str) -> list[int]: ...
-    def decode(self, tokens: Iterable[int]) -> str: ...
-    def decode_bytes(self, tokens: Iterable[int]) -> bytes: ...
+    def encode_ordinary(self, text: str) -> list[int]:
+        """The tokens of a text, in which nothing is special."""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of tokens; bytes that are not UTF-8 become U+FFFD."""
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """The bytes of tokens."""
 
 
 class ByteTokenizer:

@@ -272,7 +272,10 @@ def test_runs_of_several_architectures_are_listed_and_compared(gated, lm):
     for name, e in {"g": load_experiment("gated"), "r": Experiment(model=RecurrentConfig()), "t": Experiment()}.items():
         record(e, gated / "runs" / name)
     runs = listed(gated / "runs")
-    named = lambda chosen: [one.run.path.name for one in chosen]  # noqa: E731
+
+    def named(chosen):
+        return [one.run.path.name for one in chosen]
+
     assert named(where(runs, ["model.kernel=3"])) == ["g"] and named(where(runs, ["model.heads=4"])) == ["t"]
     assert named(where(runs, ["model.architecture!=transformer"])) == ["g", "r"]
     assert named(ordered(runs, "model.heads")) == ["t", "g", "r"]

@@ -1,6 +1,7 @@
 """What every setting may be: a list of all of them with their ranges, and any value at all for each."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -109,9 +110,12 @@ def test_the_ends_of_each_range(name):
         with pytest.raises(UserError) as made:
             with_setting(name, value)
         assert str(made.value).startswith(name)
-        for read in (lambda v=value: replace(Experiment(), {name: v}), lambda v=value: from_dict(nested(name, v))):
+        for read, argument in (
+            (functools.partial(replace, Experiment()), {name: value}),
+            (from_dict, nested(name, value)),
+        ):
             with pytest.raises(UserError) as again:
-                read()
+                read(argument)
             assert str(again.value) == str(made.value)
 
 

@@ -65,7 +65,10 @@ def test_rows_say_what_runs_are_and_how_far_they_came(runs, lm):
 def test_states(runs):
     """Running while its lock is held, and again what it was when that is let go; diverged as its records say."""
     make(runs / "wild", made=0, diverged=True)
-    states = lambda: [one.row["state"] for one in listed(runs)]  # noqa: E731
+
+    def states():
+        return [one.row["state"] for one in listed(runs)]
+
     assert states() == ["finished", "stopped", "finished", "finished", "diverged"]
     with (runs / "b" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -104,7 +107,10 @@ def test_the_table_fits_the_terminal(runs, width):
 
 
 def test_sorting_and_conditions(runs, lm):
-    names = lambda *arguments: [row["run"][5:] for row in json.loads(lm("runs", "--json", *arguments)[1])["runs"]]  # noqa: E731
+
+    def names(*arguments):
+        return [row["run"][5:] for row in json.loads(lm("runs", "--json", *arguments)[1])["runs"]]
+
     assert names("--sort", "best") == ["b", "a", "bytes", "group/other"]
     assert names("--sort", "train.seed", "--reverse") == ["b", "a", "bytes", "group/other"]
     assert names("--where", "train.seed=0") == ["a", "bytes", "group/other"]

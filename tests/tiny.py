@@ -47,5 +47,8 @@ def same_bits(a, b) -> bool:
     To be asked of copies, and of what one program made of the same numbers in the same shapes: a processor repeats
     itself, but two programs may add up in different orders (see close.py).
     """
-    bits = lambda x: (np.asarray(x).dtype, np.asarray(x).shape, np.asarray(x).tobytes())  # noqa: E731
+
+    def bits(x):
+        return np.asarray(x).dtype, np.asarray(x).shape, np.asarray(x).tobytes()
+
     return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.map(bits, a) == jax.tree.map(bits, b)

@@ -127,6 +127,7 @@ class _Scanned:
     scan: Scan
 
     def watched(self, stage: str, report: Report, digest=None) -> Iterator[tuple[str, bytes, bool]]:
+        """The corpus's pieces, as `_watch` gives them."""
         return _watch(self.corpus, stage, self.scan.bytes, report, digest)
 
 

@@ -1,6 +1,7 @@
 """The generated corpus: what it says is known about it is true of its text."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -259,7 +260,7 @@ def test_the_named_corpora_are_written_once(tmp_path, monkeypatch):
         return kingdom.documents(count, shuffled=shuffled)
 
     for name, shuffled in (("kingdom", False), ("kingdom-shuffled", True)):
-        source = dataclasses.replace(CORPORA[name], documents=lambda shuffled=shuffled: few(20, shuffled))
+        source = dataclasses.replace(CORPORA[name], documents=functools.partial(few, 20, shuffled))
         monkeypatch.setitem(CORPORA, name, source)
         assert source.present  # without a download
         for _ in range(2):
