@@ -8,7 +8,7 @@ from lm.bench.rounds import Contestant, compare
 from lm.bench.training import Program
 from lm.config import Experiment
 from lm.hardware import peak_flops
-from lm.model.transformer import compute_dtype
+from lm.model.api import build
 from lm.scaling.design import shape
 from lm.scaling.plan import Rates, Rules, Size, affordable_sizes, batch_of
 from lm.training.display import Display
@@ -42,7 +42,7 @@ def training_rates(
 
 def sizes_to_measure(e: Experiment, seconds: float, rules: Rules) -> list[Size]:
     """The smallest, the middle and the largest size that this machine at its peak could train in the time."""
-    peak, _ = peak_flops(str(compute_dtype(e.model)))
+    peak, _ = peak_flops(str(build(e.model).dtype))
     sizes = affordable_sizes(e.model, seconds * peak, rules)
     return [sizes[i] for i in sorted({0, len(sizes) // 2, len(sizes) - 1})] if sizes else []
 

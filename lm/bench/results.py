@@ -8,9 +8,9 @@ from rich.table import Table
 
 from lm.bench.profile import Operation
 from lm.bench.rounds import Spread, Timing
-from lm.config import ModelConfig
+from lm.config import ModelBase, ModelConfig
 from lm.console import as_text
-from lm.model.transformer import compute_dtype
+from lm.model.api import build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,12 +150,14 @@ def peers_of(names: Sequence[str], timings: Sequence[Timing], tokens_per_unit: f
     return [Peer(t.name, tokens_per_unit / t.seconds.median, t.ratio) for t in timings if t.name in names]
 
 
-def describe(c: ModelConfig, rest: str) -> str:
+def describe(c: ModelBase, rest: str) -> str:
     """A model's shape, what is done with it and where, on one line."""
     device = jax.devices()[0]
     where = device.device_kind if device.platform != "cpu" else "cpu"
-    shape = f"{c.layers} layers, D={c.width} N={c.heads} T={c.context} V={c.V}"
-    return f"{shape}, {rest}, on {where} in {compute_dtype(c)}; peers are GPT-2 of the same shape"
+    heads = f" N={c.heads}" if isinstance(c, ModelConfig) else ""
+    shape = f"{c.layers} layers, D={c.width}{heads} T={c.context} V={c.V}"
+    peers = "; peers are GPT-2 of the same shape" if isinstance(c, ModelConfig) else ""
+    return f"{shape}, {rest}, on {where} in {build(c).dtype}{peers}"
 
 
 def rate(value: float) -> str:

@@ -15,6 +15,7 @@ from lm.config import Experiment
 from lm.data.batches import validation_windows
 from lm.data.tokens import Prepared, prepare
 from lm.errors import UserError
+from lm.model.api import build
 from lm.scaling.jobs import MOST_PACKED, Job, added_steps, packs, parted, trunks
 from lm.scaling.plan import Rates
 from lm.training.display import Display
@@ -125,7 +126,7 @@ def _evaluated(e: Experiment, data: Prepared, params: dict) -> float:
     windows, weights = validation_windows(data.validation, e.model.context, tokens)
     start = time.perf_counter()
     evaluation.score_windows(
-        e.model, params, windows, weights, tokenizers.token_bytes(data.tokenizer),
+        build(e.model), params, windows, weights, tokenizers.token_bytes(data.tokenizer),
         eot=data.tokenizer.eot_token if e.data.packing else None, batch=batch, chunk=chunk,
     )  # fmt: skip
     return time.perf_counter() - start

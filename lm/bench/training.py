@@ -14,10 +14,9 @@ from lm.bench.profile import make_folder
 from lm.bench.profile import profile as profiled
 from lm.bench.results import TrainBench, describe, peers_of
 from lm.bench.rounds import Contestant, check_turns, compare
-from lm.config import Experiment
+from lm.config import Experiment, ModelConfig
 from lm.errors import require
-from lm.model.transformer import compute_dtype
-from lm.scaling.flops import train_flops
+from lm.model.api import build
 from lm.training.display import Display
 from lm.training.loop import MOST_STEPS
 from lm.training.memory import require_memory
@@ -32,7 +31,7 @@ PUBLISHED = 50257
 """GPT-2's vocabulary, for any other tokenizer."""
 
 
-def with_vocabulary(e: Experiment) -> Experiment:
+def with_random_vocabulary(e: Experiment) -> Experiment:
     """The experiment with a vocabulary, since no tokenizer is built to ask."""
     built = e.data.vocab if e.data.tokenizer in ("words", "bpe") else PUBLISHED
     vocab = e.model.vocab or VOCABULARY.get(e.data.tokenizer, built)
@@ -54,24 +53,26 @@ def train(
     profile: a folder for a trace of a few dispatches, whose costliest operations the result then lists.
     No corpus is read and no run is made.
     """
-    e = with_vocabulary(experiment)
+    e = with_random_vocabulary(experiment)
+    model = build(e.model)
     check_turns(rounds, seconds)
     if profile:
         make_folder(profile)
     with display or Display(quiet=True) as display:
         display.stage("compiling", 0, None)
         program = Program(e)
-        limits, copying = machine.matmul_limits(str(compute_dtype(e.model))), machine.copy_limit()
-        others, absent = gather(training_peers(e), display) if peers else ([], [])
+        limits, copying = machine.matmul_limits(str(model.dtype)), machine.copy_limit()
+        others, absent = gather(training_peers(e), display) if peers and isinstance(e.model, ModelConfig) else ([], [])
         contestants = [Contestant("lm", program.run), *others, *(x.contestant for x in (*limits, copying))]
         timings = compare(contestants, seconds, rounds, report=lambda done, total: display.stage("timing", done, total))
         operations = profiled(lambda: program.run(timings[0].units), profile) if profile else []
     rates = timings[0].seconds.per(e.batch_tokens)
-    flops, peak = rates.median * train_flops(e.model), machine.fastest(limits, timings)
+    flops_per_token = model.cost().training_flops
+    flops, peak = rates.median * flops_per_token, machine.fastest(limits, timings)
     return TrainBench(
         what=f"training, {describe(e.model, f'batch {e.train.batch}')}",
         tokens_per_second=rates.median, quartiles=(rates.low, rates.high), rounds=rounds,
-        flops_per_token=train_flops(e.model), flops_per_second=flops, peak_flops_per_second=peak,
+        flops_per_token=flops_per_token, flops_per_second=flops, peak_flops_per_second=peak,
         utilization=flops / peak, copied_bytes_per_second=machine.fastest([copying], timings),
         steps_per_second=1 / timings[0].seconds.median, compile_seconds=program.compile_seconds,
         memory_bytes=program.memory_bytes, memory_peak_bytes=machine.peak_memory(),

@@ -98,6 +98,11 @@ class LanguageModel:
     def architecture(self) -> type[Architecture]:
         return _ARCHITECTURES[type(self.config)]
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of matrix products."""
+        return compute_dtype(self.config)
+
     # --- parameters --------------------------------------------------------------------------------------------------
     def init(self, seed: int) -> dict:
         """Fresh float32 parameters, a nested dict: the same for the same (configuration, seed) anywhere."""
@@ -114,8 +119,16 @@ class LanguageModel:
             stacked = ("L",) if path[0].key == "blocks" else ()
             return stacked + tuple(variable.get_metadata("axes"))
 
+        def is_variable(x) -> bool:
+            return isinstance(x, nnx.Variable)
+
         abstract = _definition(self)[1]
-        return nnx.to_pure_dict(jax.tree_util.tree_map_with_path(letters, abstract, is_leaf=_is_variable))
+        return nnx.to_pure_dict(jax.tree_util.tree_map_with_path(letters, abstract, is_leaf=is_variable))
+
+    def with_axes(self, tree: dict) -> list[tuple[Any, tuple[str, ...]]]:
+        """Each leaf of a tree like the parameters, beside its axes."""
+        axes = jax.tree.leaves(self.axes(), is_leaf=lambda x: isinstance(x, tuple))
+        return list(zip(jax.tree.leaves(tree), axes, strict=True))
 
     def parameter_count(self) -> tuple[int, int]:
         """(params_total, params_nonembedding): the latter without tables of tokens and positions, and the head."""
@@ -126,7 +139,7 @@ class LanguageModel:
 
         Raises UserError where the architecture has no such parameter.
         """
-        by_axes = dict(zip(jax.tree.leaves(self.axes(), is_leaf=_is_axes), jax.tree.leaves(params), strict=True))
+        by_axes = {axes: leaf for leaf, axes in self.with_axes(params)}
         require(("V", "D") in by_axes, f"a {self.architecture.__name__} has no table of its tokens' vectors")
         head_DV = by_axes.get(("D", "V"))
         return by_axes["V", "D"], None if head_DV is None else head_DV.T
@@ -191,14 +204,6 @@ class LanguageModel:
         return self.architecture.cost(self.config, context or self.config.context, pairs)
 
 
-def _is_axes(x: Any) -> bool:
-    return isinstance(x, tuple)
-
-
-def _is_variable(x: Any) -> bool:
-    return isinstance(x, nnx.Variable)
-
-
 @functools.cache
 def _definition(model: LanguageModel):
     """The NNX graph and the abstract parameters, without allocating anything. Refused where JAX is in float64."""
@@ -211,8 +216,7 @@ def _definition(model: LanguageModel):
 
 @functools.cache
 def _parameter_count(model: LanguageModel) -> tuple[int, int]:
-    pairs = zip(jax.tree.leaves(model.shapes()), jax.tree.leaves(model.axes(), is_leaf=_is_axes), strict=True)
-    counts = [(math.prod(leaf.shape), not {"V", "T"} & set(axes)) for leaf, axes in pairs]
+    counts = [(math.prod(leaf.shape), not {"V", "T"} & set(axes)) for leaf, axes in model.with_axes(model.shapes())]
     return sum(count for count, _ in counts), sum(count for count, inner in counts if inner)
 
 
@@ -229,4 +233,4 @@ def _initialiser(model: LanguageModel):
 
 @functools.partial(jax.jit, static_argnames=("model", "few"))
 def _lay_out(model: LanguageModel, params: dict, few: bool) -> dict:
-    return kernels.lay_out(params, model.axes(), compute_dtype(model.config), few)
+    return kernels.lay_out(params, model.axes(), model.dtype, few)

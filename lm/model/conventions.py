@@ -10,8 +10,6 @@ import functools
 import math
 from collections.abc import Callable
 
-import jax
-
 from lm.config import ModelConfig
 from lm.model.api import LanguageModel
 from lm.model.parametrization import is_hidden_matrix
@@ -20,9 +18,7 @@ from lm.model.parametrization import is_hidden_matrix
 @functools.cache
 def block_weights(model: LanguageModel) -> int:
     """Entries of the blocks' matrices: 12 L D^2 for the usual block. No biases, norms or embeddings."""
-    is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
-    pairs = zip(jax.tree.leaves(model.shapes()), jax.tree.leaves(model.axes(), is_leaf=is_axes), strict=True)
-    return sum(math.prod(leaf.shape) for leaf, axes in pairs if is_hidden_matrix(axes))
+    return sum(math.prod(leaf.shape) for leaf, axes in model.with_axes(model.shapes()) if is_hidden_matrix(axes))
 
 
 def head_weights(model: LanguageModel) -> int:

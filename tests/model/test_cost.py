@@ -13,18 +13,12 @@ from tiny import QUICK
 
 from lm.config import Experiment, ModelConfig, OptimizerConfig
 from lm.errors import UserError
-from lm.model import transformer
+from lm.model.api import build
+from lm.model.attention import keys_met
+from lm.model.conventions import CONVENTIONS, block_weights, conventions, parameters
 from lm.model.loss import window_nats
-from lm.scaling.conventions import CONVENTIONS, block_weights, conventions, parameters
-from lm.scaling.flops import (
-    elementwise_flops,
-    forward_flops,
-    keys_computed,
-    keys_seen,
-    optimizer_flops,
-    train_flops,
-)
 from lm.training import optimizers
+from lm.training.optimizers import optimizer_flops
 from lm.training.step import hyperparameters, init_state, optimizer_of
 
 B = 8
@@ -41,6 +35,7 @@ SHAPES = {
         positions="learned", activation="gelu", qk_norm=False,
     ),
     "sinusoids": dict(layers=1, width=32, heads=2, vocab=264, context=40, positions="sinusoidal", embedding_norm=True),
+    "value residuals": dict(layers=2, width=48, heads=4, kv_heads=2, vocab=264, context=40, value_residual=True),
     "softcap": dict(layers=1, width=32, heads=2, vocab=260, context=40, logit_softcap=20.0, positions="none"),
 }  # fmt: skip
 shapes = pytest.mark.parametrize("name", SHAPES)
@@ -53,8 +48,11 @@ def config(name: str, **changes) -> ModelConfig:
 
 def loss(c: ModelConfig):
     """Summed loss of B windows, and what to lower it with."""
-    of = lambda params, tokens: window_nats(transformer.bind(c, params), tokens, eot=None)[0].sum()  # noqa: E731
-    return of, (build(c).shapes(), jax.ShapeDtypeStruct((B, c.context + 1), np.int32))
+
+    def total(params, tokens):
+        return window_nats(build(c), params, tokens, eot=None)[0].sum()
+
+    return total, (build(c).shapes(), jax.ShapeDtypeStruct((B, c.context + 1), np.int32))
 
 
 def products(jaxpr) -> float:
@@ -73,12 +71,12 @@ def products(jaxpr) -> float:
 def test_matrix_products_are_those_of_the_program(name):
     """To the last product: forward, and forward with backward, as the program is written, scanned over layers."""
     c = config(name)
-    of, arguments = loss(dataclasses.replace(c, unroll=1))
+    total, arguments = loss(dataclasses.replace(c, unroll=1))
     tokens = B * c.context
-    forward = products(jax.make_jaxpr(of)(*arguments).jaxpr) / tokens
-    assert forward == pytest.approx(sum(forward_flops(c, pairs="computed").values()), rel=1e-12)
-    both = products(jax.make_jaxpr(jax.grad(of))(*arguments).jaxpr) / tokens
-    assert both == pytest.approx(train_flops(c, pairs="computed"), rel=1e-12)
+    forward = products(jax.make_jaxpr(total)(*arguments).jaxpr) / tokens
+    assert forward == pytest.approx(build(c).cost(pairs="computed").forward_flops, rel=1e-12)
+    both = products(jax.make_jaxpr(jax.grad(total))(*arguments).jaxpr) / tokens
+    assert both == pytest.approx(build(c).cost(pairs="computed").training_flops, rel=1e-12)
 
 
 @shapes
@@ -88,11 +86,11 @@ def test_all_operations_agree_with_xla(name):
     It has transcendental functions apart, each one operation, as here.
     """
     c = config(name)
-    of, arguments = loss(c)
-    cost = jax.jit(of).lower(*arguments).compile(QUICK).cost_analysis()
+    total, arguments = loss(c)
+    cost = jax.jit(total).lower(*arguments).compile(QUICK).cost_analysis()
     counted = (cost["flops"] + cost["transcendentals"]) / (B * c.context)
-    ours = sum(forward_flops(c, pairs="computed").values()) + sum(elementwise_flops(c, pairs="computed").values())
-    assert counted == pytest.approx(ours, rel=0.02)
+    ours = build(c).cost(pairs="computed")
+    assert counted == pytest.approx(ours.forward_flops + ours.elementwise_flops, rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["one head", "grouped", "gpt2", "softcap"])
@@ -102,22 +100,32 @@ def test_the_backward_pass_agrees_with_xla(name):
     Of elementwise work that is generous, by as much as a half: a softmax's derivative costs little more than itself.
     """
     c = config(name)
-    of, arguments = loss(c)
-    cost = jax.jit(jax.value_and_grad(of)).lower(*arguments).cost_analysis()
+    total, arguments = loss(c)
+    cost = jax.jit(jax.value_and_grad(total)).lower(*arguments).cost_analysis()
     counted = (cost["flops"] + cost["transcendentals"]) / (B * c.context)
-    elementwise = 3 * sum(elementwise_flops(c, pairs="computed").values())
-    assert counted == pytest.approx(train_flops(c, pairs="computed") + elementwise, rel=0.04)
+    ours = build(c).cost(pairs="computed")
+    assert counted == pytest.approx(ours.training_flops + 3 * ours.elementwise_flops, rel=0.04)
 
 
 def test_pairs():
     """All pairs are twice the visible ones but for the diagonal; four blocks of queries compute 5/8 of them."""
     c = config("bytes")
-    scores = {pairs: forward_flops(c, pairs=pairs)["attention scores and values"] for pairs in ("visible", "all")}
-    assert scores["all"] / scores["visible"] == pytest.approx(2 * 128 / 129)
-    assert keys_computed(128) == 128 * 5 / 8 and keys_computed(64) == 64
-    assert all(keys_seen(T, None) <= keys_computed(T) <= T for T in (1, 3, 64, 65, 100, 511, 1024))
+    visible, every = (
+        build(c).cost(pairs=pairs).products["attention scores and values"] for pairs in ("visible", "all")
+    )
+    assert every / visible == pytest.approx(2 * 128 / 129)
+    assert keys_met(128, None, "computed") == 128 * 5 / 8 and keys_met(64, None, "computed") == 64
+    for T in (1, 3, 64, 65, 100, 511, 1024):
+        assert keys_met(T, None, "visible") <= keys_met(T, None, "computed") <= keys_met(T, None, "all") == T
     with pytest.raises(UserError, match="one of visible, all, computed"):
-        forward_flops(c, pairs="most")
+        build(c).cost(pairs="most")
+
+
+def test_value_residuals_cost_what_they_compute():
+    """Two multiplications and an addition for each of a token's values, in every layer; XLA counts about as many."""
+    plain, mixed = config("grouped"), config("grouped", value_residual=True)
+    counted = [build(c).cost().elementwise_flops for c in (plain, mixed)]
+    assert counted[1] - counted[0] == 3 * plain.layers * plain.K * plain.H
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "sgd", "muon"])
@@ -133,7 +141,9 @@ def test_the_optimizer_agrees_with_xla(name):
         return optimizers.apply(e.optimizer, axes, params, directions, 0.5, hyper, e.model), optimizer, norm
 
     cost = jax.jit(update).lower(state.params, state.optimizer, state.params).cost_analysis()
-    assert optimizer_flops(e.optimizer, e.model) == pytest.approx(cost["flops"] + cost["transcendentals"], rel=0.03)
+    assert optimizer_flops(e.optimizer, build(e.model)) == pytest.approx(
+        cost["flops"] + cost["transcendentals"], rel=0.03
+    )
 
 
 # --- what papers count -----------------------------------------------------------------------------------------------
@@ -143,8 +153,8 @@ GPT2 = ModelConfig.gpt2()
 def test_kaplan_and_deepseek_on_their_own_block():
     """12 L D^2 weights; 2 L T D forward for the context; M = 72 L D^2 + 12 L D T."""
     L, D, T = 12, 768, 1024
-    found = conventions(GPT2)
-    assert parameters(GPT2)["blocks"] == block_weights(GPT2) == 12 * L * D * D
+    found = conventions(build(GPT2))
+    assert parameters(build(GPT2))["blocks"] == block_weights(build(GPT2)) == 12 * L * D * D
     assert found["Kaplan"] == 72 * L * D * D
     assert found["Kaplan with context"] == 3 * (2 * 12 * L * D * D + 2 * L * T * D)
     assert found["DeepSeek"] == 72 * L * D * D + 12 * L * D * T
@@ -153,31 +163,31 @@ def test_kaplan_and_deepseek_on_their_own_block():
 def test_palm_on_gpt2():
     """6 N + 12 L D T, N the published 124,439,808 and 47 rows of padding."""
     padded = 124_439_808 + 47 * 768
-    assert conventions(GPT2)["6N total"] == 6 * padded
-    assert conventions(GPT2)["PaLM"] == 6 * padded + 12 * 12 * 768 * 1024
+    assert conventions(build(GPT2))["6N total"] == 6 * padded
+    assert conventions(build(GPT2))["PaLM"] == 6 * padded + 12 * 12 * 768 * 1024
 
 
 def test_nanochat_on_its_own_model():
     """d20: 20 layers, D=1280, T=2048, V=65,536, untied: 560,988,160 parameters and 3.491758e9 FLOPs a token."""
     d20 = ModelConfig(layers=20, width=1280, heads=10, context=2048, vocab=65_536)
-    assert block_weights(d20) + 2 * 1280 * 65_536 == 560_988_160
-    assert conventions(d20)["nanochat"] == pytest.approx(3.491758e9, rel=1e-6)
+    assert block_weights(build(d20)) + 2 * 1280 * 65_536 == 560_988_160
+    assert conventions(build(d20))["nanochat"] == pytest.approx(3.491758e9, rel=1e-6)
 
 
 def test_a_window_caps_what_nanochat_counts():
     windowed = dataclasses.replace(GPT2, window=256, global_every=4)
-    saved = conventions(GPT2)["nanochat"] - conventions(windowed)["nanochat"]
+    saved = conventions(build(GPT2))["nanochat"] - conventions(build(windowed))["nanochat"]
     assert saved == 12 * 768 * 9 * (1024 - 256)
 
 
 def test_conventions_differ_where_they_should():
     """A large vocabulary on a small model: what leaves the head out is far below; all take another length."""
     c = ModelConfig(layers=2, width=32, heads=2, context=128, vocab=1024, tied=True)
-    found = conventions(c)
+    found = conventions(build(c))
     assert list(found) == list(CONVENTIONS)
     assert found["exact"] / found["6N nonembedding"] > 2 and found["Kaplan and head"] / found["Kaplan"] > 2
     assert found["exact"] < found["exact with elementwise"] and found["exact"] < found["exact, all pairs"]
-    assert conventions(c, 64)["PaLM"] == found["PaLM"] - 12 * 2 * 32 * 64
+    assert conventions(build(c), 64)["PaLM"] == found["PaLM"] - 12 * 2 * 32 * 64
 
 
 CHINCHILLA_A4 = [
@@ -205,7 +215,7 @@ def chinchilla_params(c: ModelConfig) -> int:
 def test_chinchilla_table_a4(layers, D, heads, F, ratio):
     """Hoffmann et al. 2022, table A4: FLOPs by their formula over 6 N D, for six sizes."""
     c = chinchilla_model(layers, D, heads, F)
-    assert conventions(c)["Chinchilla table A4"] / (6 * chinchilla_params(c)) == pytest.approx(ratio, abs=1e-6)
+    assert conventions(build(c))["Chinchilla table A4"] / (6 * chinchilla_params(c)) == pytest.approx(ratio, abs=1e-6)
 
 
 def test_chinchilla_table_in_full():
@@ -219,7 +229,7 @@ def test_chinchilla_table_in_full():
         shape = (int(row[key]) for key in ("n_layers", "d_model", "n_heads", "ffw_size"))
         c = chinchilla_model(*shape)
         assert chinchilla_params(c) == int(row["N_chinchilla"])
-        found = conventions(c)
+        found = conventions(build(c))
         without, whole = row["train_flops_per_seq_no_emb_no_logits"], row["train_flops_per_seq_with_emb_and_logits"]
         assert found["Chinchilla table A4"] * 2048 == float(without)
         assert found["Chinchilla"] * 2048 == float(whole)
