@@ -64,9 +64,11 @@ def register(architecture: str) -> Callable[[type], type]:
         require(is_config and kind.__dataclass_params__.frozen, f"{kind}: must be a frozen dataclass, and a ModelBase")
         lacking = {"layers", "width", "context", "vocab"} - {f.name for f in fields(kind)}
         require(not lacking, f"{kind.__name__}: every model has the field {', '.join(sorted(lacking))}")
-        known = ARCHITECTURES.get(architecture)
-        taken = known is not None and known.__module__ == __name__ != kind.__module__
-        require(not taken, f"architecture {architecture!r}: lm has one of this name; choose another")
+        taken = getattr(ARCHITECTURES.get(architecture), "__module__", "")
+        require(
+            not taken.startswith("lm.") or taken == kind.__module__,
+            f"architecture {architecture!r}: lm has one of this name; choose another",
+        )
         kind.architecture = architecture
         ARCHITECTURES[architecture] = kind
         return kind

@@ -64,8 +64,8 @@ def architecture(name: str, file: str | None) -> type[ModelBase]:
     """The configuration class that a run's record names.
 
     file: the config file that defines it, looked for by its name in `config_folders` (never where the record lies);
-    None for an architecture of a package. Raises UserError for a name that nothing registers, and UnknownArchitecture where the
-    file is missing.
+    None for an architecture of a package. Raises UnknownArchitecture where the file is missing or nothing has
+    registered the name, UserError where the file does not run or does not register it.
     """
     known = ARCHITECTURES.get(name)
     if known is not None and known.architecture_file == file:

@@ -311,5 +311,11 @@ def test_what_cannot_be_registered_is_refused():
 
     with pytest.raises(UserError, match="architecture 'transformer': lm has one of this name; choose another"):
         register("transformer")(Another)
-    with pytest.raises(UserError, match="expected ModelConfig, or another class that is registered"):
-        Experiment(model=Another())
+
+    @dataclass(frozen=True)
+    class Heir(ModelConfig):
+        more: int = 1
+
+    for kind in (Another, Heir):
+        with pytest.raises(UserError, match="expected ModelConfig, or another class that is registered"):
+            Experiment(model=kind())
