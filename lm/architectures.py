@@ -4,8 +4,10 @@ Nothing here imports JAX: reading a configuration, printing help and refusing a 
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Literal
 
 from lm import limits
@@ -14,6 +16,8 @@ from lm.typed import check_types
 
 ARCHITECTURES: dict[str, type["ModelBase"]] = {}
 """Configuration classes by the name of their architecture."""
+RUN_AS = "<run_path>"
+"""The module name of a config file while it runs."""
 
 
 class ModelBase:
@@ -64,10 +68,14 @@ def register(architecture: str) -> Callable[[type], type]:
         require(is_config and kind.__dataclass_params__.frozen, f"{kind}: must be a frozen dataclass, and a ModelBase")
         lacking = {"layers", "width", "context", "vocab"} - {f.name for f in fields(kind)}
         require(not lacking, f"{kind.__name__}: every model has the field {', '.join(sorted(lacking))}")
-        known = ARCHITECTURES.get(architecture)
-        taken = known is not None and known.__module__ == __name__ != kind.__module__
-        require(not taken, f"architecture {architecture!r}: lm has one of this name; choose another")
+        taken = getattr(ARCHITECTURES.get(architecture), "__module__", "")
+        require(
+            not taken.startswith("lm.") or taken == kind.__module__,
+            f"architecture {architecture!r}: lm has one of this name; choose another",
+        )
         kind.architecture = architecture
+        if kind.__module__ == RUN_AS:
+            kind.architecture_file = Path(sys.modules[RUN_AS].__file__).name
         ARCHITECTURES[architecture] = kind
         return kind
 

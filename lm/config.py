@@ -145,7 +145,7 @@ class Experiment:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self):
-        registered = isinstance(self.model, ModelBase) and self.model.architecture
+        registered = isinstance(self.model, ModelBase) and "architecture" in vars(type(self.model))
         require(registered, f"model {shown(self.model)}: expected ModelConfig, or another class that is registered")
         check_types(self, "")
         require(

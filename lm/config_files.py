@@ -10,13 +10,11 @@ import types
 from pathlib import Path
 from typing import Any
 
-from lm.architectures import ARCHITECTURES, ModelBase
+from lm.architectures import ARCHITECTURES, RUN_AS, ModelBase
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require, tell
 from lm.typed import shown
 
-RUN_AS = "<run_path>"
-"""The module name of a config file while it runs."""
 _KEPT: dict[tuple[str, bytes], tuple[dict[str, Any], dict[str, type]]] = {}
 """The variables and architectures of config files that define some, by path and content: a class is made once."""
 
@@ -64,8 +62,8 @@ def architecture(name: str, file: str | None) -> type[ModelBase]:
     """The configuration class that a run's record names.
 
     file: the config file that defines it, looked for by its name in `config_folders` (never where the record lies);
-    None for an architecture of a package. Raises UserError for a name that nothing registers, and UnknownArchitecture where the
-    file is missing.
+    None for an architecture of a package. Raises UnknownArchitecture where the file is missing or nothing has
+    registered the name, UserError where the file does not run or does not register it.
     """
     known = ARCHITECTURES.get(name)
     if known is not None and known.architecture_file == file:
@@ -124,12 +122,12 @@ def _run(path: Path) -> dict[str, Any]:
         said = traceback.format_exception_only(error)[-1].strip()  # also where its own text cannot be made
         where = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
         raise UserError(f"{path} does not run: {said[:200]}{where}") from error
-    own = {name: kind for name, kind in ARCHITECTURES.items() if before.get(name) is not kind}
-    own = {name: kind for name, kind in own.items() if kind.architecture_file is None}  # not those of another config
+    new = {name: kind for name, kind in ARCHITECTURES.items() if before.get(name) is not kind}
+    own = {name: kind for name, kind in new.items() if kind.architecture_file in (None, path.name)}
     if own:
         _make_module(f"configs.{path.stem}", variables)
         for kind in own.values():
-            kind.architecture_file = path.name
+            kind.architecture_file = path.name  # also of an architecture that it imports
         _KEPT[key] = variables, own
     return variables
 

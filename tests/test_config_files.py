@@ -267,6 +267,19 @@ def test_a_changed_config_file_defines_its_architecture_anew(gated):
     assert from_dict(to_dict(third)) == third
 
 
+def test_one_config_builds_on_anothers_architecture(gated):
+    """And a config file may read a run of the architecture that it defines."""
+    record(load_experiment("gated"), gated / "runs" / "a")
+    more = "import lm\nexperiment = lm.replace(lm.load_experiment('gated'), {'model.kernel': 7, 'name': 'wide'})\n"
+    (gated / "configs" / "wide.py").write_text(more)
+    e = load_experiment("wide")
+    assert to_dict(e)["model"]["architecture_file"] == "gated.py" and from_dict(to_dict(e)) == e
+    reads = "from pathlib import Path\nfrom lm.records import read_experiment\n"
+    reads += "_, experiment = read_experiment(Path('runs/a/experiment.json'))\n"
+    (gated / "configs" / "gated.py").write_text(GATED + reads)
+    assert load_experiment("gated").model.kernel == 3
+
+
 def test_runs_of_several_architectures_are_listed_and_compared(gated, lm):
     """A setting that another architecture does not have is absent, not an error."""
     for name, e in {"g": load_experiment("gated"), "r": Experiment(model=RecurrentConfig()), "t": Experiment()}.items():
@@ -311,5 +324,11 @@ def test_what_cannot_be_registered_is_refused():
 
     with pytest.raises(UserError, match="architecture 'transformer': lm has one of this name; choose another"):
         register("transformer")(Another)
-    with pytest.raises(UserError, match="expected ModelConfig, or another class that is registered"):
-        Experiment(model=Another())
+
+    @dataclass(frozen=True)
+    class Heir(ModelConfig):
+        more: int = 1
+
+    for kind in (Another, Heir):
+        with pytest.raises(UserError, match="expected ModelConfig, or another class that is registered"):
+            Experiment(model=kind())
