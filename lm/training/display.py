@@ -69,13 +69,18 @@ class Display:
             self.progress.remove_task(self.task)
             self.task = None
 
-    def evaluated(self, record: dict[str, Any], total: int) -> None:
-        """Prints a line for an evaluation of one run."""
-        train = f"loss {record['loss']:.4f}  " if "loss" in record else ""
-        self.say(
-            f"step {record['step']:>{len(str(total))}}/{total}  {train}"
-            f"validation {record['val_loss']:.4f} nats/token, {record['val_bits_per_byte']:.4f} bits/byte"
-        )
+    def evaluated(self, records: dict[str, dict[str, Any]], total: int) -> None:
+        """Prints a line for an evaluation of one run, or of several. records: by the runs' names; total: steps."""
+        best = min(records, key=lambda name: records[name]["val_loss"])
+        record = records[best]
+        line = f"step {record['step']:>{len(str(total))}}/{total}  "
+        if len(records) == 1:
+            line += f"loss {record['loss']:.4f}  " if "loss" in record else ""
+            line += f"validation {record['val_loss']:.4f} nats/token, {record['val_bits_per_byte']:.4f} bits/byte"
+        else:
+            worst = max(record["val_loss"] for record in records.values())
+            line += f"{len(records)} runs  validation {record['val_loss']:.4f} ({best}) to {worst:.4f} nats/token"
+        self.say(line)
 
     def say(self, text: str) -> None:
         """Prints a line of text, which stays."""

@@ -1,7 +1,6 @@
 """Training, top to bottom: data, run directories, state, then dispatch, log, evaluate, save, until the last step."""
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import signal
@@ -117,18 +116,20 @@ def train_pack(
             if fresh := [p for p in alive(group) if step == 0 and not group[p].run.metrics()]:
                 display.say(headline(e, group))
                 if steps.eval_every < steps.total:  # else the end alone is evaluated
-                    write_down(group, fresh, {}, step, display, pack)
-            most = most_steps(e, len(group), resident)
+                    write_down(group, fresh, step, display, scored=pack)
+            window_bytes = 4 * len(group) * e.train.batch * (e.model.context + 1)
+            most = MOST_STEPS if resident else max(1, min(MOST_STEPS, STREAMED_BYTES // window_bytes))
             feed = held.enter_context(Feed(functools.partial(read_windows, group, most)))
-            pace = Pace(since=step)
+            rate = None  # steps a second of each run in the last dispatch, known after the second
+            since, timed = step, 0.0  # where the speed that is logged is measured from, and a run's seconds since then
 
             while alive(group) and step < goal and not stop:
                 # --- 4. Dispatch: n steps of every run, as many as fit before something is due -----------------------
                 start, sharing = time.perf_counter(), len(alive(group))
-                n, windows = feed(step, dispatch_length(group, step, goal, pace.rate, most))
+                n, windows = feed(step, dispatch_length(group, step, goal, rate or 0.0, most))
                 waited = time.perf_counter() - start
                 if step + n < goal:  # what comes next is read while the device works
-                    feed.ahead(step + n, dispatch_length(group, step + n, goal, pace.rate, most))
+                    feed.ahead(step + n, dispatch_length(group, step + n, goal, rate or 0.0, most))
                 reports = pack.advance(tokens, windows, [0 if member.lost else n for member in group])
                 seconds = time.perf_counter() - start
                 step += n
@@ -139,12 +140,12 @@ def train_pack(
                         group[p].waited += waited / sharing
                 if not (going := alive(group)):
                     break
-                if pace.compiled:
-                    pace.rate, pace.seconds = n / seconds, pace.seconds + seconds / sharing
+                if rate is not None:
+                    rate, timed = n / seconds, timed + seconds / sharing
                     loss = sum(float(reports[p]["loss"]) for p in going) / len(going)
                     display.training(step, steps.total, {"loss": loss}, e.batch_tokens * n * sharing / seconds)
                 else:  # the first dispatch compiled, which says nothing of speed
-                    pace.compiled, pace.since = True, step
+                    rate, since = 0.0, step
 
                 # --- 5. Log, evaluate, save --------------------------------------------------------------------------
                 # In this order: a checkpoint keeps its validation loss, and a run that is killed in between forgets
@@ -153,11 +154,11 @@ def train_pack(
                 logging, saving = (last or step % every == 0 for every in (steps.log_every, steps.checkpoint_every))
                 evaluating, records = saving or step % steps.eval_every == 0, {}
                 if logging or evaluating:
-                    speed = e.batch_tokens * (step - pace.since) / pace.seconds if pace.seconds else None
+                    speed = e.batch_tokens * (step - since) / timed if timed else None
                     means = {p: training_figures(group[p], reports[p], speed) for p in going if logging}
-                    records = write_down(group, going, means, step, display, pack if evaluating else None)
+                    records = write_down(group, going, step, display, means=means, scored=pack if evaluating else None)
                 if logging:
-                    pace.since, pace.seconds = step, 0.0
+                    since, timed = step, 0.0
                 for p in alive(group):
                     if saving or step == group[p].stable_end:
                         with losing(group, p, display):
@@ -200,19 +201,6 @@ def with_vocabulary(experiment: Experiment, data: Prepared) -> Experiment:
 
 
 # --- when, and how much at once --------------------------------------------------------------------------------------
-@dataclasses.dataclass
-class Pace:
-    """How fast steps are made, as measured without the first dispatch."""
-
-    since: int
-    """The step from which seconds count: the last log point."""
-    seconds: float = 0.0
-    """A run's share of the time since then."""
-    rate: float = 0.0
-    """Steps a second of each run in the last dispatch; 0 while it is unknown."""
-    compiled: bool = False
-
-
 def dispatch_length(group: Sequence[Member], step: int, goal: int, rate: float, most: int) -> int:
     """Returns how many steps to make at once from `step` on, as fast as they go at present."""
     steps, going = group[0].steps, alive(group)
@@ -222,12 +210,6 @@ def dispatch_length(group: Sequence[Member], step: int, goal: int, rate: float, 
     wanted = round(rate * DISPATCH_SECONDS * min(len(going), MOST_PATIENCE))
     least = max(1, min(FEWEST_STEPS, int(rate * LONGEST_SECONDS)))
     return min(max(wanted, least), most, due - step)
-
-
-def most_steps(e: Experiment, runs: int, resident: bool) -> int:
-    """Returns the most steps of a dispatch; fewer where tokens are sent from the host."""
-    window_bytes = 4 * runs * e.train.batch * (e.model.context + 1)
-    return MOST_STEPS if resident else max(1, min(MOST_STEPS, STREAMED_BYTES // window_bytes))
 
 
 def read_windows(group: Sequence[Member], most: int, step: int, n: int) -> list[np.ndarray]:
@@ -281,29 +263,27 @@ def all_diverged(lost: dict[Run, Diverged], runs: int) -> Diverged:
 
 
 def write_down(
-    group: Sequence[Member], places: Sequence[int], means: dict[int, dict], step: int, display: Display,
-    evaluated: Pack | None,
-) -> dict[int, dict]:  # fmt: skip
-    """Writes the records of these runs at a step, and shows them where they hold an evaluation.
+    group: Sequence[Member],
+    places: Sequence[int],
+    step: int,
+    display: Display,
+    *,
+    means: dict[int, dict] | None = None,
+    scored: Pack | None = None,
+) -> dict[int, dict]:
+    """Writes the records of the runs at these places, and shows what was evaluated. Returns the records by place.
 
-    means: of training, by place, where they are due. evaluated: the pack whose parameters are scored; None: none is.
-    Returns each record.
+    means: of training, by place, where they are due. scored: the pack, where its parameters are to be evaluated.
     """
     records = {}
     for p in places:
         with losing(group, p, display):
-            figures = validation_figures(group[p], step, evaluated.state(p).params) if evaluated else {}
-            records[p] = write_record(group[p], step, means.get(p, {}) | figures)
-    total = group[0].steps.total
-    if evaluated and records and len(group) == 1:
-        display.evaluated(records[0], total)
-    elif evaluated and records:
-        losses = {group[p].run.name: record["val_loss"] for p, record in records.items()}
-        best = min(losses, key=losses.__getitem__)
-        display.say(
-            f"step {step:>{len(str(total))}}/{total}  {len(losses)} runs  validation {losses[best]:.4f} ({best}) "
-            f"to {max(losses.values()):.4f} nats/token"
-        )
+            figures = means[p] if means else {}
+            if scored:
+                figures |= validation_figures(group[p], step, scored.state(p).params)
+            records[p] = write_record(group[p], step, figures)
+    if scored and records:
+        display.evaluated({group[p].run.name: record for p, record in records.items()}, group[0].steps.total)
     return records
 
 

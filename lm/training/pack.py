@@ -22,54 +22,8 @@ import numpy as np
 from lm.config import Experiment
 from lm.errors import require
 from lm.training.memory import require_plan
-from lm.training.step import TrainState, batch_at, make_train_steps, many_steps, no_metrics, train_step
-
-
-# --- programs: many_steps, all arguments but tokens and all results with a leading axis P ----------------------------
-def mapped_steps(e: Experiment, eot: int | None, *, resident: bool):
-    """Returns many_steps of P runs, one run after another."""
-    train_steps = many_steps(e, eot, resident=resident)
-
-    def pack_steps(state, hyper, tokens, windows, n):
-        def alone(run):
-            state, hyper, windows, n = run
-            return train_steps(state, hyper, tokens, windows, n)
-
-        return jax.lax.map(alone, (state, hyper, windows, n))
-
-    return pack_steps
-
-
-def batched_steps(e: Experiment, eot: int | None, *, resident: bool):
-    """Returns many_steps of P runs at once. The state of a run that stopped early is computed further, to no effect:
-    its report stays."""
-
-    def step(i, state, hyper, tokens, windows):
-        batch = batch_at(i, windows, tokens, e, resident=resident)
-        state, metrics = train_step(state, batch, hyper, e, eot)
-        return state, metrics | {"step": state.step, "sums": state.sums}
-
-    all_step = jax.vmap(step, in_axes=(None, 0, 0, None, 0))
-
-    def pack_steps(state, hyper, tokens, windows, n):
-        def going_on(i, report):
-            return (i < n) & report["healthy"]
-
-        def one(carry):
-            i, state, report = carry
-            state, new = all_step(i, state, hyper, tokens, windows)
-            report = jax.tree.map(lambda a, b: jnp.where(going_on(i, report), a, b), new, report)
-            return i + 1, state, report
-
-        nothing = jax.tree.map(lambda x: jnp.broadcast_to(x, n.shape), no_metrics())
-        carry = jnp.int32(0), state, nothing | {"step": state.step, "sums": state.sums}
-        _, state, report = jax.lax.while_loop(lambda c: going_on(c[0], c[2]).any(), one, carry)
-        return state, report
-
-    return pack_steps
-
-
-WAYS = {"vmap": batched_steps, "map": mapped_steps, "threads": many_steps}
+from lm.training.programs import WAYS, make_train_steps
+from lm.training.step import TrainState
 
 
 def resolve(how: str) -> str:
@@ -80,7 +34,6 @@ def resolve(how: str) -> str:
     return "threads" if jax.default_backend() == "cpu" else "vmap"
 
 
-# --- the runs --------------------------------------------------------------------------------------------------------
 @dataclasses.dataclass
 class Pack:
     """P states, and the program that trains them.
@@ -153,7 +106,7 @@ def make_pack(
     way = way if len(states) > 1 else "threads"
     together = way != "threads"
     states, hypers = (_stack(states), _stack(hypers)) if together else (list(states), list(hypers))
-    return Pack(states, hypers, make_train_steps(e, eot, resident=resident, program=WAYS[way]), together)
+    return Pack(states, hypers, make_train_steps(e, eot, resident=resident, way=way), together)
 
 
 def _stack(trees):

@@ -1,4 +1,4 @@
-"""One training step, a pure function, and K of them in one compiled program."""
+"""One training step, a pure function of state, batch and traced numbers."""
 
 import dataclasses
 import functools
@@ -15,6 +15,20 @@ from lm.config import Experiment, Steps
 from lm.model import transformer
 from lm.model.loss import window_nats
 from lm.training import optimizers, schedules
+
+TRACED_OR_UNUSED = frozenset(
+    {key for key in settings.settings() if key.startswith("data.") and key != "data.packing"}
+    | settings.PACKABLE
+    | settings.FREE - {"model.attention", "model.remat", "model.unroll", "train.loss_chunk"}
+)
+"""Settings that no compiled program depends on: programs trace them, or never ask for them."""
+
+
+def static(e: Experiment) -> Experiment:
+    """Returns the experiment with every setting of TRACED_OR_UNUSED at its default: equal for all that one program
+    serves."""
+    defaults = settings.flatten(settings.to_dict(Experiment()))
+    return settings.replace(e, {key: defaults[key] for key in TRACED_OR_UNUSED})
 
 
 @jax.tree_util.register_dataclass
@@ -148,73 +162,6 @@ def train_step(state: TrainState, batch: Batch, hyper: dict, e: Experiment, eot:
     healthy = jnp.isfinite(loss) & jnp.isfinite(norm) & (loss < hyper["loss_limit"])
     metrics = {"loss": loss, "gradient_norm": norm, "healthy": healthy, "rate": rate}
     return TrainState(params, optimizer, state.step + 1, sums), metrics
-
-
-# --- K steps in one program ------------------------------------------------------------------------------------------
-TRACED_OR_UNUSED = frozenset(
-    {key for key in settings.settings() if key.startswith("data.") and key != "data.packing"}
-    | settings.PACKABLE
-    | settings.FREE - {"model.attention", "model.remat", "model.unroll", "train.loss_chunk"}
-)
-"""Settings that no compiled program depends on: programs trace them, or never ask for them."""
-
-
-def static(e: Experiment) -> Experiment:
-    """Returns the experiment with every setting of TRACED_OR_UNUSED at its default: equal for all that one program
-    serves."""
-    defaults = settings.flatten(settings.to_dict(Experiment()))
-    return settings.replace(e, {key: defaults[key] for key in TRACED_OR_UNUSED})
-
-
-def make_train_steps(e: Experiment, eot: int | None, *, resident: bool, program: Callable | None = None):
-    """Returns `many_steps` of an experiment, or another such program, compiled; the state it gets is overwritten.
-
-    Experiments that differ only in what the program traces share it, so that a sweep compiles each shape once.
-    """
-    return _compiled(program or many_steps, static(e), eot if e.data.packing else None, resident)
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled(program: Callable, e: Experiment, eot: int | None, resident: bool):
-    return jax.jit(program(e, eot, resident=resident), donate_argnums=0)
-
-
-def batch_at(i, windows, tokens, e: Experiment, *, resident: bool) -> Batch:
-    """Returns batch i of the windows: resident, they are places [K, B] in the tokens; otherwise tokens [K, B, T+1]."""
-    window = jax.lax.dynamic_index_in_dim(windows, i, keepdims=False)
-    if resident:
-        places = window[:, None] + jnp.arange(e.model.context + 1, dtype=window.dtype)
-        window = tokens[places % tokens.shape[0]]
-    return Batch(window.astype(jnp.int32))
-
-
-def no_metrics() -> dict:
-    """Returns what a step reports, before the first."""
-    return {name: jnp.float32(0) for name in ("loss", "gradient_norm", "rate")} | {"healthy": jnp.bool_(True)}
-
-
-def many_steps(e: Experiment, eot: int | None, *, resident: bool):
-    """Returns train_steps(state, hyper, tokens, windows, n) -> (state, report), for any n up to len(windows).
-
-    resident: tokens is the whole token file on the device, and windows holds places [K, B] to gather at; otherwise
-    tokens is None, and windows holds the tokens [K, B, T+1] themselves. n is traced: however a run is cut into
-    dispatches, the same program makes every step, bit for bit. It stops early at a step that is not healthy.
-    report: step, loss, gradient_norm, healthy, rate of the last step, and the sums since the last log point.
-    """
-
-    def train_steps(state, hyper, tokens, windows, n):
-        def go_on(carry):
-            i, _, metrics = carry
-            return (i < n) & metrics["healthy"]
-
-        def one(carry):
-            i, state, _ = carry
-            return i + 1, *train_step(state, batch_at(i, windows, tokens, e, resident=resident), hyper, e, eot)
-
-        _, state, metrics = jax.lax.while_loop(go_on, one, (jnp.int32(0), state, no_metrics()))
-        return state, metrics | {"step": state.step, "sums": state.sums}
-
-    return train_steps
 
 
 @jax.jit
