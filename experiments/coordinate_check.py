@@ -22,8 +22,7 @@ import numpy as np
 import lm
 from lm.data import Batches, prepare
 from lm.figures import STYLE, save
-from lm.training.loop import with_vocabulary
-from lm.training.step import Batch, hyperparameters, init_state, train_step
+from lm.training import Batch, hyperparameters, init_state, train_step, with_vocabulary
 
 FIGURES = Path(__file__).parent / "figures"
 WIDTHS, LAYERS = (32, 64, 128, 256), (4, 8, 16, 32)

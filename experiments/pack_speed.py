@@ -20,7 +20,7 @@ import numpy as np
 import lm
 from lm.bench import Contestant, Program, Timing, compare
 from lm.figures import STYLE, save
-from lm.training.pack import WAYS, resolve
+from lm.training import WAYS, resolve
 
 FIGURE = Path(__file__).parent / "figures" / "pack_speed.svg"
 SHAPES = {

@@ -37,8 +37,7 @@ from lm.files import whole
 from lm.hardware import keep_compiled_programs
 from lm.settings import FREE, PACKABLE, flatten, to_dict
 from lm.tokenizer import token_bytes
-from lm.training.loop import with_vocabulary
-from lm.training.step import hyperparameters, init_state, make_train_steps
+from lm.training import hyperparameters, init_state, make_train_steps, with_vocabulary
 
 FIGURE = Path(__file__).parent / "figures" / "recipe.svg"
 BASELINE = lm.Experiment(

@@ -37,7 +37,7 @@ from lm.scaling.plan import Rates, Rules, Size, plan, size, trunk
 from lm.scaling.points import read_points
 from lm.scaling.predictions import write_prediction
 from lm.scaling.sweep import sweep
-from lm.training.loop import with_vocabulary
+from lm.training import with_vocabulary
 
 FARTHER = 4.1
 """Compute of the held-out run over the largest fitted one's."""

@@ -17,11 +17,11 @@ def run(arguments: list[str]) -> int:
         with patience("starting"):
             from lm.training.dry_run import dry_run
 
-        cost = dry_run(options.experiment, display=Display())
+        forecast = dry_run(options.experiment, display=Display())
         if options.json:
-            print_json(dataclasses.asdict(cost))
+            print_json(dataclasses.asdict(forecast))
         else:
-            print(cost.table(), end="")
+            print(forecast.table(), end="")
         return 0
 
     from lm.run import Run

@@ -13,7 +13,7 @@ from lm.console import console
 
 @contextlib.contextmanager
 def patience(what: str, seconds: float = 1.0) -> Iterator[None]:
-    """Say in the terminal what is waited for, once that has taken a while and for as long as it lasts."""
+    """Says in the terminal what is waited for, once that has taken a while and for as long as it lasts."""
     status = console(stderr=True).status(Text(what))  # which reads markup in a string even so
     timer = threading.Timer(seconds, status.start)
     if status.console.is_terminal:
@@ -49,14 +49,14 @@ class Display:
         self.progress.stop()
 
     def stage(self, name: str, done: int, total: int | None) -> None:
-        """Progress of a stage before training (bytes read, text tokenized); a new name starts a new line."""
+        """Shows how far a stage before training is (bytes read, text tokenized); a new name starts a new line."""
         if self.task is None or self.progress.tasks[-1].description != name:
             self.clear()
             self.task = self.progress.add_task(name, numbers="")
         self.progress.update(self.task, completed=done, total=total)
 
     def training(self, step: int, total: int, report: dict[str, Any], tokens_per_second: float) -> None:
-        """The live line."""
+        """Renews the live line. report: its loss is shown."""
         numbers = f"loss {report['loss']:.3f}  {tokens_per_second:,.0f} tokens/s"
         if self.task is None or self.progress.tasks[-1].description != "training":
             self.clear()
@@ -64,19 +64,24 @@ class Display:
         self.progress.update(self.task, completed=step, total=total, numbers=numbers)
 
     def clear(self) -> None:
-        """Take the live line away."""
+        """Takes the live line away."""
         if self.task is not None:
             self.progress.remove_task(self.task)
             self.task = None
 
-    def evaluated(self, record: dict[str, Any], total: int) -> None:
-        """A line that stays."""
-        train = f"loss {record['loss']:.4f}  " if "loss" in record else ""
-        self.say(
-            f"step {record['step']:>{len(str(total))}}/{total}  {train}"
-            f"validation {record['val_loss']:.4f} nats/token, {record['val_bits_per_byte']:.4f} bits/byte"
-        )
+    def evaluated(self, records: dict[str, dict[str, Any]], total: int) -> None:
+        """Prints a line for an evaluation of one run, or of several. records: by the runs' names; total: steps."""
+        best = min(records, key=lambda name: records[name]["val_loss"])
+        record = records[best]
+        line = f"step {record['step']:>{len(str(total))}}/{total}  "
+        if len(records) == 1:
+            line += f"loss {record['loss']:.4f}  " if "loss" in record else ""
+            line += f"validation {record['val_loss']:.4f} nats/token, {record['val_bits_per_byte']:.4f} bits/byte"
+        else:
+            worst = max(record["val_loss"] for record in records.values())
+            line += f"{len(records)} runs  validation {record['val_loss']:.4f} ({best}) to {worst:.4f} nats/token"
+        self.say(line)
 
     def say(self, text: str) -> None:
-        """A line of text that stays."""
+        """Prints a line of text, which stays."""
         self.console.print(text, soft_wrap=True)

@@ -9,23 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm import hardware
-from lm.config import Experiment
-from lm.data.batches import Batches
+from lm.config import Experiment, Steps
 from lm.data.tokens import prepare
-from lm.model.transformer import parameter_count, shapes
+from lm.model.transformer import axes, shapes
 from lm.scaling.conventions import conventions, parameters
-from lm.scaling.flops import elementwise_flops, forward_flops, optimizer_flops, train_flops, train_flops_6n
+from lm.scaling.flops import elementwise_flops, forward_flops, optimizer_flops, train_flops_6n
 from lm.training.display import Display
 from lm.training.loop import with_vocabulary
 from lm.training.memory import estimate, readable, tree_bytes
-from lm.training.step import hyperparameters, init_state, make_train_steps
+from lm.training.programs import make_train_steps
+from lm.training.resume import describe
+from lm.training.step import hyperparameters, init_state
 
 MEASURE_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
-    """Counts are exact; memory is of one device in bytes; the rate was measured here just now, where the run fits."""
+class Forecast:
+    """What a training would take. Counts are exact; memory is in bytes of one device; the rate was measured just now,
+    where the run fits."""
 
     params: dict[str, int]
     params_total: int
@@ -64,16 +66,17 @@ class Cost:
         return self.memory_available is None or self.memory_total <= self.memory_available
 
     def table(self) -> str:
-        """Lines for a person."""
-        rows = [("parameters", "")]
-        rows += [(f"  {part}", f"{count:,}") for part, count in self.params.items()]
-        rows += [("parameters by convention", "")]
-        rows += [(f"  {name}", f"{count:,}") for name, count in self.params_conventions.items()]
-        rows += [("forward FLOPs per token", "")]
-        rows += [(f"  {part}", f"{count:,.0f}") for part, count in self.flops_forward_per_token.items()]
-        rows += [("  elementwise", f"{sum(self.flops_elementwise_per_token.values()):,.0f}")]
-        rows += [("training FLOPs per token by convention", "")]
-        rows += [(f"  {name}", f"{count:,.0f}") for name, count in self.flops_conventions_per_token.items()]
+        """Lays it out in lines for a person."""
+        elementwise = {"elementwise": sum(self.flops_elementwise_per_token.values())}
+        sections = {
+            "parameters": self.params,
+            "parameters by convention": self.params_conventions,
+            "forward FLOPs per token": self.flops_forward_per_token | elementwise,
+            "training FLOPs per token by convention": self.flops_conventions_per_token,
+        }
+        rows = []
+        for title, counts in sections.items():
+            rows += [(title, ""), *((f"  {name}", f"{round(count):,}") for name, count in counts.items())]
         rows += [
             ("optimizer's FLOPs per step", f"{self.flops_optimizer_per_step:.3e}"),
             ("training FLOPs in all, exact", f"{self.flops_exact:.3e}"),
@@ -96,49 +99,44 @@ class Cost:
         return "".join(f"{name:<40}{value:>18}".rstrip() + "\n" for name, value in rows)
 
 
-def dry_run(experiment: Experiment, *, display: Display | None = None) -> Cost:
-    """Prepare the data, compile the step, time it on throwaway parameters, and count. Writes no run.
+def dry_run(experiment: Experiment, *, display: Display | None = None) -> Forecast:
+    """Prepares the data, compiles the step, times it on throwaway parameters, and counts. Writes no run.
 
-    Of an experiment that this machine's memory cannot hold nothing is allocated, and no rate is known.
+    For an experiment that this machine's memory cannot hold nothing is allocated, and no rate is known.
     """
     with display or Display(quiet=True) as display:
         data = prepare(experiment.data, report=display.stage)
         e = with_vocabulary(experiment, data)
-        c = e.model
-        batches = Batches(data.train, context=c.context, batch=e.train.batch, seed=e.train.seed)
-        steps = e.steps(batches.epoch_tokens)
+        facts, steps = describe(e, data)
         need, there = estimate(e), hardware.memory()
         beside, rate = need.gradients + need.activations, None
         if there is None or need.total <= there:
-            rate, beside = _measure(e, batches, data.tokenizer.eot_token, there, display)
-    total, nonembedding = parameter_count(c)
-    tokens = steps.total * e.batch_tokens
-    exact, six = train_flops(c), train_flops_6n(c)
-    return Cost(
-        params=_parts(shapes(c)), params_total=total, params_nonembedding=nonembedding,
+            rate, beside = _measure(e, steps, data.tokenizer.eot_token, there, display)
+    c, total, tokens = e.model, facts["params_total"], steps.total * e.batch_tokens
+    exact, six = facts["flops_per_token"], train_flops_6n(c)
+    return Forecast(
+        params=parts(shapes(c), axes(c)), params_total=total, params_nonembedding=facts["params_nonembedding"],
         params_conventions=parameters(c), flops_forward_per_token=forward_flops(c),
         flops_elementwise_per_token=elementwise_flops(c), flops_optimizer_per_step=optimizer_flops(e.optimizer, c),
         flops_exact_per_token=exact, flops_6nd_per_token=six, flops_conventions_per_token=conventions(c),
         flops_exact=exact * tokens, flops_6nd=six * tokens,
         memory_parameters=need.parameters, memory_optimizer=need.optimizer, memory_activations=beside,
         memory_total=need.parameters + need.optimizer + beside, memory_available=there,
-        steps=steps.total, tokens=tokens, epochs=tokens / batches.epoch_tokens, tokens_per_parameter=tokens / total,
+        steps=steps.total, tokens=tokens, epochs=tokens / facts["epoch_tokens"], tokens_per_parameter=tokens / total,
         tokens_per_second=rate, eta_seconds=rate and tokens / rate,
     )  # fmt: skip
 
 
 def _measure(
-    e: Experiment, batches: Batches, eot: int, there: int | None, display: Display
+    e: Experiment, steps: Steps, eot: int | None, there: int | None, display: Display
 ) -> tuple[float | None, int]:
-    """Tokens a second of the compiled step after its first call, and the bytes XLA plans beside the state.
+    """Returns tokens a second of the compiled step after its first call, and the bytes XLA plans beside the state.
 
     No rate, and nothing allocated, where that plan is for more memory than there is.
     """
-    steps = e.steps(batches.epoch_tokens)
-    run = make_train_steps(e, eot, resident=True)
-    hyper = hyperparameters(e, steps)
+    run, hyper = make_train_steps(e, eot, resident=True), hyperparameters(e, steps)
     state = jax.eval_shape(lambda: init_state(e))
-    tokens = jax.ShapeDtypeStruct((max(batches.context + 1, 1024),), jnp.uint16)
+    tokens = jax.ShapeDtypeStruct((max(e.model.context + 1, 1024),), jnp.uint16)
     starts = jax.ShapeDtypeStruct((64, e.train.batch), np.int32)
     display.stage("compiling the step", 0, None)
     compiled = run.lower(state, hyper, tokens, starts, 1).compile()
@@ -158,15 +156,22 @@ def _measure(
     return made * e.batch_tokens / seconds, beside
 
 
-def _parts(tree: dict) -> dict[str, int]:
-    """Parameters by part: embedding, attention, feed-forward, norms, head."""
-    parts: dict[str, int] = {}
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        keys = [key.key for key in path]
-        part = next((key for key in keys if key.endswith("norm")), None)
-        part = "norms" if part else keys[1] if keys[0] == "blocks" else keys[0]
-        parts[part] = parts.get(part, 0) + math.prod(leaf.shape)
-    return parts
+def parts(shapes: dict, axes: dict) -> dict[str, int]:
+    """Counts parameters by part: by what the tree's top level names, or in stacked layers, by the level below.
+
+    A module that holds nothing but vectors, such as a gain and a bias, is one of the norms.
+    """
+    letters = jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple))
+    leaves = [
+        ([key.key for key in path], "L" in inner, len(inner) - ("L" in inner), math.prod(leaf.shape))
+        for (path, leaf), inner in zip(jax.tree.leaves_with_path(shapes), letters, strict=True)
+    ]
+    others = [keys[:-1] for keys, _, own_axes, _ in leaves if own_axes != 1]
+    counts: dict[str, int] = {}
+    for keys, stacked, _, count in leaves:
+        part = (keys[1] if stacked else keys[0]) if keys[:-1] in others else "norms"
+        counts[part] = counts.get(part, 0) + count
+    return counts
 
 
 def _duration(seconds: float) -> str:

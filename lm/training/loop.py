@@ -1,31 +1,38 @@
-"""Training, top to bottom: data, runs, state, then dispatch, log, evaluate, save, until the last step."""
+"""Training, top to bottom: data, run directories, state, then dispatch, log, evaluate, save, until the last step."""
 
 import contextlib
-import dataclasses
 import functools
+import itertools
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lm import checkpoints, settings
-from lm.config import Experiment
-from lm.data.batches import Batches, Feed
+from lm.config import Experiment, Steps
+from lm.data.batches import Feed
 from lm.data.tokens import Prepared, prepare
 from lm.errors import Diverged, require
-from lm.model.transformer import compute_dtype, parameter_count
-from lm.run import RUNS, Run, open_run
-from lm.scaling.flops import train_flops
-from lm.training import resume
+from lm.model.transformer import compute_dtype
+from lm.run import RUNS, Run
 from lm.training.display import Display
-from lm.training.member import Member
+from lm.training.member import (
+    Member,
+    make_member,
+    require_healthy,
+    restore,
+    save,
+    training_figures,
+    validation_figures,
+    write_record,
+)  # fmt: skip
 from lm.training.memory import require_memory
-from lm.training.pack import make_pack, resolve
+from lm.training.pack import Pack, make_pack, resolve
+from lm.training.resume import open_runs
 from lm.training.step import abstract_parts
 
 DISPATCH_SECONDS = 0.25
@@ -43,7 +50,7 @@ STREAMED_BYTES = 64 << 20
 
 
 def train(experiment: Experiment, *, folder: str | Path = RUNS, display: Display | bool | None = True) -> Run:
-    """Train an experiment, or resume it where its run directory left off; returns the Run.
+    """Trains an experiment, or resumes it where its run directory left off; returns the Run.
 
     display: False shows nothing; a Display of one's own shows what it likes.
     Resumed training is bit-identical to uninterrupted training on a CPU; so is a run made longer, which goes on from
@@ -62,7 +69,7 @@ def train_pack(
     how: str = "auto",
     until: int | None = None,
 ) -> list[Run]:
-    """Train experiments side by side, or resume them; returns their Runs in order.
+    """Trains experiments side by side, or resumes them; returns their Runs in order.
 
     They may differ in name, seed and what is traced (settings.PACKABLE), and each is trained as if alone: same
     directory, same records, same numbers; on a CPU to the bit, but for how="vmap" (see lm.training.pack). The seconds
@@ -75,88 +82,116 @@ def train_pack(
     resolve(how)
     if display is None or isinstance(display, bool):
         display = Display(quiet=not display)
-    with display, _stop_signals() as stop, contextlib.ExitStack() as held:
+    with display, stop_signals() as stop, contextlib.ExitStack() as held:
+        # --- 1. The experiments and their data -----------------------------------------------------------------------
         data = prepare(experiments[0].data, report=display.stage)
-        runs = _open(experiments, data, Path(folder), held, display.say)
-        total = runs[0].record["steps"]["total"]
-        end = total if until is None else min(until, total)
-        lost: dict[Run, Diverged] = {}
+        experiments = [with_vocabulary(e, data) for e in experiments]
+        e = experiments[0]  # stands for all below: they share the data, the shapes, and when something is due
+        require_memory(e, len(experiments))
+
+        # --- 2. Run directories: made, or opened where they left off -------------------------------------------------
+        runs = open_runs(experiments, data, Path(folder), held, display.say)
         for run in runs:
             if run.finished:  # nothing to train: is what it has whole?
                 checkpoints.load(run.checkpoint_folder, run.reached, **abstract_parts(run.experiment))
-        behind = [run for run in runs if run.reached < end]
-        while behind:
-            level = sorted({run.reached for run in behind})
-            group, level_end = [run for run in behind if run.reached == level[0]], (*level[1:], end)[0]
-            with contextlib.closing(Trainer(group, data, level_end, display, how)) as trainer:
-                while trainer.alive and trainer.step < level_end and not stop:
-                    trainer.advance()
-                if stop or level_end < total:
-                    trainer.save()
-                if stop and trainer.alive and trainer.step < total:
-                    display.say(f"stopped at step {trainer.step} and saved; the same command goes on from there")
-            lost |= trainer.lost
-            behind = [] if stop or level_end == end else [run for run in behind if run not in lost]
-    if lost:
-        raise _all_diverged(lost, len(runs))
+        steps = Steps(**runs[0].record["steps"])
+        end = steps.total if until is None else min(until, steps.total)
+        members = [make_member(run, data, held) for run in runs if run.reached < end]
+
+        # Runs of a pack that was killed while it was saved may lag behind: they first train to where the others are.
+        for step, goal in itertools.pairwise([*sorted({member.run.reached for member in members}), end]):
+            if stop:
+                break
+            # --- 3. State: fresh, or restored ------------------------------------------------------------------------
+            group = [member for member in members if member.run.reached == step and not member.lost]
+            first, resumed = group[0], bool(group[0].run.steps())
+            states, hypers = [restore(member) for member in group], [member.hyper for member in group]
+            resident = first.batches.resident
+            tokens = jnp.asarray(first.batches.resident_tokens()) if resident else None
+            pack = make_pack(states, hypers, e, first.eot, resident=resident, how=how)
+            del states  # the first dispatch overwrites them
+            if resumed:
+                display.say(f"resuming {names(group)} at step {step} of {steps.total}")
+            # Restoring has cut the metrics back: a run without any is yet to be evaluated.
+            if fresh := [p for p in alive(group) if step == 0 and not group[p].run.metrics()]:
+                display.say(headline(e, group))
+                if steps.eval_every < steps.total:  # else the end alone is evaluated
+                    write_down(group, fresh, step, display, scored=pack)
+            window_bytes = 4 * len(group) * e.train.batch * (e.model.context + 1)
+            most = MOST_STEPS if resident else max(1, min(MOST_STEPS, STREAMED_BYTES // window_bytes))
+            feed = held.enter_context(Feed(functools.partial(read_windows, group, most)))
+            rate = None  # steps a second of each run in the last dispatch, known after the second
+            since, timed = step, 0.0  # where the speed that is logged is measured from, and a run's seconds since then
+
+            while alive(group) and step < goal and not stop:
+                # --- 4. Dispatch: n steps of every run, as many as fit before something is due -----------------------
+                start, sharing = time.perf_counter(), len(alive(group))
+                n, windows = feed(step, dispatch_length(group, step, goal, rate or 0.0, most))
+                waited = time.perf_counter() - start
+                if step + n < goal:  # what comes next is read while the device works
+                    feed.ahead(step + n, dispatch_length(group, step + n, goal, rate or 0.0, most))
+                reports = pack.advance(tokens, windows, [0 if member.lost else n for member in group])
+                seconds = time.perf_counter() - start
+                step += n
+                for p in alive(group):
+                    with losing(group, p, display):
+                        require_healthy(group[p], reports[p])
+                        group[p].seconds += seconds / sharing
+                        group[p].waited += waited / sharing
+                if not (going := alive(group)):
+                    break
+                if rate is not None:
+                    rate, timed = n / seconds, timed + seconds / sharing
+                    loss = sum(float(reports[p]["loss"]) for p in going) / len(going)
+                    display.training(step, steps.total, {"loss": loss}, e.batch_tokens * n * sharing / seconds)
+                else:  # the first dispatch compiled, which says nothing of speed
+                    rate, since = 0.0, step
+
+                # --- 5. Log, evaluate, save --------------------------------------------------------------------------
+                # In this order: a checkpoint keeps its validation loss, and a run that is killed in between forgets
+                # what it logged since its last checkpoint and makes those steps again; it never lacks a record.
+                last = step == steps.total
+                logging, saving = (last or step % every == 0 for every in (steps.log_every, steps.checkpoint_every))
+                evaluating, records = saving or step % steps.eval_every == 0, {}
+                if logging or evaluating:
+                    speed = e.batch_tokens * (step - since) / timed if timed else None
+                    means = {p: training_figures(group[p], reports[p], speed) for p in going if logging}
+                    records = write_down(group, going, step, display, means=means, scored=pack if evaluating else None)
+                if logging:
+                    since, timed = step, 0.0
+                for p in alive(group):
+                    if saving or step == group[p].stable_end:
+                        with losing(group, p, display):
+                            save(group[p], pack.state(p), records[p]["val_loss"] if saving else None)
+
+            # --- 6. Close: save what is not saved yet; the directories are let go when `held` is ---------------------
+            for p in alive(group) if stop or goal < steps.total else ():
+                with losing(group, p, display):
+                    save(group[p], pack.state(p))
+            feed.close()
+            if stop and alive(group) and step < steps.total:
+                display.say(f"stopped at step {step} and saved; the same command goes on from there")
+    if lost := {member.run: member.lost for member in members if member.lost}:
+        raise all_diverged(lost, len(runs))
     return runs
 
 
 def branch(trunk: Run, experiment: Experiment, step: int, *, folder: str | Path = RUNS) -> Run:
-    """Begin an experiment's run with another's state at a step, for which that has a checkpoint; `train` goes on.
+    """Begins an experiment's run with another's state at a step, for which that has a checkpoint; `train` goes on.
 
     It is the run that would be had from scratch where both are the same up to that step: settings, seed, and the
     learning rate at every step before. A run that has begun is left as it is.
     """
+    data = prepare(experiment.data)
     with contextlib.ExitStack() as held:
-        [run] = _open([experiment], prepare(experiment.data), Path(folder), held)
+        [run] = open_runs([with_vocabulary(experiment, data)], data, Path(folder), held)
         if not run.steps():
             run.begin_from(trunk, step, **abstract_parts(run.experiment))
     return run
 
 
-def _open(
-    experiments: Sequence[Experiment],
-    data: Prepared,
-    folder: Path,
-    held: contextlib.ExitStack,
-    say: Callable[[str], Any] = lambda _: None,
-) -> list[Run]:
-    """Make or open again every run's directory, and hold them. All that are there already are looked at before any is
-    changed, and opened first: a refusal makes no other."""
-    plans = []
-    for e in experiments:
-        e = with_vocabulary(e, data)
-        require_memory(e, len(experiments))
-        batches = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed)
-        total, nonembedding = parameter_count(e.model)
-        steps, path = e.steps(batches.epoch_tokens), folder / e.name
-        facts = dict(
-            documents=data.train.documents, train_tokens=data.train.count, epoch_tokens=batches.epoch_tokens,
-            params_total=total, params_nonembedding=nonembedding, flops_per_token=train_flops(e.model),
-            steps=dataclasses.asdict(steps),
-        )  # fmt: skip
-        there = (path / "experiment.json").is_file()
-        if there:
-            resume.resume_step(Run(path), e, data.hashes, steps)
-        take_up = functools.partial(resume.take_up, experiment=e, hashes=data.hashes, steps=steps, say=say)
-        plans.append((not there, e, facts, take_up))
-    opened = {}
-    for _, e, facts, take_up in sorted(plans, key=itemgetter(0)):
-        opened[e.name] = held.enter_context(open_run(e, data.hashes, data.tokenizer, facts, folder, take_up))
-    return [opened[e.name] for e in experiments]
-
-
-def _all_diverged(lost: dict[Run, Diverged], runs: int) -> Diverged:
-    why = {run.name: str(error) for run, error in lost.items()}
-    if runs == 1:
-        return Diverged(*why.values(), why)
-    each = "; ".join(f"{run.path}: {error}" for run, error in lost.items())
-    return Diverged(f"{len(lost)} of {runs} runs diverged, the others went on: {each}", why)
-
-
 def with_vocabulary(experiment: Experiment, data: Prepared) -> Experiment:
-    """The experiment with its vocabulary filled in from the tokenizer, or checked against it."""
+    """Returns the experiment with its vocabulary filled in from the tokenizer, or checked against it."""
     vocab, n = experiment.model.vocab, data.tokenizer.n_vocab
     require(
         vocab in (None, n),
@@ -165,156 +200,26 @@ def with_vocabulary(experiment: Experiment, data: Prepared) -> Experiment:
     return settings.replace(experiment, {"model.vocab": n})
 
 
-class Trainer:
-    """Runs in progress, all at one step: their state on the device, and what is due at which step."""
-
-    def __init__(self, runs: Sequence[Run], data: Prepared, until: int, display: Display, how: str = "auto"):
-        self.members = [Member(run, data) for run in runs]
-        self.until, self.display = until, display
-        first, count = self.members[0], len(runs)
-        e, resident = first.e, first.batches.resident
-        self.e, self.steps = e, first.steps  # a pack's runs are due at the same steps
-        self.alive = list(range(count))
-        self.lost: dict[Run, Diverged] = {}
-        self.tokens = jnp.asarray(first.batches.resident_tokens()) if resident else None
-        window_bytes = 4 * count * e.train.batch * (e.model.context + 1)
-        self.most = MOST_STEPS if resident else max(1, min(MOST_STEPS, STREAMED_BYTES // window_bytes))
-        self.feed = Feed(lambda step, n: [member.batches.dispatch(step, n, self.most) for member in self.members])
-        self.rate = 0.0  # steps a second in the last dispatch; unknown at first
-        self.compiled = False
-        resumed = bool(runs[0].steps())
-        states, hypers = [member.restore() for member in self.members], [member.hyper for member in self.members]
-        self.pack = make_pack(states, hypers, e, first.eot, resident=resident, how=how)
-        self.step = runs[0].reached
-        self.timer_steps, self.timer = self.step, 0.0
-        if resumed:
-            display.say(f"resuming {_names(runs)} at step {self.step} of {self.steps.total}")
-        fresh = [p for p, run in enumerate(runs) if self.step == 0 and not run.metrics()]
-        if fresh:
-            display.say(_headline(e, runs))
-            if self.steps.eval_every < self.steps.total:  # else the end alone is evaluated
-                self._record(fresh, evaluating=True)
-
-    def advance(self) -> None:
-        """One dispatch of as many steps as fit before something is due, then whatever is due."""
-        start = time.perf_counter()
-        n, windows = self.feed(self.step, self._length(self.step))
-        waited = (time.perf_counter() - start) / len(self.alive)
-        if self.step + n < self.until:
-            self.feed.ahead(self.step + n, self._length(self.step + n))
-        reports = self.pack.advance(self.tokens, windows, [n * (p in self.alive) for p in range(len(windows))])
-        seconds = (time.perf_counter() - start) / len(self.alive)
-        for p in list(self.alive):
-            if not reports[p]["healthy"]:
-                self._lose(p, self.members[p].diverged(reports[p]))
-        if not self.alive:
-            return
-        self.step += n
-        for p in self.alive:
-            self.members[p].seconds += seconds
-            self.members[p].waited += waited
-        if self.compiled:
-            self.rate, self.timer = n / seconds / len(self.alive), self.timer + seconds
-            loss = sum(float(reports[p]["loss"]) for p in self.alive) / len(self.alive)
-            self.display.training(self.step, self.steps.total, {"loss": loss}, self.e.batch_tokens * n / seconds)
-        else:  # the first dispatch compiled, which says nothing of speed
-            self.compiled, self.timer_steps = True, self.step
-
-        last = self.step == self.steps.total
-        saving = last or self.step % self.steps.checkpoint_every == 0
-        evaluating = saving or self.step % self.steps.eval_every == 0
-        if evaluating or self.step % self.steps.log_every == 0:
-            records = self._record(self.alive, evaluating, reports)
-            if saving:
-                self.save({p: record["val_loss"] for p, record in records.items()})
-        if not saving:
-            self.save(which=[p for p in self.alive if self.members[p].stable_end == self.step])
-
-    def _length(self, step: int) -> int:
-        """Steps to make at once from `step` on, as fast as they go at present."""
-        every = (self.steps.log_every, self.steps.eval_every, self.steps.checkpoint_every)
-        ends = [end for p in self.alive if (end := self.members[p].stable_end) is not None and end > step]
-        due = min(self.until, *ends, *((step // interval + 1) * interval for interval in every))
-        wanted = round(self.rate * DISPATCH_SECONDS * min(len(self.alive), MOST_PATIENCE))
-        least = max(1, min(FEWEST_STEPS, int(self.rate * LONGEST_SECONDS)))
-        return min(max(wanted, least), self.most, due - step)
-
-    def _record(self, which: list[int], evaluating: bool, reports: list[dict] | None = None) -> dict[int, dict]:
-        """Write down what these runs are owed at this step; returns each record."""
-        made = self.step - self.timer_steps
-        speed = self.e.batch_tokens * made / self.timer if self.timer else None
-
-        def write(p: int) -> dict:
-            params = self.pack.state(p).params if evaluating else None
-            return self.members[p].record(self.step, reports and reports[p], speed, params)
-
-        records = self._each(which, write)
-        if reports is not None and (self.step % self.steps.log_every == 0 or self.step == self.steps.total):
-            self.timer_steps, self.timer = self.step, 0.0
-        if evaluating and len(self.members) == 1 and records:
-            self.display.evaluated(records[0], self.steps.total)
-        elif evaluating and records:
-            self.display.say(_summary(records, self.members, self.steps.total))
-        return records
-
-    def save(self, val_losses: dict[int, float] | None = None, which: list[int] | None = None) -> None:
-        """Write a checkpoint of every run, or of these."""
-
-        def write(p: int) -> None:
-            self.members[p].save(self.pack.state(p), (val_losses or {}).get(p))
-
-        self._each(self.alive if which is None else which, write)
-
-    def _each(self, which: list[int], act: Callable[[int], Any]) -> dict[int, Any]:
-        """act(p) for each of these runs; one that turns out to have diverged is lost."""
-        made = {}
-        for p in list(which):
-            try:
-                made[p] = act(p)
-            except Diverged as error:
-                self._lose(p, error)
-        return made
-
-    def _lose(self, p: int, error: Diverged) -> None:
-        run = self.members[p].run
-        self.alive.remove(p)
-        self.lost[run] = error
-        if len(self.members) > 1:
-            self.display.say(f"{run.path}: {error}")
-
-    def close(self) -> None:
-        self.feed.close()
-        for member in self.members:
-            member.close()
+# --- when, and how much at once --------------------------------------------------------------------------------------
+def dispatch_length(group: Sequence[Member], step: int, goal: int, rate: float, most: int) -> int:
+    """Returns how many steps to make at once from `step` on, as fast as they go at present."""
+    steps, going = group[0].steps, alive(group)
+    ends = [end for p in going if (end := group[p].stable_end) is not None and end > step]
+    every = (steps.log_every, steps.eval_every, steps.checkpoint_every)
+    due = min(goal, *ends, *((step // interval + 1) * interval for interval in every))
+    wanted = round(rate * DISPATCH_SECONDS * min(len(going), MOST_PATIENCE))
+    least = max(1, min(FEWEST_STEPS, int(rate * LONGEST_SECONDS)))
+    return min(max(wanted, least), most, due - step)
 
 
-def _headline(e: Experiment, runs: Sequence[Run]) -> str:
-    device, first = jax.devices()[0], runs[0].record
-    return (
-        f"{_names(runs)}: {first['params_total']:,} parameters, {first['steps']['total']:,} steps of "
-        f"{e.batch_tokens:,} tokens from {e.data.corpus} ({first['train_tokens']:,} tokens), "
-        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'} in {compute_dtype(e.model)}"
-    )
-
-
-def _names(runs: Sequence[Run]) -> str:
-    return str(runs[0].path) if len(runs) == 1 else f"{len(runs)} runs side by side, {runs[0].path} to {runs[-1].path}"
-
-
-def _summary(records: dict[int, dict], members: Sequence[Member], total: int) -> str:
-    """One line for an evaluation of many runs."""
-    losses = {p: record["val_loss"] for p, record in records.items()}
-    best = min(losses, key=losses.__getitem__)
-    step = f"{records[best]['step']:>{len(str(total))}}"
-    return (
-        f"step {step}/{total}  {len(losses)} runs  validation {losses[best]:.4f} ({members[best].run.name}) "
-        f"to {max(losses.values()):.4f} nats/token"
-    )
+def read_windows(group: Sequence[Member], most: int, step: int, n: int) -> list[np.ndarray]:
+    """Returns what each run reads in the n steps from `step`: see Batches.dispatch."""
+    return [member.batches.dispatch(step, n, most) for member in group]
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one acts as usual. Main thread only."""
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; a second one acts as usual. Main thread only."""
     received: list[int] = []
 
     def note(number, _):
@@ -329,3 +234,70 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+# --- runs of a pack, by their places in it ---------------------------------------------------------------------------
+def alive(group: Sequence[Member]) -> list[int]:
+    """Returns the places of the runs that have not diverged."""
+    return [p for p, member in enumerate(group) if not member.lost]
+
+
+@contextlib.contextmanager
+def losing(group: Sequence[Member], p: int, display: Display) -> Iterator[None]:
+    """Takes a run that turns out to have diverged out of the pack, where the others go on."""
+    try:
+        yield
+    except Diverged as error:
+        group[p].lost = error
+        if len(group) > 1:
+            display.say(f"{group[p].run.path}: {error}")
+
+
+def all_diverged(lost: dict[Run, Diverged], runs: int) -> Diverged:
+    """Returns one error for all runs that diverged, of so many."""
+    why = {run.name: str(error) for run, error in lost.items()}
+    if runs == 1:
+        return Diverged(*why.values(), why)
+    each = "; ".join(f"{run.path}: {error}" for run, error in lost.items())
+    return Diverged(f"{len(lost)} of {runs} runs diverged, the others went on: {each}", why)
+
+
+def write_down(
+    group: Sequence[Member],
+    places: Sequence[int],
+    step: int,
+    display: Display,
+    *,
+    means: dict[int, dict] | None = None,
+    scored: Pack | None = None,
+) -> dict[int, dict]:
+    """Writes the records of the runs at these places, and shows what was evaluated. Returns the records by place.
+
+    means: of training, by place, where they are due. scored: the pack, where its parameters are to be evaluated.
+    """
+    records = {}
+    for p in places:
+        with losing(group, p, display):
+            figures = means[p] if means else {}
+            if scored:
+                figures |= validation_figures(group[p], step, scored.state(p).params)
+            records[p] = write_record(group[p], step, figures)
+    if scored and records:
+        display.evaluated({group[p].run.name: record for p, record in records.items()}, group[0].steps.total)
+    return records
+
+
+def names(group: Sequence[Member]) -> str:
+    """Names the run, or the runs, that train."""
+    first, last = group[0].run.path, group[-1].run.path
+    return str(first) if len(group) == 1 else f"{len(group)} runs side by side, {first} to {last}"
+
+
+def headline(e: Experiment, group: Sequence[Member]) -> str:
+    """Says what is about to be trained, on what and where."""
+    device, record = jax.devices()[0], group[0].run.record
+    return (
+        f"{names(group)}: {record['params_total']:,} parameters, {record['steps']['total']:,} steps of "
+        f"{e.batch_tokens:,} tokens from {e.data.corpus} ({record['train_tokens']:,} tokens), "
+        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'} in {compute_dtype(e.model)}"
+    )

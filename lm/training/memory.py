@@ -24,24 +24,29 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """All of it."""
         return self.parameters + self.optimizer + self.gradients + self.activations
 
 
 def estimate(e: Experiment, runs: int = 1) -> Memory:
-    """The memory of an experiment of known vocabulary, or of so many side by side. Any size is counted at once.
+    """Returns the memory that an experiment of known vocabulary needs, or so many side by side. Allocates nothing.
 
-    Only the states of runs side by side count each: some ways of training them make one step after another.
+    Of runs side by side only the states count each: some ways of training them make one step after another.
     """
     state = jax.eval_shape(lambda: init_state(e))
     itemsize = compute_dtype(e.model).itemsize
-    parameters, optimizer = tree_bytes(state.params), tree_bytes(state.optimizer)
-    gradients = parameters // 4 * itemsize
-    return Memory(runs * parameters, runs * optimizer, gradients, _activations(e, itemsize))
+    parameters = tree_bytes(state.params)
+    return Memory(
+        parameters=runs * parameters,
+        optimizer=runs * tree_bytes(state.optimizer),
+        gradients=parameters // 4 * itemsize,
+        activations=_activations(e, itemsize),
+    )
 
 
 def _activations(e: Experiment, itemsize: int) -> int:
-    """Of one pass. A block keeps its input, queries, keys, values, what attention found and the hidden layer; under
-    remat its input alone."""
+    """Returns the bytes that one pass keeps. A block keeps its input, queries, keys, values, what attention found and
+    the hidden layer; under remat its input alone."""
     c = e.model
     tokens = e.batch_tokens // e.train.accumulation
     block = c.width if c.remat else c.width + 2 * (c.heads + c.K) * c.H + c.F
@@ -49,14 +54,22 @@ def _activations(e: Experiment, itemsize: int) -> int:
     return c.layers * tokens * block * itemsize + 4 * logits
 
 
+WAY_OUT = "lower the model's sizes or train.batch, or raise train.accumulation"
+
+
 def require_memory(e: Experiment, runs: int = 1) -> None:
-    """Raise UserError, before anything is allocated, for an experiment that this device's memory cannot hold."""
+    """Raises UserError, before anything is allocated, for an experiment that this device's memory cannot hold."""
     need, there = estimate(e, runs), hardware.memory()
-    require(there is None or need.total <= there, too_large(need, there, runs))
+    what = f"{runs} runs side by side need" if runs > 1 else "training needs"
+    kinds = ", ".join(f"{name} {readable(count)}" for name, count in dataclasses.asdict(need).items())
+    require(
+        there is None or need.total <= there,
+        f"{what} at least {readable(need.total)} of memory ({kinds}), there are {readable(there or 0)} here; {WAY_OUT}",
+    )
 
 
 def require_plan(compiled: jax.stages.Compiled) -> None:
-    """Raise UserError, before its first call, for a program whose temporaries, as XLA plans them, do not fit beside
+    """Raises UserError, before its first call, for a program whose temporaries, as XLA plans them, do not fit beside
     the state that is there already."""
     plan, there = compiled.memory_analysis(), hardware.memory()
     need = plan.temp_size_in_bytes if plan else 0
@@ -67,24 +80,13 @@ def require_plan(compiled: jax.stages.Compiled) -> None:
     )
 
 
-WAY_OUT = "lower the model's sizes or train.batch, or raise train.accumulation"
-
-
-def too_large(need: Memory, there: int | None, runs: int = 1) -> str:
-    """What is needed, of what there is."""
-    what = f"{runs} runs side by side need" if runs > 1 else "training needs"
-    parts = ", ".join(f"{f.name} {readable(getattr(need, f.name))}" for f in dataclasses.fields(need))
-    total, left = readable(need.total), readable(there or 0)
-    return f"{what} at least {total} of memory ({parts}), there are {left} here; {WAY_OUT}"
-
-
 def tree_bytes(tree) -> int:
-    """Of a tree of arrays or of their shapes, in Python's integers, which no size overflows."""
+    """Returns the bytes of a tree of arrays or of their shapes, in Python's integers, which no size overflows."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def readable(count: int) -> str:
-    """Bytes in the unit that fits: 26.8 TB."""
+    """Writes bytes in the unit that fits: 26.8 TB."""
     for unit, size in (("MB", 1e6), ("GB", 1e9), ("TB", 1e12)):
         if count < 1000 * size:
             return f"{count / size:,.1f} {unit}"

@@ -1,28 +1,73 @@
-"""May a run be taken up again, and from which of its checkpoints?
+"""Run directories: made, or opened again where the run may be taken up, and from which of its checkpoints.
 
-A run that goes on must come out as if it had been made at once. Of its settings that is seen to by their comparison; of
-its length by that of the learning rates: a longer run warms up and decays elsewhere, so it may go on only from a step
-up to which both lengths had the same rates.
+A run that goes on must come out as if it had been made at once. Its settings are compared for that, and where its
+length changes, its learning rates: a longer run warms up and decays elsewhere, so it may go on only from a step up to
+which both lengths had the same rates.
 """
 
-from collections.abc import Callable
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from lm.config import Experiment, Steps
+from lm.data.batches import Batches
+from lm.data.tokens import Prepared
 from lm.errors import UserError
-from lm.run import Run, differences, refuse_differences
+from lm.model.transformer import parameter_count
+from lm.run import Run, differences, open_run, refuse_differences
+from lm.scaling.flops import train_flops
 from lm.training.schedules import agreement
 
 
+def open_runs(
+    experiments: Sequence[Experiment],
+    data: Prepared,
+    folder: Path,
+    held: contextlib.ExitStack,
+    say: Callable[[str], Any] = lambda _: None,
+) -> list[Run]:
+    """Makes every run's directory, or opens it again, and holds them as long as `held`.
+
+    experiments: their vocabularies known. Those that are there already are looked at before any is changed, and are
+    opened first, so that a refusal makes no other.
+    """
+    described = [describe(e, data) for e in experiments]
+    there = [(folder / e.name / "experiment.json").is_file() for e in experiments]
+    for e, (_, steps), exists in zip(experiments, described, there, strict=True):
+        if exists:
+            resume_step(Run(folder / e.name), e, data.hashes, steps)
+    opened = {}
+    for p in sorted(range(len(experiments)), key=lambda p: not there[p]):
+        e, (facts, steps) = experiments[p], described[p]
+        go_on = functools.partial(take_up, experiment=e, hashes=data.hashes, steps=steps, say=say)
+        opened[p] = held.enter_context(open_run(e, data.hashes, data.tokenizer, facts, folder, go_on))
+    return [opened[p] for p in range(len(experiments))]
+
+
+def describe(e: Experiment, data: Prepared) -> tuple[dict[str, Any], Steps]:
+    """Returns what a run's directory records beside its settings and hashes, and the run's durations in steps."""
+    epoch = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed).epoch_tokens
+    total, nonembedding = parameter_count(e.model)
+    steps = e.steps(epoch)
+    facts = dict(
+        documents=data.train.documents, train_tokens=data.train.count, epoch_tokens=epoch, params_total=total,
+        params_nonembedding=nonembedding, flops_per_token=train_flops(e.model), steps=dataclasses.asdict(steps),
+    )  # fmt: skip
+    return facts, steps
+
+
 def stable_end(e: Experiment, steps: Steps) -> int | None:
-    """The step at which wsd begins to decay, from which alone a run of another length can go on; its checkpoint is
-    always kept. None where there is no such step."""
+    """Returns the step at which wsd begins to decay, from which alone a run of another length can go on, so that its
+    checkpoint is always kept. None where there is no such step."""
     begins = steps.total - steps.decay
     return begins if e.schedule.name == "wsd" and 0 < begins < steps.total else None
 
 
 def resume_step(run: Run, experiment: Experiment, hashes: dict[str, str], steps: Steps) -> int:
-    """The checkpoint of a run, which has some or none (0), that this experiment goes on from.
+    """Returns the checkpoint that this experiment goes on from with a run; 0 where the run has none.
 
     Raises UserError, having changed nothing, where what was learnt so far is not what the experiment would have.
     """
@@ -47,7 +92,7 @@ def resume_step(run: Run, experiment: Experiment, hashes: dict[str, str], steps:
 
 
 def _why(e: Experiment, old: Steps, new: Steps) -> str:
-    """Which settings move with the length."""
+    """Says which settings move with the length."""
     moved = []
     for name in ("warmup", "decay") if e.schedule.name == "wsd" else ("warmup",):
         before, after = getattr(old, name), getattr(new, name)
@@ -59,14 +104,14 @@ def _why(e: Experiment, old: Steps, new: Steps) -> str:
 
 
 def _sums_agree(step: int, old: int, new: int) -> bool:
-    """Whether the state saved at a step holds sums that a run with the new interval between log points would hold, or
-    that its next step drops."""
+    """Tells whether the sums in the state saved at a step are those that a run with the new interval between log points
+    would hold, or are dropped by its next step."""
     begun = (max(step - 1, 0) // old * old, max(step - 1, 0) // new * new)
     return step % new == 0 or begun[0] == begun[1]
 
 
 def take_up(run: Run, experiment: Experiment, hashes: dict[str, str], steps: Steps, say: Callable[[str], Any]) -> None:
-    """Put a run that is there into the state from which this experiment goes on, or refuse as `resume_step` does."""
+    """Puts a run that is there into the state from which this experiment goes on, or refuse as `resume_step` does."""
     step, kept = resume_step(run, experiment, hashes, steps), run.steps()
     if kept and step < kept[-1]:
         total = run.record["steps"]["total"]

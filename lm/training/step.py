@@ -1,27 +1,43 @@
-"""One training step, a pure function, and K of them in one compiled program."""
+"""One training step, a pure function of state, batch and traced numbers."""
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lm import settings
 from lm.config import Experiment, Steps
 from lm.model import transformer
 from lm.model.loss import window_nats
 from lm.training import optimizers, schedules
 
+TRACED_OR_UNUSED = frozenset(
+    {key for key in settings.settings() if key.startswith("data.") and key != "data.packing"}
+    | settings.PACKABLE
+    | settings.FREE - {"model.attention", "model.remat", "model.unroll", "train.loss_chunk"}
+)
+"""Settings that no compiled program depends on: programs trace them, or never ask for them."""
+
+
+def static(e: Experiment) -> Experiment:
+    """Returns the experiment with every setting of TRACED_OR_UNUSED at its default: equal for all that one program
+    serves."""
+    defaults = settings.flatten(settings.to_dict(Experiment()))
+    return settings.replace(e, {key: defaults[key] for key in TRACED_OR_UNUSED})
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that training carries from step to step, and all that a checkpoint holds.
+    """Everything that training carries from step to step, and that a checkpoint holds.
 
-    sums: nats, tokens and gradient norm added up since the last log point, so that what a resumed run logs does not
-    depend on where it was cut.
+    sums: nats, tokens, gradient norms and steps added up since the last log point. They are saved as well, so what a
+    resumed run logs does not depend on where it was cut.
     """
 
     params: dict
@@ -31,7 +47,7 @@ class TrainState:
 
 
 def parts(state: TrainState) -> dict:
-    """A state as a checkpoint holds it: the parameters, and apart from them what only training needs."""
+    """The parts of a checkpoint: the parameters, and apart from them what only training needs."""
     return {
         "params": state.params,
         "training": {"optimizer": state.optimizer, "step": state.step, "sums": state.sums},
@@ -41,14 +57,18 @@ def parts(state: TrainState) -> dict:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """tokens: [B, T+1] integers, inputs and targets one apart. weights: [B, T], 0 for targets not to learn; None: 1."""
+    """Windows of text. tokens: integers [B, T+1], inputs and targets one apart. weights: [B, T], 0 where a target is
+    not to be learnt; None weighs all alike."""
 
     tokens: jax.Array
     weights: jax.Array | None = None
 
 
 def hyperparameters(e: Experiment, steps: Steps) -> dict:
-    """Everything traced: changing any of it compiles nothing. Of the seed, the 32 bits that make a key."""
+    """Returns every number that programs trace, so that changing it compiles nothing: see TRACED.
+
+    The seed is given by the 32 bits of it that JAX makes a key of.
+    """
     o = e.optimizer
     values = dict(
         learning_rate=o.learning_rate, matrix_learning_rate=o.matrix_learning_rate, weight_decay=o.weight_decay,
@@ -62,19 +82,25 @@ def hyperparameters(e: Experiment, steps: Steps) -> dict:
 
 
 def init_state(e: Experiment) -> TrainState:
-    """A fresh state: the same for the same experiment anywhere."""
+    """Returns a fresh state, which is the same for the same experiment anywhere."""
     params = transformer.init(e.model, e.train.seed)
-    optimizer = jax.jit(optimizer_of(e).init)(params)  # one program: leaf by leaf it would be a dozen
-    return TrainState(params, optimizer, jnp.int32(0), _no_sums())
+    return TrainState(params, _optimizer_init(static(e))(params), jnp.int32(0), _no_sums())
 
 
 def abstract_parts(e: Experiment) -> dict:
-    """The parts of an experiment's checkpoints as trees of shapes and types."""
+    """Returns the parts of an experiment's checkpoints as trees of shapes and types."""
     return parts(jax.eval_shape(lambda: init_state(e)))
 
 
 def optimizer_of(e: Experiment) -> optax.GradientTransformation:
+    """Returns what turns gradients into directions of descent, before rate and decay."""
     return optimizers.direction(e.optimizer, transformer.axes(e.model), e.model)
+
+
+@functools.lru_cache
+def _optimizer_init(e: Experiment) -> Callable[[dict], optax.OptState]:
+    """Compiles the optimizer's start into one program; leaf by leaf it would be a dozen."""
+    return jax.jit(optimizer_of(e).init)
 
 
 def _no_sums() -> dict:
@@ -82,7 +108,7 @@ def _no_sums() -> dict:
 
 
 def loss_sums(params, batch: Batch, e: Experiment, eot: int | None, z_loss, key):
-    """Summed loss to differentiate, and (nats, tokens) without the z-loss (Chowdhery et al. 2022, section 5)."""
+    """Returns the summed loss to differentiate, and (nats, tokens) without z-loss (Chowdhery et al. 2022, sec. 5)."""
     weights_BT = jnp.ones(batch.tokens[:, 1:].shape, jnp.float32) if batch.weights is None else batch.weights
     packed = eot if e.data.packing else None
     model = transformer.bind(e.model, params)
@@ -92,19 +118,20 @@ def loss_sums(params, batch: Batch, e: Experiment, eot: int | None, z_loss, key)
 
 
 def gradients(params, batch: Batch, e: Experiment, eot: int | None, z_loss, key):
-    """Gradient of the mean loss over the batch's tokens, with its nats and tokens.
+    """Returns the gradient of the mean loss over the batch's tokens, and the batch's nats and tokens.
 
-    Accumulation adds up sums over the parts and divides once by all tokens: the mean over tokens, not of means.
+    Accumulation adds up sums over the parts and divides once by all tokens, which is the mean over tokens and not a
+    mean of means.
     """
-    of = jax.value_and_grad(functools.partial(loss_sums, e=e, eot=eot, z_loss=z_loss), has_aux=True)
+    differentiate = jax.value_and_grad(functools.partial(loss_sums, e=e, eot=eot, z_loss=z_loss), has_aux=True)
     parts = e.train.accumulation
     if parts == 1:
-        (_, (nats, tokens)), grads = of(params, batch, key=key)
+        (_, (nats, tokens)), grads = differentiate(params, batch, key=key)
     else:
 
         def add(total, numbered):
             i, part = numbered
-            (_, counts), grads = of(params, part, key=None if key is None else jax.random.fold_in(key, i))
+            (_, counts), grads = differentiate(params, part, key=None if key is None else jax.random.fold_in(key, i))
             return jax.tree.map(jnp.add, total, (counts, grads)), None
 
         split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
@@ -115,7 +142,11 @@ def gradients(params, batch: Batch, e: Experiment, eot: int | None, z_loss, key)
 
 
 def train_step(state: TrainState, batch: Batch, hyper: dict, e: Experiment, eot: int | None = None):
-    """(state, batch, hyper) -> (state, metrics of this step). Dropout's key is a function of (seed, step) alone."""
+    """Makes one update: returns the next state and this step's metrics. A pure function.
+
+    hyper: the traced numbers (see hyperparameters). e, eot: static. Dropout's key depends on (seed, step) alone.
+    metrics: loss in nats per token, gradient_norm before clipping, healthy, and rate as a fraction of its peak.
+    """
     key = jax.random.fold_in(jax.random.key(hyper["seed"]), state.step) if e.model.dropout else None
     grads, nats, tokens = gradients(state.params, batch, e, eot, hyper["z_loss"], key)
     grads, norm = optimizers.clip(grads, hyper["clip"])
@@ -133,50 +164,7 @@ def train_step(state: TrainState, batch: Batch, hyper: dict, e: Experiment, eot:
     return TrainState(params, optimizer, state.step + 1, sums), metrics
 
 
-def batch_at(i, windows, tokens, e: Experiment, *, resident: bool) -> Batch:
-    """Batch i of the windows: resident, they are [K, B] places in the tokens; otherwise [K, B, T+1] tokens."""
-    window = jax.lax.dynamic_index_in_dim(windows, i, keepdims=False)
-    if resident:
-        places = window[:, None] + jnp.arange(e.model.context + 1, dtype=window.dtype)
-        window = tokens[places % tokens.shape[0]]
-    return Batch(window.astype(jnp.int32))
-
-
-def no_metrics() -> dict:
-    """What a step reports, before the first."""
-    return {name: jnp.float32(0) for name in ("loss", "gradient_norm", "rate")} | {"healthy": jnp.bool_(True)}
-
-
-def many_steps(e: Experiment, eot: int | None, *, resident: bool):
-    """train_steps(state, hyper, tokens, windows, n) -> (state, report), for any n up to len(windows).
-
-    resident: tokens is the whole token file on the device and windows holds [K, B] positions to gather at; otherwise
-    tokens is None and windows holds the [K, B, T+1] tokens themselves. n is traced, so however a run is cut into
-    dispatches the same program makes every step, bit for bit. It stops early at a step that is not healthy.
-    report: step, loss, gradient_norm, healthy, rate of the last step, and the sums since the last log point.
-    """
-
-    def train_steps(state, hyper, tokens, windows, n):
-        def go_on(carry):
-            i, _, metrics = carry
-            return (i < n) & metrics["healthy"]
-
-        def one(carry):
-            i, state, _ = carry
-            return i + 1, *train_step(state, batch_at(i, windows, tokens, e, resident=resident), hyper, e, eot)
-
-        _, state, metrics = jax.lax.while_loop(go_on, one, (jnp.int32(0), state, no_metrics()))
-        return state, metrics | {"step": state.step, "sums": state.sums}
-
-    return train_steps
-
-
-def make_train_steps(e: Experiment, eot: int | None, *, resident: bool):
-    """many_steps, compiled once; the state it is given is overwritten."""
-    return jax.jit(many_steps(e, eot, resident=resident), donate_argnums=0)
-
-
 @jax.jit
 def all_finite(params: dict) -> jax.Array:
-    """Whether every number in the tree is finite: asked before anything is saved."""
+    """Tells whether every number in the tree is finite, which is asked before anything is saved."""
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()

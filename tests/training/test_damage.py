@@ -21,6 +21,7 @@ from lm.errors import Diverged, UserError
 from lm.run import Run, load
 from lm.training import loop, trackers
 from lm.training.loop import train, train_pack
+from lm.training.pack import Pack
 from lm.training.step import abstract_parts
 
 
@@ -325,12 +326,12 @@ def test_a_run_that_is_taken_away_stops_and_is_not_made_again(corpus, tmp_path, 
 def test_a_run_without_a_checkpoint_is_begun_anew(corpus, tmp_path, monkeypatch):
     """Its first step found no memory: the corrected command is taken, and says so; nothing of the first is left."""
 
-    def fail(trainer):
+    def fail(*_):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9999999999999 bytes")
 
     e, said = tiny.experiment(corpus, train__steps=15, train__eval_every=5), []
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(loop.Trainer, "advance", fail)
+        patch.setattr(Pack, "advance", fail)
         train(tiny.replaced(e, optimizer__learning_rate=0.5), folder=tmp_path)
     assert Run(tmp_path / "tiny").steps() == [] and Run(tmp_path / "tiny").metrics()
     monkeypatch.setattr(loop.Display, "say", lambda _, text: said.append(text))
@@ -376,14 +377,14 @@ def test_divergence_before_the_first_checkpoint_says_so(corpus, tmp_path):
 
 def test_parameters_that_are_not_finite_are_never_saved(corpus, tmp_path, monkeypatch):
     """Where no loss shows it either: the embedding of a padded entry, which no text reads."""
-    advance = loop.Trainer.advance
+    advance = Pack.advance
 
-    def overflow(trainer):
-        params = trainer.pack.state(0).params
+    def overflow(pack, *arguments):
+        params = pack.state(0).params
         params["embedding"] = params["embedding"].at[-1, 0].set(np.inf)
-        advance(trainer)
+        return advance(pack, *arguments)
 
-    monkeypatch.setattr(loop.Trainer, "advance", overflow)
+    monkeypatch.setattr(Pack, "advance", overflow)
     with pytest.raises(Diverged, match=r"diverged at step 15: .*nothing was saved"):
         train(tiny.experiment(corpus), folder=tmp_path)
     run = Run(tmp_path / "tiny")

@@ -15,7 +15,8 @@ from lm.data.batches import Batches
 from lm.data.tokens import prepare
 from lm.training.loop import train as train_run
 from lm.training.loop import with_vocabulary
-from lm.training.step import hyperparameters, init_state, make_train_steps
+from lm.training.programs import make_train_steps
+from lm.training.step import hyperparameters, init_state
 
 MOST = 64
 STEPS = Steps(total=60, warmup=5, decay=24, log_every=7, eval_every=20, checkpoint_every=15)

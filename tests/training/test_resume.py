@@ -24,6 +24,7 @@ from lm.errors import UserError
 from lm.run import Run
 from lm.training import loop, resume
 from lm.training.loop import train, with_vocabulary
+from lm.training.pack import Pack
 from lm.training.step import init_state
 
 TIMINGS = {"seconds", "data_wait", "tokens_per_second", "mfu"}
@@ -59,16 +60,18 @@ class StopAt:
     """Stop a training after given numbers of steps, as Ctrl-C and SIGTERM do."""
 
     def __init__(self, monkeypatch, steps):
-        advance, waiting = loop.Trainer.advance, sorted(steps)
+        advance, length, waiting = Pack.advance, loop.dispatch_length, sorted(steps)
 
-        def until(trainer):
-            trainer.rate = 3 / loop.DISPATCH_SECONDS  # three steps a dispatch, so that any step can be the last
-            advance(trainer)
-            if waiting and trainer.step >= waiting[0]:
+        def until(pack, *arguments):
+            reports = advance(pack, *arguments)
+            if waiting and reports[0]["step"] >= waiting[0]:
                 waiting.pop(0)
                 os.kill(os.getpid(), signal.SIGTERM)
+            return reports
 
-        monkeypatch.setattr(loop.Trainer, "advance", until)
+        monkeypatch.setattr(Pack, "advance", until)
+        # Three steps a dispatch, so that any step can be the last.
+        monkeypatch.setattr(loop, "dispatch_length", lambda *arguments: min(3, length(*arguments)))
 
 
 # --- in pieces -------------------------------------------------------------------------------------------------------
@@ -266,7 +269,7 @@ def test_lengths_in_tokens_are_lengths_in_steps():
 
 def test_a_finished_run_is_only_looked_at(tiny_run, corpus, monkeypatch):
     """Nothing is made ready to train; of its checkpoint the digests are compared."""
-    monkeypatch.setattr(loop, "Trainer", None)
+    monkeypatch.setattr(loop, "make_member", None)
     run = train(tiny.experiment(corpus), folder=tiny_run.path.parent, display=False)
     assert run.finished and run.path == tiny_run.path
 

@@ -1,0 +1,111 @@
+"""Programs: many training steps, of one run or of P side by side, compiled once for all that they serve.
+
+train_steps(state, hyper, tokens, windows, n) -> (state, report) makes n steps, for any n up to len(windows). n is
+traced: however a run is cut into dispatches, the same program makes every step, bit for bit. It stops early at a step
+that is not healthy.
+  resident  tokens is the whole token file on the device, and windows holds places [U, B] to gather at; otherwise tokens
+            is None, and windows holds the tokens [U, B, T+1] themselves
+  report    step, loss, gradient_norm, healthy and rate of the last step, and the sums since the last log point
+Side by side all arguments but tokens, and all results, have a leading axis P.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from lm.config import Experiment
+from lm.training.step import Batch, static, train_step
+
+
+def make_train_steps(e: Experiment, eot: int | None, *, resident: bool, way: str = "threads"):
+    """Returns train_steps, compiled when it is first called; the state it is given is overwritten.
+
+    way: one of WAYS. Experiments that differ only in what is traced share one program, whose tracing and compiling
+    JAX then does once a process: a sweep compiles each shape once.
+    """
+    return _jitted(static(e), eot if e.data.packing else None, resident, way)
+
+
+@functools.lru_cache(maxsize=32)
+def _jitted(e: Experiment, eot: int | None, resident: bool, way: str):
+    return jax.jit(WAYS[way](e, eot, resident=resident), donate_argnums=0)
+
+
+def batch_at(i, windows, tokens, e: Experiment, *, resident: bool) -> Batch:
+    """Returns batch i of the windows: resident, they are places [U, B] in the tokens; otherwise tokens [U, B, T+1]."""
+    window = jax.lax.dynamic_index_in_dim(windows, i, keepdims=False)
+    if resident:
+        places = window[:, None] + jnp.arange(e.model.context + 1, dtype=window.dtype)
+        window = tokens[places % tokens.shape[0]]
+    return Batch(window.astype(jnp.int32))
+
+
+def no_metrics() -> dict:
+    """Returns what a step reports, before the first."""
+    return {name: jnp.float32(0) for name in ("loss", "gradient_norm", "rate")} | {"healthy": jnp.bool_(True)}
+
+
+def many_steps(e: Experiment, eot: int | None, *, resident: bool):
+    """Returns train_steps of one run."""
+
+    def train_steps(state, hyper, tokens, windows, n):
+        def go_on(carry):
+            i, _, metrics = carry
+            return (i < n) & metrics["healthy"]
+
+        def one(carry):
+            i, state, _ = carry
+            return i + 1, *train_step(state, batch_at(i, windows, tokens, e, resident=resident), hyper, e, eot)
+
+        _, state, metrics = jax.lax.while_loop(go_on, one, (jnp.int32(0), state, no_metrics()))
+        return state, metrics | {"step": state.step, "sums": state.sums}
+
+    return train_steps
+
+
+def mapped_steps(e: Experiment, eot: int | None, *, resident: bool):
+    """Returns train_steps of P runs, one run after another."""
+    train_steps = many_steps(e, eot, resident=resident)
+
+    def pack_steps(state, hyper, tokens, windows, n):
+        def alone(run):
+            state, hyper, windows, n = run
+            return train_steps(state, hyper, tokens, windows, n)
+
+        return jax.lax.map(alone, (state, hyper, windows, n))
+
+    return pack_steps
+
+
+def batched_steps(e: Experiment, eot: int | None, *, resident: bool):
+    """Returns train_steps of P runs at once. The state of a run that stopped early is computed further, to no effect:
+    its report stays."""
+
+    def step(i, state, hyper, tokens, windows):
+        batch = batch_at(i, windows, tokens, e, resident=resident)
+        state, metrics = train_step(state, batch, hyper, e, eot)
+        return state, metrics | {"step": state.step, "sums": state.sums}
+
+    all_step = jax.vmap(step, in_axes=(None, 0, 0, None, 0))
+
+    def pack_steps(state, hyper, tokens, windows, n):
+        def going_on(i, report):
+            return (i < n) & report["healthy"]
+
+        def one(carry):
+            i, state, report = carry
+            state, new = all_step(i, state, hyper, tokens, windows)
+            report = jax.tree.map(lambda a, b: jnp.where(going_on(i, report), a, b), new, report)
+            return i + 1, state, report
+
+        nothing = jax.tree.map(lambda x: jnp.broadcast_to(x, n.shape), no_metrics())
+        carry = jnp.int32(0), state, nothing | {"step": state.step, "sums": state.sums}
+        _, state, report = jax.lax.while_loop(lambda c: going_on(c[0], c[2]).any(), one, carry)
+        return state, report
+
+    return pack_steps
+
+
+WAYS = {"vmap": batched_steps, "map": mapped_steps, "threads": many_steps}
+"""What trains a pack, by the way of doing it: see lm.training.pack."""
