@@ -113,7 +113,7 @@ def test_the_size_of_batches_and_chunks_does_not_matter(m, texts):
     c, bytes_V = m.experiment.model, np.ones(m.tokenizer.n_vocab, np.int64)
     windows = [np.stack(rows) for rows in zip(*strided_windows([texts], c.context, 7), strict=True)]
     scores = [
-        score_windows(c, m.params, *windows, bytes_V, batch=batch, chunk=chunk)
+        score_windows(m.model, m.params, *windows, bytes_V, batch=batch, chunk=chunk)
         for batch, chunk in ((32, None), (3, 11))
     ]
     assert scores[0].nats == pytest.approx(scores[1].nats, rel=1e-6)
@@ -141,7 +141,7 @@ def test_packed_models_do_not_look_across_documents(m):
 
     def score(before, packed):
         window = np.concatenate([[eot], before, [eot], second, [eot]]).astype(np.int32)[None]
-        return score_windows(c, m.params, window, weights, bytes_V, eot=eot if packed else None).nats
+        return score_windows(m.model, m.params, window, weights, bytes_V, eot=eot if packed else None).nats
 
     assert score(first, True) == score(other, True)
     assert score(first, False) != score(other, False)

@@ -178,7 +178,7 @@ def test_runs_and_models_say_what_they_are(copy):
     """On one short line each: no arrays."""
     loss = copy.metrics()[-1]["val_loss"]
     assert repr(copy) == f"Run('runs/tiny': 4,976 parameters, step 60 of 60, validation {loss:.4f} nats/token)"
-    assert repr(load(copy)) == "Model(runs/tiny, step 60: 4,976 parameters, tokenizer chars)"
+    assert repr(load(copy)) == "Trained(runs/tiny, step 60: 4,976 parameters, tokenizer chars)"
     shutil.rmtree(copy.path)
     assert repr(copy) == "Run('runs/tiny': 4,976 parameters, step 0 of 60, not evaluated yet)"
 
@@ -197,7 +197,7 @@ def test_load_latest_best_and_step(tiny_run):
     windows = validation_windows(prepare(tiny_run.experiment.data).validation, 16, 512)
     for step in (45, 60):
         m = load(tiny_run, step)
-        score = score_windows(m.experiment.model, m.params, *windows, np.ones(m.tokenizer.n_vocab, np.int64))
+        score = score_windows(m.model, m.params, *windows, np.ones(m.tokenizer.n_vocab, np.int64))
         assert score.loss == pytest.approx(logged[step], rel=1e-6)
     for missing in (44, -1, "newest"):
         with pytest.raises(UserError, match=rf"no checkpoint {missing}; it has \[45, 60\]"):

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from lm.bench import machine
@@ -40,8 +39,8 @@ def decode(
 ) -> DecodeBench:
     """Time generations of `tokens` tokens for each of `batch` rows, and in the same rounds what limits them.
 
-    subject: an experiment, for random weights, or what `lm.load` returns. tokens: by default 256, or what the context holds.
-    peers: also time transformers and llama.cpp, where installed, decoding a GPT-2 of the same shape.
+    subject: an experiment, for random weights, or what `lm.load` returns. tokens: by default 256, or what the context
+    holds. peers: also time transformers and llama.cpp, where installed, decoding a GPT-2 of the same shape.
     The rest as in `train`.
     """
     e = with_random_vocabulary(subject if isinstance(subject, Experiment) else subject.experiment)
@@ -121,13 +120,10 @@ def bytes_per_step(model: LanguageModel, batch: int, tokens: int, prompt_tokens:
 
     A table that is only looked up in (positions, an embedding that is not the head) counts nothing.
     """
-    shapes, axes = (
-        jax.tree.leaves(model.shapes()),
-        jax.tree.leaves(model.axes(), is_leaf=lambda x: isinstance(x, tuple)),
-    )
-    head_is_table = ("D", "V") not in axes
-    looked_up = {("T", "D")} if head_is_table else {("T", "D"), ("V", "D")}
-    params = sum(leaf.size for leaf, letters in zip(shapes, axes, strict=True) if letters not in looked_up)
+    leaves = model.with_axes(model.shapes())
+    head_is_table = all(axes != ("D", "V") for _, axes in leaves)
+    looked_up = [("T", "D")] if head_is_table else [("T", "D"), ("V", "D")]
+    params = sum(leaf.size for leaf, axes in leaves if axes not in looked_up)
     remembered = _mean_while_decoding(lambda length: model.cost(length).remembered, tokens, prompt_tokens)
     return model.dtype.itemsize * (params + batch * remembered)
 

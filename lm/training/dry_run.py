@@ -11,14 +11,14 @@ import numpy as np
 from lm import hardware
 from lm.config import Experiment, Steps
 from lm.data.tokens import prepare
-from lm.model.transformer import axes, shapes
-from lm.scaling.conventions import conventions, parameters
-from lm.scaling.flops import elementwise_flops, forward_flops, optimizer_flops, train_flops_6n
+from lm.model.api import build
+from lm.model.conventions import conventions, parameters
 from lm.training.display import Display
 from lm.training.loop import with_vocabulary
 from lm.training.memory import estimate, readable, tree_bytes
 from lm.training.programs import make_train_steps
 from lm.training.resume import describe
+from lm.training.optimizers import optimizer_flops
 from lm.training.step import hyperparameters, init_state
 
 MEASURE_SECONDS = 2.0
@@ -41,7 +41,7 @@ class Forecast:
     flops_exact_per_token: float
     flops_6nd_per_token: float
     flops_conventions_per_token: dict[str, float]
-    """Of training, as papers count it: see lm/scaling/conventions.py."""
+    """Of training, as papers count it: see lm/model/conventions.py."""
     flops_exact: float
     flops_6nd: float
     memory_parameters: int
@@ -112,13 +112,14 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Foreca
         beside, rate = need.gradients + need.activations, None
         if there is None or need.total <= there:
             rate, beside = _measure(e, steps, data.tokenizer.eot_token, there, display)
-    c, total, tokens = e.model, facts["params_total"], steps.total * e.batch_tokens
-    exact, six = facts["flops_per_token"], train_flops_6n(c)
+    model, total, tokens = build(e.model), facts["params_total"], steps.total * e.batch_tokens
+    cost, exact, six = model.cost(), facts["flops_per_token"], 6.0 * total
     return Forecast(
-        params=parts(shapes(c), axes(c)), params_total=total, params_nonembedding=facts["params_nonembedding"],
-        params_conventions=parameters(c), flops_forward_per_token=forward_flops(c),
-        flops_elementwise_per_token=elementwise_flops(c), flops_optimizer_per_step=optimizer_flops(e.optimizer, c),
-        flops_exact_per_token=exact, flops_6nd_per_token=six, flops_conventions_per_token=conventions(c),
+        params=parts(model.shapes(), model.axes()), params_total=total, params_nonembedding=facts["params_nonembedding"],
+        params_conventions=parameters(model), flops_forward_per_token=dict(cost.products),
+        flops_elementwise_per_token=dict(cost.elementwise),
+        flops_optimizer_per_step=optimizer_flops(e.optimizer, model),
+        flops_exact_per_token=exact, flops_6nd_per_token=six, flops_conventions_per_token=conventions(model),
         flops_exact=exact * tokens, flops_6nd=six * tokens,
         memory_parameters=need.parameters, memory_optimizer=need.optimizer, memory_activations=beside,
         memory_total=need.parameters + need.optimizer + beside, memory_available=there,

@@ -17,7 +17,7 @@ from lm.config import Experiment, Steps
 from lm.data.batches import Feed
 from lm.data.tokens import Prepared, prepare
 from lm.errors import Diverged, require
-from lm.model.transformer import compute_dtype
+from lm.model.api import build
 from lm.run import RUNS, Run
 from lm.training.display import Display
 from lm.training.member import (
@@ -299,5 +299,5 @@ def headline(e: Experiment, group: Sequence[Member]) -> str:
     return (
         f"{names(group)}: {record['params_total']:,} parameters, {record['steps']['total']:,} steps of "
         f"{e.batch_tokens:,} tokens from {e.data.corpus} ({record['train_tokens']:,} tokens), "
-        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'} in {compute_dtype(e.model)}"
+        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'} in {build(e.model).dtype}"
     )

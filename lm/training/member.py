@@ -16,9 +16,8 @@ from lm.data.batches import Batches, validation_windows
 from lm.data.tokens import Prepared
 from lm.errors import Diverged
 from lm.hardware import peak_flops
-from lm.model.transformer import compute_dtype
+from lm.model.api import build
 from lm.run import Run
-from lm.scaling.flops import train_flops
 from lm.training.resume import stable_end
 from lm.training.step import TrainState, abstract_parts, all_finite, hyperparameters, init_state, parts
 from lm.training.trackers import TRACKERS, Tracker
@@ -100,8 +99,8 @@ def training_figures(member: Member, report: dict, speed: float | None) -> dict:
         "learning_rate": float(report["rate"]) * e.optimizer.learning_rate,
     }
     if speed is not None:
-        peak, _ = peak_flops(str(compute_dtype(e.model)))
-        figures |= {"tokens_per_second": speed, "mfu": speed * train_flops(e.model) / peak}
+        peak, _ = peak_flops(str(build(e.model).dtype))
+        figures |= {"tokens_per_second": speed, "mfu": speed * build(e.model).cost().training_flops / peak}
     return figures
 
 
@@ -109,7 +108,7 @@ def validation_figures(member: Member, step: int, params: dict) -> dict:
     """Scores the parameters on the fixed validation windows. Raises Diverged where that is not a number."""
     e = member.e
     score = evaluation.score_windows(
-        e.model, params, *member.validation, member.bytes_V, eot=member.eot if e.data.packing else None,
+        build(e.model), params, *member.validation, member.bytes_V, eot=member.eot if e.data.packing else None,
         batch=e.train.batch // e.train.accumulation, chunk=e.train.loss_chunk,
     )  # fmt: skip
     if not math.isfinite(score.loss):

@@ -8,7 +8,7 @@ import jax
 from lm import hardware
 from lm.config import Experiment
 from lm.errors import require
-from lm.model.transformer import compute_dtype
+from lm.model.api import build
 from lm.training.step import init_state
 
 
@@ -34,7 +34,7 @@ def estimate(e: Experiment, runs: int = 1) -> Memory:
     Of runs side by side only the states count each: some ways of training them make one step after another.
     """
     state = jax.eval_shape(lambda: init_state(e))
-    itemsize = compute_dtype(e.model).itemsize
+    itemsize = build(e.model).dtype.itemsize
     parameters = tree_bytes(state.params)
     return Memory(
         parameters=runs * parameters,
@@ -45,13 +45,10 @@ def estimate(e: Experiment, runs: int = 1) -> Memory:
 
 
 def _activations(e: Experiment, itemsize: int) -> int:
-    """Returns the bytes that one pass keeps. A block keeps its input, queries, keys, values, what attention found and
-    the hidden layer; under remat its input alone."""
-    c = e.model
+    """Returns the bytes that one pass keeps for the backward pass, and its logits."""
     tokens = e.batch_tokens // e.train.accumulation
-    block = c.width if c.remat else c.width + 2 * (c.heads + c.K) * c.H + c.F
-    logits = min(tokens, e.train.loss_chunk or tokens) * c.V
-    return c.layers * tokens * block * itemsize + 4 * logits
+    logits = min(tokens, e.train.loss_chunk or tokens) * e.model.V
+    return tokens * build(e.model).cost().kept * itemsize + 4 * logits
 
 
 WAY_OUT = "lower the model's sizes or train.batch, or raise train.accumulation"

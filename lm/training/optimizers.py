@@ -5,18 +5,25 @@ hidden matrix, and which decays, is read from the parameters' axes, never from t
 with a base shape multiplies them by is said in lm/model/parametrization.py.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from lm.config import ModelConfig, OptimizerConfig
+from lm.config import OptimizerConfig
+from lm.model.api import LanguageModel
 from lm.model.parametrization import is_hidden_matrix, is_matrix, multipliers
 
 
-def direction(c: OptimizerConfig, axes: dict, model: ModelConfig) -> optax.GradientTransformation:
-    """Gradient to direction of descent, before rate and decay. `axes`: the tree of lm.model.transformer.axes."""
-    transform = _direction(c, axes)
-    epsilon = tree_map_axes(lambda a: multipliers(model, c.name, a).epsilon, axes)
+UPDATE = {"adamw": 20, "lion": 15, "sgd": 10}
+"""Operations a parameter: gradient's scale and norm, clipping, moments, direction, decay and update."""
+
+
+def direction(c: OptimizerConfig, model: LanguageModel) -> optax.GradientTransformation:
+    """Gradient to direction of descent, before rate and decay."""
+    transform = _direction(c, model.axes())
+    epsilon = tree_map_axes(lambda a: multipliers(model.config, c.name, a).epsilon, model.axes())
 
     def update(gradients, memory, params=None):
         # m / (sqrt(v) + s epsilon) of gradients g is m / (sqrt(v) + epsilon) of g / s.
@@ -52,28 +59,44 @@ def _direction(c: OptimizerConfig, axes: dict) -> optax.GradientTransformation:
     return optax.partition({"muon": muon, "adam": adam}, labels)
 
 
-def apply(
-    c: OptimizerConfig, axes: dict, params: dict, directions: dict, rate: jax.Array, h: dict, model: ModelConfig
-) -> dict:
+def apply(c: OptimizerConfig, model: LanguageModel, params: dict, directions: dict, rate: jax.Array, h: dict) -> dict:
     """params - rate * (direction + decay * params): decoupled weight decay (Loshchilov and Hutter 2019).
 
     rate: fraction of the peak. h: traced learning_rate, matrix_learning_rate and weight_decay.
     """
 
     def leaf(a, p, d):
-        s = multipliers(model, c.name, a)
+        s = multipliers(model.config, c.name, a)
         muon = c.name == "muon" and is_hidden_matrix(a)
         peak = s.rate * (h["matrix_learning_rate"] if muon else h["learning_rate"])
         decay = s.decay * h["weight_decay"] if is_matrix(a) else 0.0
         return p - rate * peak * (d + decay * p)
 
-    return tree_map_axes(leaf, axes, params, directions)
+    return tree_map_axes(leaf, model.axes(), params, directions)
 
 
 def clip(gradients: dict, limit: jax.Array) -> tuple[dict, jax.Array]:
     """Scale all gradients so that their global norm is at most `limit`; also the norm before."""
     norm = optax.tree.norm(gradients)
     return jax.tree.map(lambda g: g * jnp.minimum(1.0, limit / (norm + 1e-9)), gradients), norm
+
+
+def optimizer_flops(c: OptimizerConfig, model: LanguageModel) -> float:
+    """FLOPs of the optimizer per step (not per token): an update of every parameter, and Muon's matrix products.
+
+    Muon orthogonalises each m x n matrix of a block, m <= n, by rounds of three products: X X^T, its square, and
+    their sum with X (Jordan et al. 2024).
+    """
+    total = model.parameter_count()[0]
+    if c.name != "muon":
+        return UPDATE[c.name] * total
+    products = 0.0
+    for leaf, axes in model.with_axes(model.shapes()):
+        if is_hidden_matrix(axes):
+            *layers, rows, columns = leaf.shape
+            m, n = sorted((rows, columns))
+            products += math.prod(layers) * (4 * m * m * n + 2 * m**3)
+    return UPDATE["adamw"] * total + c.newton_schulz * products
 
 
 def tree_map_axes(f, axes: dict, *trees):

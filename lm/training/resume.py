@@ -16,9 +16,8 @@ from lm.config import Experiment, Steps
 from lm.data.batches import Batches
 from lm.data.tokens import Prepared
 from lm.errors import UserError
-from lm.model.transformer import parameter_count
+from lm.model.api import build
 from lm.run import Run, differences, open_run, refuse_differences
-from lm.scaling.flops import train_flops
 from lm.training.schedules import agreement
 
 
@@ -50,11 +49,11 @@ def open_runs(
 def describe(e: Experiment, data: Prepared) -> tuple[dict[str, Any], Steps]:
     """Returns what a run's directory records beside its settings and hashes, and the run's durations in steps."""
     epoch = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed).epoch_tokens
-    total, nonembedding = parameter_count(e.model)
+    total, nonembedding = build(e.model).parameter_count()
     steps = e.steps(epoch)
     facts = dict(
         documents=data.train.documents, train_tokens=data.train.count, epoch_tokens=epoch, params_total=total,
-        params_nonembedding=nonembedding, flops_per_token=train_flops(e.model), steps=dataclasses.asdict(steps),
+        params_nonembedding=nonembedding, flops_per_token=build(e.model).cost().training_flops, steps=dataclasses.asdict(steps),
     )  # fmt: skip
     return facts, steps
 

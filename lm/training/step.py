@@ -12,7 +12,7 @@ import optax
 
 from lm import settings
 from lm.config import Experiment, Steps
-from lm.model import transformer
+from lm.model.api import build
 from lm.model.loss import window_nats
 from lm.training import optimizers, schedules
 
@@ -83,7 +83,7 @@ def hyperparameters(e: Experiment, steps: Steps) -> dict:
 
 def init_state(e: Experiment) -> TrainState:
     """Returns a fresh state, which is the same for the same experiment anywhere."""
-    params = transformer.init(e.model, e.train.seed)
+    params = build(e.model).init(e.train.seed)
     return TrainState(params, _optimizer_init(static(e))(params), jnp.int32(0), _no_sums())
 
 
@@ -94,7 +94,7 @@ def abstract_parts(e: Experiment) -> dict:
 
 def optimizer_of(e: Experiment) -> optax.GradientTransformation:
     """Returns what turns gradients into directions of descent, before rate and decay."""
-    return optimizers.direction(e.optimizer, transformer.axes(e.model), e.model)
+    return optimizers.direction(e.optimizer, build(e.model))
 
 
 @functools.lru_cache
@@ -111,8 +111,8 @@ def loss_sums(params, batch: Batch, e: Experiment, eot: int | None, z_loss, key)
     """Returns the summed loss to differentiate, and (nats, tokens) without z-loss (Chowdhery et al. 2022, sec. 5)."""
     weights_BT = jnp.ones(batch.tokens[:, 1:].shape, jnp.float32) if batch.weights is None else batch.weights
     packed = eot if e.data.packing else None
-    model = transformer.bind(e.model, params)
-    nats_BT, log_z_BT = window_nats(model, batch.tokens, eot=packed, chunk=e.train.loss_chunk, key=key)
+    chunk = e.train.loss_chunk
+    nats_BT, log_z_BT = window_nats(build(e.model), params, batch.tokens, eot=packed, chunk=chunk, key=key)
     nats = jnp.sum(weights_BT * nats_BT)
     return nats + z_loss * jnp.sum(weights_BT * log_z_BT**2), (nats, jnp.sum(weights_BT))
 
@@ -152,8 +152,7 @@ def train_step(state: TrainState, batch: Batch, hyper: dict, e: Experiment, eot:
     grads, norm = optimizers.clip(grads, hyper["clip"])
     directions, optimizer = optimizer_of(e).update(grads, state.optimizer, state.params)
     rate = schedules.rate(e.schedule.name, state.step.astype(jnp.float32), hyper)
-    axes = transformer.axes(e.model)
-    params = optimizers.apply(e.optimizer, axes, state.params, directions, rate, hyper, e.model)
+    params = optimizers.apply(e.optimizer, build(e.model), state.params, directions, rate, hyper)
 
     fresh = state.step % hyper["log_every"] == 0
     new = {"nats": nats, "tokens": tokens, "gradient_norm": norm, "steps": jnp.float32(1)}

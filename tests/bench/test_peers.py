@@ -17,7 +17,7 @@ def test_torch_trains_as_many_parameters_as_we_do(gpt2):
     pytest.importorskip("torch")
     from lm.bench.torch_peer import GPT2
 
-    assert sum(p.numel() for p in GPT2(gpt2.model).parameters()) == parameter_count(gpt2.model)[0]
+    assert sum(p.numel() for p in GPT2(gpt2.model).parameters()) == build(gpt2.model).parameter_count()[0]
 
 
 def test_torch_is_our_function(gpt2):

@@ -93,8 +93,8 @@ def ones(c: ModelConfig) -> dict:
 def test_rates_and_decay_by_the_table(optimizer):
     """p = 1, direction = 1: p - rate (1 + decay). Hidden matrices: a quarter of the rate, four times the decay."""
     o, h = OptimizerConfig(name=optimizer), dict(learning_rate=0.04, matrix_learning_rate=0.02, weight_decay=0.5)
-    args = o, build(WIDE).axes(), ones(WIDE), ones(WIDE), jnp.float32(1)
-    after = names(optimizers.apply(*args, {k: jnp.float32(v) for k, v in h.items()}, WIDE))
+    h = {name: jnp.float32(value) for name, value in h.items()}
+    after = names(optimizers.apply(o, build(WIDE), ones(WIDE), ones(WIDE), jnp.float32(1), h))
     for name, value in after.items():
         if is_hidden(name):
             step = 0.02 * (1 + 0.5) if optimizer == "muon" else 0.01 * (1 + 4 * 0.5)
@@ -107,7 +107,7 @@ def test_rates_and_decay_by_the_table(optimizer):
 def test_adams_epsilon_by_the_table(optimizer):
     """One step of gradients as small as epsilon: g / (|g| + s epsilon), s = 1/12 in blocks and 1/4 elsewhere."""
     o = OptimizerConfig(name=optimizer, epsilon=1e-3)
-    transform = optimizers.direction(o, build(WIDE).axes(), WIDE)
+    transform = optimizers.direction(o, build(WIDE))
     gradients = jax.tree.map(lambda p: 1e-3 * p, ones(WIDE))
     directions = names(transform.update(gradients, transform.init(ones(WIDE)), ones(WIDE))[0])
     for name, value in directions.items():

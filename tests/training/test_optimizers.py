@@ -1,6 +1,7 @@
 """Optimizers against closed forms in NumPy, and which parameters get what."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +43,14 @@ def updates(
 ) -> dict[str, np.ndarray]:
     """The parameters after one update for each gradient, by name."""
     axes = {key: value for key, value in build(FULL).axes().items() if key in params}
-    transform = optimizers.direction(o, axes, c)
+    model = SimpleNamespace(config=c, axes=lambda: axes)  # those of the parameters at hand
+    transform = optimizers.direction(o, model)
     h = {name: jnp.float32(value) for name, value in (H | h).items()}
 
     @functools.partial(jax.jit, compiler_options=tiny.QUICK)
     def update(params, memory, gradient):
         directions, memory = transform.update(gradient, memory, params)
-        return optimizers.apply(o, axes, params, directions, jnp.float32(RATE), h, c), memory
+        return optimizers.apply(o, model, params, directions, jnp.float32(RATE), h), memory
 
     made, memory = [params], transform.init(params)
     for gradient in gradients:
@@ -187,7 +189,7 @@ def test_decay_is_of_matrices_alone(optimizer, tied):
     params = random_like(c, 0)
     directions = jax.tree.map(jnp.zeros_like, params)
     o, h = OptimizerConfig(name=optimizer), {name: jnp.float32(value) for name, value in H.items()}
-    after = names(optimizers.apply(o, build(c).axes(), params, directions, jnp.float32(RATE), h, c))
+    after = names(optimizers.apply(o, build(c), params, directions, jnp.float32(RATE), h))
     factors = {}
     for name, before in names(params).items():
         factor = np.unique(np.round(np.asarray(after[name] / before), 5))
