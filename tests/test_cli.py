@@ -13,14 +13,14 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from lm.scaling.conventions import conventions, parameters
+from lm.scaling.flops import train_flops
 
 from lm.cli import USAGE, VERBS, main
 from lm.commands.sample import unescape
 from lm.config import ModelConfig
 from lm.model.transformer import parameter_count
 from lm.run import Run, load
-from lm.scaling.conventions import conventions, parameters
-from lm.scaling.flops import train_flops
 from lm.training import loop
 
 CONFIG = """

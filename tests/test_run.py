@@ -13,6 +13,7 @@ from close import assert_close, relative_error
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from lm.scaling.flops import forward_flops, keys_seen, train_flops, train_flops_6n
 
 import lm
 from lm import settings
@@ -20,7 +21,6 @@ from lm.config import ModelConfig
 from lm.errors import UserError
 from lm.model.api import Inputs, build
 from lm.run import Run, _tokens, find, load
-from lm.scaling.flops import forward_flops, keys_seen, train_flops, train_flops_6n
 
 
 @pytest.fixture

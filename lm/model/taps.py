@@ -19,7 +19,7 @@ class Tap(NamedTuple):
     """A named value: the letters of its axes (see the glossary), and what it is."""
 
     axes: str
-    meaning: str
+    meaning: str = ""
 
 
 class Taps:

@@ -11,14 +11,14 @@ import numpy as np
 from lm import hardware
 from lm.config import Experiment, Steps
 from lm.data.tokens import prepare
-from lm.model.api import build
+from lm.model.api import LanguageModel, build
 from lm.model.conventions import conventions, parameters
 from lm.training.display import Display
 from lm.training.loop import with_vocabulary
 from lm.training.memory import estimate, readable, tree_bytes
+from lm.training.optimizers import optimizer_flops
 from lm.training.programs import make_train_steps
 from lm.training.resume import describe
-from lm.training.optimizers import optimizer_flops
 from lm.training.step import hyperparameters, init_state
 
 MEASURE_SECONDS = 2.0
@@ -115,7 +115,7 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Foreca
     model, total, tokens = build(e.model), facts["params_total"], steps.total * e.batch_tokens
     cost, exact, six = model.cost(), facts["flops_per_token"], 6.0 * total
     return Forecast(
-        params=parts(model.shapes(), model.axes()), params_total=total, params_nonembedding=facts["params_nonembedding"],
+        params=parts(model), params_total=total, params_nonembedding=facts["params_nonembedding"],
         params_conventions=parameters(model), flops_forward_per_token=dict(cost.products),
         flops_elementwise_per_token=dict(cost.elementwise),
         flops_optimizer_per_step=optimizer_flops(e.optimizer, model),
@@ -157,20 +157,20 @@ def _measure(
     return made * e.batch_tokens / seconds, beside
 
 
-def parts(shapes: dict, axes: dict) -> dict[str, int]:
+def parts(model: LanguageModel) -> dict[str, int]:
     """Counts parameters by part: by what the tree's top level names, or in stacked layers, by the level below.
 
     A module that holds nothing but vectors, such as a gain and a bias, is one of the norms.
     """
-    letters = jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple))
+    shapes = model.shapes()
+    paths = [[key.key for key in path] for path, _ in jax.tree.leaves_with_path(shapes)]
     leaves = [
-        ([key.key for key in path], "L" in inner, len(inner) - ("L" in inner), math.prod(leaf.shape))
-        for (path, leaf), inner in zip(jax.tree.leaves_with_path(shapes), letters, strict=True)
+        (path, math.prod(leaf.shape), axes) for path, (leaf, axes) in zip(paths, model.with_axes(shapes), strict=True)
     ]
-    others = [keys[:-1] for keys, _, own_axes, _ in leaves if own_axes != 1]
+    others = [path[:-1] for path, _, axes in leaves if len(axes) - ("L" in axes) != 1]
     counts: dict[str, int] = {}
-    for keys, stacked, _, count in leaves:
-        part = (keys[1] if stacked else keys[0]) if keys[:-1] in others else "norms"
+    for path, count, axes in leaves:
+        part = path["L" in axes] if path[:-1] in others else "norms"
         counts[part] = counts.get(part, 0) + count
     return counts
 

@@ -15,7 +15,6 @@ from lm.config import OptimizerConfig
 from lm.model.api import LanguageModel
 from lm.model.parametrization import is_hidden_matrix, is_matrix, multipliers
 
-
 UPDATE = {"adamw": 20, "lion": 15, "sgd": 10}
 """Operations a parameter: gradient's scale and norm, clipping, moments, direction, decay and update."""
 

@@ -7,7 +7,8 @@ from lm.data.batches import validation_windows
 from lm.data.tokens import prepare
 from lm.errors import UserError
 from lm.evaluation import baselines
-from lm.run import RUNS, Model, Run, load
+from lm.model.trained import Trained
+from lm.run import RUNS, Run, load
 from lm.sample.generate import generate
 from lm.sample.samplers import Sampler
 
@@ -88,7 +89,7 @@ def _sample(run: Run) -> str:
     return made.text
 
 
-def _line_break(m: Model) -> str:
+def _line_break(m: Trained) -> str:
     """A line break, or the first character of an alphabet that has none."""
     try:
         m.tokenizer.encode_ordinary("\n")

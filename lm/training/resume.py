@@ -49,11 +49,12 @@ def open_runs(
 def describe(e: Experiment, data: Prepared) -> tuple[dict[str, Any], Steps]:
     """Returns what a run's directory records beside its settings and hashes, and the run's durations in steps."""
     epoch = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed).epoch_tokens
-    total, nonembedding = build(e.model).parameter_count()
+    model = build(e.model)
+    total, nonembedding = model.parameter_count()
     steps = e.steps(epoch)
     facts = dict(
         documents=data.train.documents, train_tokens=data.train.count, epoch_tokens=epoch, params_total=total,
-        params_nonembedding=nonembedding, flops_per_token=build(e.model).cost().training_flops, steps=dataclasses.asdict(steps),
+        params_nonembedding=nonembedding, flops_per_token=model.cost().training_flops, steps=dataclasses.asdict(steps),
     )  # fmt: skip
     return facts, steps
 

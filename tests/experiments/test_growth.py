@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-
 from lm.scaling.flops import train_flops
 
 SCRIPT = "growth"

@@ -1,5 +1,6 @@
 """Small models and plain ways to run them, shared by the tests of the model."""
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -8,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from lm.config import ModelConfig
+from lm import settings
+from lm.config import ModelBase, ModelConfig, RecurrentConfig
 from lm.model.api import Inputs, build
 
 VARIANTS = {
@@ -35,7 +37,18 @@ def small(**changes) -> ModelConfig:
     return ModelConfig(**(shape | changes))
 
 
-def lively(c: ModelConfig, seed: int = 0) -> dict:
+def models(**changes) -> dict[str, ModelBase]:
+    """Every variant of the transformer, both recurrent cells, and the architecture that a file of configs/ defines."""
+    recurrent = dict(layers=2, width=16, context=8, vocab=29, dtype="float32")
+    own = settings.load_experiment("gated_recurrence").model
+    return {name: small(**variant, **changes) for name, variant in VARIANTS.items()} | {
+        "lstm": RecurrentConfig(**recurrent | changes),
+        "tanh rnn, tied": RecurrentConfig(**recurrent | changes, cell="rnn", tied=True),
+        "one's own": dataclasses.replace(own, **{"layers": 2, "width": 16, "context": 8, "vocab": 29} | changes),
+    }
+
+
+def lively(c: ModelBase, seed: int = 0) -> dict:
     """Parameters that make every path matter: uneven scales, non-zero biases, attention far from uniform."""
     rng = np.random.default_rng(seed)
 
@@ -50,13 +63,13 @@ def lively(c: ModelConfig, seed: int = 0) -> dict:
     return jax.tree.map(draw, build(c).axes(), build(c).shapes(), is_leaf=is_axes)
 
 
-def some_tokens(c: ModelConfig, batch: int = 2, length: int | None = None, seed: int = 0) -> np.ndarray:
+def some_tokens(c: ModelBase, batch: int = 2, length: int | None = None, seed: int = 0) -> np.ndarray:
     """[B, T] tokens, int32."""
     return np.random.default_rng(seed).integers(0, c.vocab, (batch, length or c.context)).astype(np.int32)
 
 
 @functools.cache
-def forward(c: ModelConfig):
+def forward(c: ModelBase):
     """Compiled (params, tokens_BT, segments_BT=None, key=None) -> logits [B, T, vocab], without the padding."""
 
     def run(params, tokens_BT, segments_BT=None, key=None):
@@ -67,7 +80,7 @@ def forward(c: ModelConfig):
 
 
 @functools.cache
-def loss_and_gradient(c: ModelConfig):
+def loss_and_gradient(c: ModelBase):
     """Compiled (params, tokens_BT, key=None) -> (mean next-token loss in nats, its gradient)."""
 
     def loss(params, tokens_BT, key=None):

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from lm.scaling.flops import train_flops
 from scipy.optimize import least_squares
 
 from lm import settings
@@ -14,7 +15,6 @@ from lm.errors import UserError
 from lm.model.transformer import parameter_count
 from lm.scaling import precision
 from lm.scaling.design import Design
-from lm.scaling.flops import train_flops
 from lm.scaling.plan import BYTES, NOISE, SHARED, Rates, Rules, batch_of, fitted, layers_of, plan, residual_noise, size
 from lm.scaling.precision import Theta
 

@@ -1,0 +1,212 @@
+"""What every model promises behind its interface: a new architecture, added to `model_cases.models`, is tested here.
+
+What is peculiar to one has a file of its own.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from close import relative_error
+from jax.extend.core import jaxprs_in_params
+from model_cases import forward, lively, models, some_tokens
+
+from lm.errors import UserError
+from lm.model.api import Inputs, build
+from lm.model.loss import window_nats
+from lm.model.taps import Taps
+
+B, T = 3, 12  # windows of 1, 2 and 3 tokens are long past
+MODELS = models(context=T)
+every_model = pytest.mark.parametrize("c", MODELS.values(), ids=MODELS)
+CLOSE = 1e-5
+"""Relative; the same float32 sums in another order."""
+
+
+# --- the state -------------------------------------------------------------------------------------------------------
+@functools.cache
+def reader(c):
+    """Compiled (params, tokens_BT, state, count_B) -> logits, and the state after count_B tokens of each row."""
+
+    def read(params, tokens_BT, state, count_B):
+        logits_BTV, state = build(c).apply(params, Inputs(tokens_BT, count_B=count_B), state=state)
+        return logits_BTV[..., : c.vocab], state
+
+    return jax.jit(read)
+
+
+def in_chunks(c, params, tokens_BT, counts, width, state=None):
+    """Logits [B, T, vocab] of reading counts[i][b] tokens of row b in the i-th chunk.
+
+    All chunks are `width` wide; what a row lacks is filled with a wrong token.
+    """
+    rows, state = np.arange(B), build(c).state(B, T) if state is None else state
+    logits_BTV, start_B = np.full((B, T, c.vocab), np.nan, np.float32), np.zeros(B, int)
+    for count_B in np.array(counts):
+        at_BT = start_B[:, None] + np.arange(width)
+        held_BT = np.arange(width) < count_B[:, None]
+        chunk_BT = np.where(held_BT, tokens_BT[rows[:, None], np.minimum(at_BT, T - 1)], c.vocab - 1)
+        chunk_BTV, state = reader(c)(params, chunk_BT, state, count_B.astype(np.int32))
+        for b in rows:
+            logits_BTV[b, start_B[b] : start_B[b] + count_B[b]] = chunk_BTV[b, : count_B[b]]
+        start_B = start_B + count_B
+    return logits_BTV
+
+
+@every_model
+@pytest.mark.parametrize(
+    "width, counts",
+    [
+        pytest.param(1, [[1, 1, 1]] * T, id="one token at a time"),
+        pytest.param(5, [[5, 2, 1], [1, 4, 0], [0, 1, 1], [5, 5, 4], [1, 0, 2]], id="uneven chunks of ragged rows"),
+    ],
+)
+def test_reading_through_the_state_equals_the_full_pass(c, width, counts):
+    """Every token at once, or in pieces that differ by row, some of them empty, others with padding."""
+    params, tokens_BT = lively(c), some_tokens(c, B, T)
+    full_BTV = np.asarray(forward(c)(params, tokens_BT))
+    read_BT = np.arange(T) < np.sum(counts, axis=0)[:, None]
+    assert relative_error(in_chunks(c, params, tokens_BT, counts, width)[read_BT], full_BTV[read_BT]) < CLOSE
+
+
+@every_model
+def test_ragged_prompts_equal_the_same_prompts_alone(c):
+    """Nothing was read before: rows of 7, 3 and no tokens, padded to 8; then one more token for each."""
+    params, tokens_BT, count_B = lively(c), some_tokens(c, B, T), np.array([7, 3, 0], np.int32)
+    prompts = Inputs(tokens_BT[:, :8], count_B=count_B, first=True)
+    _, state = jax.jit(functools.partial(build(c).hidden, state=build(c).state(B, T)))(params, prompts)
+    next_B1 = np.take_along_axis(tokens_BT, count_B[:, None], axis=1)
+    logits_B1V, _ = reader(c)(params, next_B1, state, np.ones(B, np.int32))
+    full_BTV = np.asarray(forward(c)(params, tokens_BT))  # what follows a token does not matter: below
+    assert relative_error(logits_B1V[:, 0], full_BTV[np.arange(B), count_B]) < CLOSE
+
+
+@every_model
+def test_no_more_than_the_context_is_read(c):
+    m, params = build(c), lively(c)
+    with pytest.raises(UserError, match="13 tokens are more than the model's context of 12"):
+        m.hidden(params, Inputs(np.zeros((1, 13), np.int32)))
+    with pytest.raises(UserError, match="cache of 13 tokens exceeds the model's context of 12"):
+        m.state(1, 13)
+    with pytest.raises(UserError, match="segments and a state do not go together"):
+        m.hidden(params, Inputs(np.zeros((1, 1), np.int32), np.zeros((1, 1))), state=m.state(1, 12))
+
+
+# --- layouts ---------------------------------------------------------------------------------------------------------
+@every_model
+@pytest.mark.parametrize("rows", [1, 3])
+def test_parameters_laid_out_for_generating_are_the_same_model(c, rows):
+    """Layers apart, and for a single row matrices cut for the cores and turned over: the loop equals the scan."""
+    m, params, tokens_BT = build(c), lively(c), some_tokens(c, rows, 1)
+    plain, laid = (
+        jax.jit(m.apply)(p, Inputs(tokens_BT), state=m.state(rows, T)) for p in (params, m.lay_out(params, rows))
+    )
+    assert relative_error(laid[0][..., : c.vocab], plain[0][..., : c.vocab]) < CLOSE
+    assert relative_error(laid[1], plain[1]) < CLOSE
+
+
+@every_model
+def test_axes_name_every_dimension_of_every_parameter(c):
+    """One letter a dimension, each letter of one size; only what is in `blocks` is stacked along L."""
+    sizes = {"L": {c.layers}, "V": {c.V}, "D": {c.width}}
+    paths = [path for path, _ in jax.tree.leaves_with_path(build(c).shapes())]
+    for path, (leaf, axes) in zip(paths, build(c).with_axes(build(c).shapes()), strict=True):
+        assert len(axes) == len(leaf.shape) and leaf.dtype == np.float32, path
+        assert ("L" in axes) == (path[0].key == "blocks") and "L" not in axes[1:], path
+        for letter, size in zip(axes, leaf.shape, strict=True):
+            sizes.setdefault(letter, set()).add(size)
+    assert all(len(found) == 1 for found in sizes.values()), sizes
+
+
+# --- who sees what ---------------------------------------------------------------------------------------------------
+@every_model
+def test_no_position_learns_anything_of_its_future(c):
+    """By changed tokens, and by the gradient of the logits at t with respect to every embedding."""
+    m, params = build(c), jax.tree.map(jnp.asarray, lively(c))
+    tokens_BT = np.repeat(some_tokens(c, 1, T), T, axis=0)
+    is_future_BT = np.arange(T) > np.arange(T)[:, None]
+    before_BTV = np.asarray(forward(c)(params, tokens_BT))  # exact: one program, the same shapes
+    after_BTV = np.asarray(forward(c)(params, np.where(is_future_BT, (tokens_BT + 1) % c.vocab, tokens_BT)))
+    np.testing.assert_array_equal(before_BTV[~is_future_BT], after_BTV[~is_future_BT])
+    assert (before_BTV[is_future_BT] != after_BTV[is_future_BT]).any()
+
+    def own_logits(push_BTD):
+        taps = Taps(edits={"embedding": lambda x_BTD, layer: x_BTD + push_BTD})
+        logits_BTV, _ = m.apply(params, Inputs(tokens_BT), taps=taps)
+        return jnp.sum(logits_BTV[np.arange(T), np.arange(T), : c.vocab] @ jnp.linspace(-1, 2, c.vocab))  # row t's at t
+
+    influence_BT = np.abs(jax.jit(jax.grad(own_logits))(np.zeros((T, T, c.width), np.float32))).sum(-1)
+    assert (influence_BT[is_future_BT] == 0).all() and (np.diagonal(influence_BT) != 0).all()
+
+
+@every_model
+def test_packed_documents_equal_the_same_documents_alone(c):
+    """Whatever is remembered, and positions, begin anew in each: of one token, and longer than a window."""
+    lengths, params, tokens_BT = [[3, 9], [2, 1, 8, 1], [12]], lively(c), some_tokens(c, B, T)
+    segments_BT = np.array([np.repeat(np.arange(len(row)), row) for row in lengths], np.int32)
+    together_BTV = np.asarray(forward(c)(params, tokens_BT, segments_BT))
+    for row, documents in enumerate(lengths):
+        for start, length in zip(np.cumsum([0, *documents]), documents, strict=False):
+            alone_BT = np.zeros_like(tokens_BT)  # what follows a document does not matter
+            alone_BT[0, :length] = tokens_BT[row, start : start + length]
+            alone_BTV = forward(c)(params, alone_BT)
+            assert relative_error(together_BTV[row, start : start + length], alone_BTV[0, :length]) < CLOSE
+
+
+# --- taps ------------------------------------------------------------------------------------------------------------
+@every_model
+def test_every_tap_is_read_with_its_axes_and_can_be_edited(c):
+    """Its letters say its shape; what is read is what was edited, and the logits hear of it."""
+    m, params, tokens_BT = build(c), jax.tree.map(jnp.asarray, lively(c)), some_tokens(c, B, T)
+    assert {"embedding", "residual.after", "logits"} <= set(m.taps), "what probes of any model read"
+
+    def read(edits):
+        taps = Taps(m.taps, edits)
+        m.apply(params, Inputs(tokens_BT), taps=taps)
+        return taps.values
+
+    plain, size = jax.jit(functools.partial(read, {}))(), {"L": c.layers, "B": B, "T": T, "D": c.width, "V": c.V}
+    for name, tap in m.taps.items():
+        assert plain[name].ndim == len(tap.axes), name
+        known = [(letter, axis) for letter, axis in zip(tap.axes, plain[name].shape, strict=True) if letter in size]
+        assert all(size[letter] == axis for letter, axis in known), name
+    for name in ("embedding", "residual.after"):
+        edited = jax.jit(functools.partial(read, {name: lambda value, layer: value * 0.5}))()
+        first = (lambda x: x[0]) if "L" in m.taps[name].axes else (lambda x: x)
+        assert relative_error(first(edited[name]), first(plain[name]) * 0.5) < CLOSE
+        assert relative_error(edited["logits"][..., : c.vocab], plain["logits"][..., : c.vocab]) > 1e-3
+    with pytest.raises(UserError, match=r"tap 'embeding': no such tap; did you mean embedding\?"):
+        m.apply(params, Inputs(tokens_BT), taps=Taps(["embeding"]))
+
+
+# --- costs -----------------------------------------------------------------------------------------------------------
+def products(jaxpr) -> float:
+    """FLOPs of every dot_general of a program, however deep; the body of a scan counts each time it runs."""
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            total += 2 * eqn.outvars[0].aval.size * np.prod([eqn.invars[0].aval.shape[axis] for axis in contracted])
+        inner = sum(products(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(eqn.params))
+        total += inner * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
+    return total
+
+
+@every_model
+def test_flops_are_those_of_the_program(c):
+    """Matrix products to the last one: forward, and forward with backward, where remat makes some of them again."""
+    m = build(c)
+
+    def loss(params, tokens_BT1):
+        return window_nats(m, params, tokens_BT1, eot=None)[0].sum()
+
+    arguments, tokens = (m.shapes(), jax.ShapeDtypeStruct((B, T + 1), np.int32)), B * T
+    cost = m.cost(pairs="computed")
+    assert products(jax.make_jaxpr(loss)(*arguments).jaxpr) / tokens == pytest.approx(cost.forward_flops, rel=1e-12)
+    both = products(jax.make_jaxpr(jax.grad(loss))(*arguments).jaxpr) / tokens
+    if getattr(c, "remat", False):
+        assert cost.training_flops < both < cost.training_flops + cost.forward_flops
+    else:
+        assert both == pytest.approx(cost.training_flops, rel=1e-12)
