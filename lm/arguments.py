@@ -94,16 +94,12 @@ def gather(options: type, arguments: list[str]) -> tuple[list[str], dict[str, tu
         into = None
         if argument is None:
             break
-        if argument.startswith("--") and _key(argument) in several:
-            into, (_, joined, value) = _key(argument), argument.partition("=")
+        awaited = bool(rest) and rest[-1].startswith("--") and rest[-1][2:].replace("-", "_") in single
+        if argument.startswith("--") and setting_name(argument) in several:
+            into, (_, joined, value) = setting_name(argument), argument.partition("=")
             empty = not joined
             lists[into] = lists.get(into, ()) + ((value,) if joined else ())
-        elif (
-            rest
-            and rest[-1].startswith("--")
-            and rest[-1][2:].replace("-", "_") in single
-            and (_only_looks_like_an_option(argument, names))
-        ):
+        elif awaited and _only_looks_like_an_option(argument, names):
             rest[-1] += f"={argument}"
         else:
             rest.append(argument)
@@ -140,14 +136,14 @@ def parse_train(arguments: list[str]) -> Train:
     elif not {"-h", "--help"} & set(arguments):
         raise UserError("which config? A name in configs/ or a path to a .py file: lm train quickstart")
     hints = settings.annotations(experiment) | {"dry_run": bool, "json": bool, "help": None}
-    changed = [_key(argument) for argument in rest if re.match(r"--[a-zA-Z]", argument)]
+    changed = [setting_name(argument) for argument in rest if re.match(r"--[a-zA-Z]", argument)]
     for key in changed:
         if key not in hints:
             raise UserError(f"{key}: no such setting{nearest(key, hints)} (`lm train --help` explains them all)")
     spelled = []
     for argument, following in itertools.zip_longest(rest, rest[1:]):
         # A flag without a value reads as true, so that both `--dry-run` and `--model.tied False` work.
-        flag = argument.startswith("--") and "=" not in argument and hints.get(_key(argument)) is bool
+        flag = argument.startswith("--") and "=" not in argument and hints.get(setting_name(argument)) is bool
         spelled += [argument, "True"] if flag and following not in ("True", "False") else [argument]
     config, default = (tyro.conf.FlagConversionOff,), Train(experiment, folder)
     options = _one_line(lambda: tyro.cli(Train, args=spelled, prog="lm train CONFIG", default=default, config=config))
@@ -162,7 +158,7 @@ def tell_surprises(experiments: Sequence[Experiment], changed: Sequence[str]) ->
             tell(surprise)
 
 
-def _key(argument: str) -> str:
+def setting_name(argument: str) -> str:
     """The dotted setting that an option names."""
     return argument[2:].split("=")[0].replace("-", "_")
 

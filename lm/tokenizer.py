@@ -27,8 +27,6 @@ from lm.files import whole
 from lm.ranks import END_OF_TEXT
 
 KINDS = ("bytes", "chars", "words", "bpe")
-TRAINED = ("chars", "words", "bpe")
-"""The kinds that are made from text."""
 
 BPE_PATTERN = (  # GPT-4's: words with one leading non-letter, numbers of up to three digits, punctuation, whitespace
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
@@ -220,7 +218,7 @@ def spell(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
 def build(data: DataConfig, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer that `data.tokenizer` asks for.
 
-    texts: the training text, consumed only by the kinds that are made from it (TRAINED).
+    texts: the training text, read only by the kinds that are made from it: chars, words and bpe.
     words and bpe have at most data.vocab entries, fewer when the text does not hold so many.
     Raises UserError for an unknown name, an encoding that is not at hand, or a file that is not a tokenizer.
     """

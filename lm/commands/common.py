@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from lm.arguments import setting_name
 from lm.errors import UserError, nearest, one_line, require
 from lm.settings import settings, settings_of
 
@@ -53,7 +54,7 @@ def split(verb: str, options: type, arguments: list[str]) -> tuple[str, list[str
     into: list[str] | None = None
     for argument in arguments[1:]:
         if argument.startswith("--"):
-            key = argument[2:].split("=")[0].replace("-", "_")
+            key = setting_name(argument)
             if key not in (*names, *known):
                 known = settings_of(arguments[0])  # of another architecture, perhaps
             if key not in (*names, *known):
