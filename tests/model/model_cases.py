@@ -8,6 +8,7 @@ import os
 import jax
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from lm import settings
 from lm.config import ModelBase, ModelConfig, RecurrentConfig
@@ -96,3 +97,15 @@ def library(name):
     if os.environ.get("LM_REQUIRE_PARITY") == "1":
         return importlib.import_module(name)
     return pytest.importorskip(name)
+
+
+def products(jaxpr) -> float:
+    """FLOPs of every dot_general of a program, however deep; the body of a scan counts each time it runs."""
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            total += 2 * eqn.outvars[0].aval.size * np.prod([eqn.invars[0].aval.shape[axis] for axis in contracted])
+        inner = sum(products(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(eqn.params))
+        total += inner * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
+    return total

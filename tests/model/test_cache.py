@@ -1,4 +1,7 @@
-"""The cache in stretches, with junk in its unused slots, cut into any chunks. What all states promise: test_contract.py."""
+"""The cache in stretches, with junk in its unused slots, cut into any chunks.
+
+What every model's state promises is in test_contract.py.
+"""
 
 import dataclasses
 import functools

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from close import relative_error
-from jax.extend.core import jaxprs_in_params
-from model_cases import forward, lively, models, some_tokens
+from model_cases import forward, lively, models, products, some_tokens
 
 from lm.errors import UserError
 from lm.model.api import Inputs, build
@@ -182,18 +181,6 @@ def test_every_tap_is_read_with_its_axes_and_can_be_edited(c):
 
 
 # --- costs -----------------------------------------------------------------------------------------------------------
-def products(jaxpr) -> float:
-    """FLOPs of every dot_general of a program, however deep; the body of a scan counts each time it runs."""
-    total = 0.0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            total += 2 * eqn.outvars[0].aval.size * np.prod([eqn.invars[0].aval.shape[axis] for axis in contracted])
-        inner = sum(products(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(eqn.params))
-        total += inner * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
-    return total
-
-
 @every_model
 def test_flops_are_those_of_the_program(c):
     """Matrix products to the last one: forward, and forward with backward, where remat makes some of them again."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from model_cases import products
 from tiny import QUICK
 
 from lm.config import Experiment, ModelConfig, OptimizerConfig
@@ -52,6 +53,18 @@ def loss(c: ModelConfig):
         return window_nats(build(c), params, tokens, eot=None)[0].sum()
 
     return total, (build(c).shapes(), jax.ShapeDtypeStruct((B, c.context + 1), np.int32))
+
+
+@shapes
+def test_matrix_products_are_those_of_the_program(name):
+    """To the last product: forward, and forward with backward, as the program is written, scanned over layers."""
+    c = config(name)
+    total, arguments = loss(dataclasses.replace(c, unroll=1))
+    tokens = B * c.context
+    forward = products(jax.make_jaxpr(total)(*arguments).jaxpr) / tokens
+    assert forward == pytest.approx(build(c).cost(pairs="computed").forward_flops, rel=1e-12)
+    both = products(jax.make_jaxpr(jax.grad(total))(*arguments).jaxpr) / tokens
+    assert both == pytest.approx(build(c).cost(pairs="computed").training_flops, rel=1e-12)
 
 
 @shapes
