@@ -22,13 +22,17 @@ PAIRS = ("attention.scores", "attention.weights")
 """Taps whose last axis is the keys: in cached decoding the cache's slots, then the new token."""
 
 
+TOKENS = 4096
+"""Tokens that go through the model at once; more interventions than that take turns."""
+
+
 def apply(
     m: Model, tokens_BT, *, taps: Iterable[str] = (), edits: Mapping[str, PlacedEdit] | None = None, cached=False
 ):
-    """`Model.apply` whose edits learn positions, and which can go through the cache: logits [B, T, V] and the taps.
+    """Logits [B, T, V] and the taps, as from `Model.apply`, by edits that learn positions and also through the cache.
 
     Compiled anew for every new edit, so one that does many things should take them from traced arrays, as
-    lm.probe.interventions does.
+    lm.probe.actions.ablate does.
     """
     edits = tuple(sorted((edits or {}).items(), key=lambda item: item[0]))
     tokens_BT = jnp.asarray(tokens_BT)
@@ -54,8 +58,15 @@ def forward(c: ModelConfig, params: dict, tokens_BT, read=(), edits: Mapping[str
     return logits_BTV, taps.values
 
 
+def residuals(c: ModelConfig, params: dict, tokens_BT, segments_BT=None) -> jax.Array:
+    """The residual stream after every block, [L, B, T, D], inside jit; no token sees another segment."""
+    taps = Taps(("residual.after",))
+    bind(c, params).hidden(tokens_BT, segments_BT=segments_BT, taps=taps)
+    return taps.values["residual.after"]
+
+
 def _token_by_token(c: ModelConfig, params: dict, tokens_BT, read, edits):
-    """Read one token of every row after the other; each step sees the others' keys and values in the cache alone."""
+    """Read the tokens of every row one after the other; a step sees the earlier ones' keys and values in the cache."""
     (B, T), model = tokens_BT.shape, bind(c, params)
 
     def step(cache, scanned):
@@ -71,12 +82,14 @@ def _token_by_token(c: ModelConfig, params: dict, tokens_BT, read, edits):
 
 
 def _joined(name: str, x: jax.Array) -> jax.Array:
-    """T values of one token each, as the full pass has them."""
+    """Join T values of one token each to the shape that a full pass has."""
     axis = x.ndim - 3 if name in PAIRS else 1 if name in MODEL_TAPS else 2
     return jnp.moveaxis(x.squeeze(axis + 1), 0, axis)
 
 
 def _placed(name: str, edit: PlacedEdit, t: jax.Array):
+    """Make the edit of a step that reads the token at t."""
+
     def run(value, layer):
         if name in PAIRS:
             return _by_slot(edit(_by_position(value, t), layer, start=t), t)
@@ -86,16 +99,16 @@ def _placed(name: str, edit: PlacedEdit, t: jax.Array):
 
 
 def _by_position(x_S1: jax.Array, t: jax.Array) -> jax.Array:
-    """[..., T slots, then the token at t] -> [..., T positions]."""
+    """Put the keys in order: [..., T slots, then the token at t] -> [..., T positions]."""
     return jnp.where(jnp.arange(x_S1.shape[-1] - 1) == t, x_S1[..., -1:], x_S1[..., :-1])
 
 
 def _by_slot(x_T: jax.Array, t: jax.Array) -> jax.Array:
-    """The inverse: slot t is still empty, what is at t belongs to the new token."""
+    """Undo `_by_position`: slot t is still empty, what is at t belongs to the new token."""
     new = jax.lax.dynamic_slice_in_dim(x_T, t, 1, axis=-1)
     return jnp.concatenate([jnp.where(jnp.arange(x_T.shape[-1]) == t, 0, x_T), new], axis=-1)
 
 
 def part(x: jax.Array, value: jax.Array, start, axis: int = 0) -> jax.Array:
-    """What of x, which covers all positions along `axis`, concerns the [B, T, ...] value that begins at `start`."""
+    """Take of x, which covers all positions along `axis`, those of the [B, T, ...] value that begins at `start`."""
     return jax.lax.dynamic_slice_in_dim(x, start, value.shape[1], axis)
