@@ -3,7 +3,7 @@
 Names, texts and paths are shown as they are: nothing in them is markup, and what a terminal would obey is escaped.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -30,6 +30,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str =
     for row in rows:
         made.add_row(*(_literal(cell(value)) for value in row))
     return made
+
+
+def records_table(columns: Mapping[str, str], records: Iterable[Any], *, title: str = "", left: int = 1) -> Table:
+    """Build a table with a row for each object; columns: {attribute: the column's title}."""
+    rows = ([getattr(record, name) for name in columns] for record in records)
+    return table([*columns.values()], rows, title=title, left=left)
 
 
 def cell(value: Any) -> str:

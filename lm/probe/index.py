@@ -23,8 +23,8 @@ class Index:
         self.space, self.case, self.fold = space, case, CASES[case]
         self.words = space.words[:restrict]
         vectors_VD = np.asarray(space.vectors_VD[:restrict], np.float32)
-        length_V = np.linalg.norm(vectors_VD, axis=1, keepdims=True)
-        self.unit_VD = vectors_VD / np.maximum(length_V, np.finfo(np.float32).tiny)
+        length_V1 = np.linalg.norm(vectors_VD, axis=1, keepdims=True)
+        self.unit_VD = vectors_VD / np.maximum(length_V1, np.finfo(np.float32).tiny)
         self.key_of: dict[str, int] = {}
         self.key_V = np.array([self.key_of.setdefault(self.fold(word), len(self.key_of)) for word in self.words])
         order = np.argsort(self.key_V, kind="stable")

@@ -98,15 +98,15 @@ def _placed(name: str, edit: PlacedEdit, t: jax.Array):
     return run
 
 
-def _by_position(x_S1: jax.Array, t: jax.Array) -> jax.Array:
+def _by_position(x: jax.Array, t: jax.Array) -> jax.Array:
     """Put the keys in order: [..., T slots, then the token at t] -> [..., T positions]."""
-    return jnp.where(jnp.arange(x_S1.shape[-1] - 1) == t, x_S1[..., -1:], x_S1[..., :-1])
+    return jnp.where(jnp.arange(x.shape[-1] - 1) == t, x[..., -1:], x[..., :-1])
 
 
-def _by_slot(x_T: jax.Array, t: jax.Array) -> jax.Array:
+def _by_slot(x: jax.Array, t: jax.Array) -> jax.Array:
     """Undo `_by_position`: slot t is still empty, what is at t belongs to the new token."""
-    new = jax.lax.dynamic_slice_in_dim(x_T, t, 1, axis=-1)
-    return jnp.concatenate([jnp.where(jnp.arange(x_T.shape[-1]) == t, 0, x_T), new], axis=-1)
+    new = jax.lax.dynamic_slice_in_dim(x, t, 1, axis=-1)
+    return jnp.concatenate([jnp.where(jnp.arange(x.shape[-1]) == t, 0, x), new], axis=-1)
 
 
 def part(x: jax.Array, value: jax.Array, start, axis: int = 0) -> jax.Array:

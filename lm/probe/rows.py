@@ -125,8 +125,8 @@ def score(logits_BTV: jax.Array, tokens_BT: jax.Array) -> tuple[jax.Array, jax.A
 
     Each is predicted from those before it in its row; a row's first token, which nothing predicts, gets 0 and 0.
     """
-    targets_BT = tokens_BT[:, 1:, None]
-    true_BT1 = jnp.take_along_axis(logits_BTV[:, :-1], targets_BT, axis=-1)
+    targets_BT1 = tokens_BT[:, 1:, None]
+    true_BT1 = jnp.take_along_axis(logits_BTV[:, :-1], targets_BT1, axis=-1)
     nats_BT = jax.nn.logsumexp(logits_BTV[:, :-1], axis=-1) - true_BT1[..., 0]
     rank_BT = jnp.sum(logits_BTV[:, :-1] >= true_BT1, axis=-1)
     return jnp.pad(nats_BT, ((0, 0), (1, 0))), jnp.pad(rank_BT, ((0, 0), (1, 0)))

@@ -12,7 +12,7 @@ from inside_cases import HARD, TEXT, lively
 
 from lm import probe
 from lm.errors import UserError
-from lm.probe import interventions
+from lm.probe.actions import ablate
 from lm.probe.rows import encode, rows
 
 M = lively(**HARD)
@@ -85,7 +85,7 @@ def test_many_texts_go_in_chunks_and_the_padding_changes_nothing(monkeypatch):
     batch = rows(M, [encode(M, text) for text in texts])
     parts = [probe.Part("attention", 1)]
     whole = probe.ablate(M, batch, parts, how="mean")
-    monkeypatch.setattr(interventions, "CHUNK", 2)
+    monkeypatch.setattr(ablate, "CHUNK", 2)
     in_chunks = probe.ablate(M, batch, parts, how="mean")
     assert_close(in_chunks.loss_A, whole.loss_A, relative=1e-5)
     assert in_chunks.nats_ABT.shape == whole.nats_ABT.shape == (1, 5, 32)

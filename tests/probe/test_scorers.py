@@ -11,8 +11,8 @@ from probe_cases import lattice, random_space, write_suite
 
 from lm.errors import UserError
 from lm.probe import Space, analogy, centred, neighbours, suite, whitened
-from lm.probe.analogies import combine, logistic_regression
 from lm.probe.index import Index
+from lm.probe.scorers import combine, logistic_regression
 
 
 # --- against others --------------------------------------------------------------------------------------------------

@@ -162,8 +162,8 @@ def _ablated(c, params, tokens_BT, off, instead, cached):
     def one(off):
         def switch(kind):
             def edit(value, layer, start):
-                off_N = off[kind][layer][..., None]  # [N, 1] for heads, [1] else
-                return jnp.where(off_N, instead[kind][layer].astype(value.dtype), value)
+                here = off[kind][layer][..., None]  # [N, 1] for heads, [1] else
+                return jnp.where(here, instead[kind][layer].astype(value.dtype), value)
 
             return edit
 

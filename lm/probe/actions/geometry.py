@@ -1,6 +1,7 @@
 """geometry WHAT [FILE | WORD ...]: clusters, directions, a map of words or isotropy, each beside chance."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +18,7 @@ from lm.probe.options import Report, SpacesOptions
 from lm.probe.questions import Section, read_groups, read_suite
 from lm.probe.words import Space
 from lm.run import Model
-from lm.tables import table
+from lm.tables import records_table, table
 
 SAMPLE = 2048
 """Words whose cosines with each other are measured, at most."""
@@ -84,7 +85,8 @@ def clusters(
     )
     x_WD = np.concatenate([x_WD for _, x_WD in known.values()]).astype(np.float64)
     truth_W = np.repeat(np.arange(len(known)), [len(some) for some, _ in known.values()])
-    label_W = KMeans(len(known), n_init=restarts, random_state=seed).fit_predict(x_WD)
+    with warnings.catch_warnings(action="ignore"):  # it warns of fewer different words than clusters
+        label_W = KMeans(len(known), n_init=restarts, random_state=seed).fit_predict(x_WD)
     random = np.random.default_rng(seed)
     chance = np.mean([purity(label_W, random.permutation(truth_W)) for _ in range(200)])
     silhouette, silhouette_of_groups = (
@@ -101,7 +103,8 @@ def clusters(
 
 def purity(label_W: np.ndarray, truth_W: np.ndarray) -> float:
     """The share of words whose cluster's commonest group is theirs."""
-    return sum(np.bincount(truth_W[label_W == label]).max() for label in set(label_W)) / len(label_W)
+    most = [np.bincount(truth_W[label_W == label]).max() for label in np.unique(label_W)]
+    return float(sum(most) / len(label_W))
 
 
 # --- directions ------------------------------------------------------------------------------------------------------
@@ -257,21 +260,21 @@ def _report(o: Options, found: Sequence, tables, draw) -> Report:
 
 def clusters_tables(found: Sequence[Clusters]) -> list:
     """A row for each space, then the words of each cluster."""
-    columns = ("space", "words", "dropped", "purity", "by chance", "silhouette", "of the groups")
-    rows = [
-        (c.space, c.kept, c.dropped, c.purity, c.purity_by_chance, c.silhouette, c.silhouette_of_groups) for c in found
-    ]
+    columns = {
+        "space": "space", "kept": "words", "dropped": "dropped", "purity": "purity", "purity_by_chance": "by chance",
+        "silhouette": "silhouette", "silhouette_of_groups": "of the groups",
+    }  # fmt: skip
     lists = [f"{c.space} {i + 1}: {' '.join(words)}" for c in found for i, words in enumerate(c.clusters)]
-    return [table(columns, rows), "", *lists]
+    return [records_table(columns, found), "", *lists]
 
 
 def directions_tables(found: Sequence[Direction]) -> list:
     """A row for each direction in each space."""
-    columns = ("space", "direction", "pairs", "dropped", "in order", "on their side", "explained", "by chance")
-    rows = [
-        (d.space, d.name, d.kept, d.dropped, d.ordered, d.separated, d.explained, d.explained_by_chance) for d in found
-    ]
-    return [table(columns, rows, left=2), "each pair held out in turn; in order by chance: 0.500"]
+    columns = {
+        "space": "space", "name": "direction", "kept": "pairs", "dropped": "dropped", "ordered": "in order",
+        "separated": "on their side", "explained": "explained", "explained_by_chance": "by chance",
+    }  # fmt: skip
+    return [records_table(columns, found, left=2), "each pair held out in turn; in order by chance: 0.500"]
 
 
 def map_tables(found: Sequence[Map]) -> list:
@@ -282,15 +285,13 @@ def map_tables(found: Sequence[Map]) -> list:
 
 def isotropy_tables(found: Sequence[Isotropy]) -> list:
     """A row for each space."""
-    columns = (
-        "space", "words", "D", "mean cosine", "sd", "1/√D", "sd of random", "within 2/√D", "of random", "min Z/max Z",
-        "first component", "effective D",
-    )  # fmt: skip
-    rows = [
-        (i.space, i.words, i.width, i.mean_cosine, i.sd_cosine, i.sd_by_law, i.sd_of_random, i.nearly_orthogonal,
-         i.nearly_orthogonal_of_random, i.partition, i.first_component, i.effective_dimensions) for i in found
-    ]  # fmt: skip
-    return [table(columns, rows)]
+    columns = {
+        "space": "space", "words": "words", "width": "D", "mean_cosine": "mean cosine", "sd_cosine": "sd",
+        "sd_by_law": "1/√D", "sd_of_random": "sd of random", "nearly_orthogonal": "within 2/√D",
+        "nearly_orthogonal_of_random": "of random", "partition": "min Z/max Z", "first_component": "first component",
+        "effective_dimensions": "effective D",
+    }  # fmt: skip
+    return [records_table(columns, found)]
 
 
 def draw_directions(found: Sequence[Direction], out: Path) -> Path:

@@ -18,7 +18,7 @@ from lm.probe.scorers import cosine
 from lm.probe.spaces import spaces_of
 from lm.probe.words import Space
 from lm.run import Model
-from lm.tables import table
+from lm.tables import records_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +127,12 @@ def run(m: Model, o: Options) -> Report:
 
 def tables(found: Sequence[Similarity]) -> list:
     """A row for each space, and what must be known to judge it."""
-    columns = ("space", "kept", "dropped", "Spearman", "interval", "Pearson", "words")
-    rows = [(s.space, s.kept, s.dropped, s.rho, s.interval, s.pearson, s.words) for s in found]
+    columns = {
+        "space": "space", "kept": "kept", "dropped": "dropped", "rho": "Spearman", "interval": "interval",
+        "pearson": "Pearson", "words": "words",
+    }  # fmt: skip
     notes = {s.space: s.about for s in found} | {"read as titles, not as a pair": found[0].titles}
-    return [table(columns, rows), *(f"{name}: {about}" for name, about in notes.items() if about)]
+    return [records_table(columns, found), *(f"{name}: {about}" for name, about in notes.items() if about)]
 
 
 def draw_similarity(found: Sequence[Similarity], out: Path) -> None:

@@ -20,7 +20,7 @@ from lm.probe.scorers import OF_QUESTIONS, Verdicts, answer_pairs, answer_questi
 from lm.probe.spaces import spaces_of
 from lm.probe.words import Space
 from lm.run import Model
-from lm.tables import table
+from lm.tables import records_table
 
 FEWEST = 3
 """Clusters of pairs below which a bootstrap says nothing."""
@@ -85,21 +85,18 @@ class Suite:
         rows = sorted(self.sections + self.totals, key=lambda row: list(self.spaces).index(row.space))
         if len(self.sections) == len(self.totals):
             rows = self.sections
-        columns = (
-            "space", "section", "kept", "dropped", "accuracy", f"{self.level:.0%} interval", "not excluded", "only c",
-            "only b", "offset cosine",
-        )  # fmt: skip
-        cells = [
-            (r.space, r.name, r.kept, r.dropped, r.accuracy, r.interval, r.accuracy_unexcluded, r.only_c, r.only_b,
-             r.offset_cosine) for r in rows
-        ]  # fmt: skip
+        columns = {
+            "space": "space", "name": "section", "kept": "kept", "dropped": "dropped", "accuracy": "accuracy",
+            "interval": f"{self.level:.0%} interval", "accuracy_unexcluded": "not excluded", "only_c": "only c",
+            "only_b": "only b", "offset_cosine": "offset cosine",
+        }  # fmt: skip
         notes = [
             f"{name}: {s['words']:,} words searched, {s['found']:,} of the suite's {s['asked']:,} among them"
             + (f"; {s['about']}" if s["about"] else "")
             for name, s in self.spaces.items()
         ]
         how = f"{self.method}, case rule {self.case}; intervals by bootstrap over pairs"
-        return [table(columns, cells, left=2), "", *notes, how]
+        return [records_table(columns, rows, left=2), "", *notes, how]
 
 
 def suite(
