@@ -57,4 +57,5 @@ def show(*parts: Table | str) -> None:
 
 
 def _literal(text: str) -> Text:
+    """Text without markup, what cannot be printed escaped."""
     return Text(printable(text))

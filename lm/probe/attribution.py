@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lm import tables
 from lm.errors import require
-from lm.probe import parts
+from lm.probe import anatomy
 from lm.probe.passes import forward
 from lm.probe.rows import continuation, encode, labels, rows
 from lm.run import Model
@@ -77,9 +77,9 @@ def _attribute(c, params, tokens_BT, t, direction_V, cached):
     embedding_D = values.pop("embedding")[0, t].astype(jnp.float32)
     at = {name: value[:, 0, t].astype(jnp.float32) for name, value in values.items()}
 
-    u_D = parts.unembedding(c, params).astype(jnp.float32) @ direction_V
-    normed_D, linear, norm_bias_D = parts.final_norm(c, params, at["residual.after"][-1])
-    out_LNHD, out_bias_LD = parts.head_outputs(c, params)
+    u_D = anatomy.unembedding(c, params).astype(jnp.float32) @ direction_V
+    normed_D, linear, norm_bias_D = anatomy.final_norm(c, params, at["residual.after"][-1])
+    out_LNHD, out_bias_LD = anatomy.head_outputs(c, params)
     heads_LND = jnp.einsum("LNH,LNHD->LND", at["attention.heads"], out_LNHD)
     return {
         "embedding": linear(embedding_D) @ u_D, "heads_LN": linear(heads_LND) @ u_D,

@@ -1,23 +1,27 @@
 """What figures of probes share: the canvas, and tokens as labels."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm.errors import printable
-from lm.figures import STYLE, VERBATIM, check_format, plt, save
 
-HEAT = STYLE | {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True, "font.size": 10}
-BARS = STYLE | {"font.size": 11}
+HEAT = {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True, "font.size": 10}
+BARS = {"font.size": 11}
 FAMILY = {"family": "monospace"}
 
 
 @contextlib.contextmanager
-def canvas(out: Path, rows: int = 1, columns: int = 1, *, style: dict = STYLE, **options: Any) -> Iterator:
-    """Axes to draw on, saved to `out` (.png, .svg or .pdf) at the end. options: of plt.subplots."""
+def canvas(out: Path, rows: int = 1, columns: int = 1, *, style: Mapping[str, Any] = {}, **options: Any) -> Iterator:
+    """Axes to draw on, saved to `out` (.png, .svg or .pdf) at the end.
+
+    style: what differs from the house's. options: of plt.subplots.
+    """
+    from lm.figures import STYLE, VERBATIM, check_format, plt, save  # a second to import, for those that draw
+
     check_format(out, "--figure")
-    with plt.rc_context(style | VERBATIM):
+    with plt.rc_context({**STYLE, **VERBATIM, **style}):
         figure, axes = plt.subplots(rows, columns, **({"layout": "constrained"} | options))
         yield axes
         save(figure, out)

@@ -16,7 +16,7 @@ import optax
 
 from lm.data.tokens import prepare
 from lm.errors import require
-from lm.probe import parts
+from lm.probe import anatomy
 from lm.probe.passes import forward
 from lm.probe.rows import CHUNK, TokenRows, continuation, encode, places, rows, score
 from lm.run import Model
@@ -82,10 +82,10 @@ def edit_fact(
         _new_value(c, m.params, batch.tokens_BT, batch.scored_BT, place_B, np.int32(layer), numbers, steps)
     )
     require(bool(np.any(change_D)), f"nothing that layer {layer} adds there reaches the answer: edit below it")
-    w_FD = np.asarray(parts.down_projections(c, m.params)[layer], np.float64)
+    w_FD = np.asarray(anatomy.down_projections(c, m.params)[layer], np.float64)
     old_D = key_F.astype(np.float64) @ w_FD
     new_w_FD = rank_one(w_FD, key_F, old_D + change_D, covariance_FF)
-    params = parts.with_down_projection(c, m.params, layer, new_w_FD)
+    params = anatomy.with_down_projection(c, m.params, layer, new_w_FD)
     edited = dataclasses.replace(m, params=params, kept={})
     return FactEdit(
         model=edited, layer=layer, key_F=key_F, old_value_D=old_D, new_value_D=old_D + change_D,

@@ -20,7 +20,7 @@ class Map:
     words: list[str]
     places: list[tuple[float, float]]
     shares: tuple[float, float]
-    """Of the variance, along each axis."""
+    """Shares of the variance along each axis."""
     dropped: list[str]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from lm.errors import nearest, require
-from lm.probe import parts
+from lm.probe import anatomy
 from lm.probe.contexts import TOKENS, contextual
 from lm.probe.words import Space, Vocabulary, vocabulary
 from lm.run import Model
@@ -52,7 +52,7 @@ def _spaces(m: Model, names: Sequence[str], known: Vocabulary, text, tokens, rep
     """Make the named spaces; the text is read once for all contextual ones."""
     c = m.experiment.model
     everywhere = [f"contextual.{layer}" for layer in range(1, c.layers + 1)]
-    names = names or ("input", *(() if c.tied else ("unembedding",)), "contextual")
+    names = names or ("input", *(() if anatomy.tied(c) else ("unembedding",)), "contextual")
     names = [one for name in names for one in (everywhere if name == "contextual" else [name])]
     possible = ["input", "unembedding", *everywhere]
     for name in names:
@@ -66,8 +66,8 @@ def _spaces(m: Model, names: Sequence[str], known: Vocabulary, text, tokens, rep
 def _matrix(m: Model, name: str, known: Vocabulary) -> Space:
     """Make the space of the input embedding or the unembedding; a word of several tokens is the mean of theirs."""
     c, params = m.experiment.model, m.params
-    rows_VD = parts.embedding(c, params) if name == "input" else parts.unembedding(c, params).T
-    about = "tied: input and unembedding are one matrix" if c.tied else ""
+    rows_VD = anatomy.embedding(c, params) if name == "input" else anatomy.unembedding(c, params).T
+    about = "tied: input and unembedding are one matrix" if anatomy.tied(c) else ""
     lengths = np.array([len(tokens) for tokens in known.values()])
     taken = np.asarray(rows_VD, np.float32)[np.concatenate([*known.values()])]
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])

@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from lm.errors import require
+from lm.probe import anatomy
 from lm.probe.actions.facts import fact_rows, read_facts
 from lm.probe.drawing import BARS, canvas
 from lm.probe.options import InsideOptions, Report
@@ -61,7 +62,7 @@ class Part:
 def every_part(m: Model) -> list[Part]:
     """List all heads, all layers' attention and feed-forward, and each of these two kinds in all layers at once."""
     c = m.experiment.model
-    heads = [Part("head", layer, head) for layer in range(c.layers) for head in range(c.heads)]
+    heads = [Part("head", layer, head) for layer in range(c.layers) for head in range(anatomy.heads(c))]
     layers = [Part(kind, layer) for kind in ("attention", "mlp") for layer in (*range(c.layers), None)]
     return heads + layers
 
@@ -135,11 +136,12 @@ ABLATED = {"head": "attention.heads", "attention": "attention.out", "mlp": "mlp.
 
 def _off(c, part: Part | None) -> dict[str, np.ndarray]:
     """What to switch off as {kind: booleans}, [L, N] for heads and [L] for the others."""
-    off = {"head": np.zeros((c.layers, c.heads), bool)} | {k: np.zeros(c.layers, bool) for k in ("attention", "mlp")}
+    heads = anatomy.heads(c)
+    off = {"head": np.zeros((c.layers, heads), bool)} | {k: np.zeros(c.layers, bool) for k in ("attention", "mlp")}
     if part is not None:
         known = part.kind in off and (part.layer is None or 0 <= part.layer < c.layers)
-        known &= part.kind != "head" or (part.layer is not None and part.head in range(c.heads))
-        require(known, f"no {part}: the model has layers 0 to {c.layers - 1} of heads 0 to {c.heads - 1}")
+        known &= part.kind != "head" or (part.layer is not None and part.head in range(heads))
+        require(known, f"no {part}: the model has layers 0 to {c.layers - 1} of heads 0 to {heads - 1}")
         layer = slice(None) if part.layer is None else part.layer
         off[part.kind][(layer, part.head) if part.kind == "head" else layer] = True
     return off

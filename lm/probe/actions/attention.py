@@ -15,7 +15,7 @@ import tyro
 
 from lm.errors import require
 from lm.limits import Seed, Whole
-from lm.probe import parts
+from lm.probe import anatomy
 from lm.probe.drawing import HEAT, canvas, token_ticks
 from lm.probe.options import InsideOptions, Report
 from lm.probe.passes import forward
@@ -38,7 +38,7 @@ class Options(InsideOptions):
     head: Whole | None = None
     """Show this head alone."""
     seed: Seed = 0
-    """Of the random tokens of the induction score."""
+    """Seed of the random tokens of the induction score."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def head_scores(weights_LNTS: np.ndarray) -> dict[str, np.ndarray]:
 
 def uniform_weights(m: Model, T: int) -> np.ndarray:
     """Attention that prefers nothing it can see, [L, 1, T, T]: the baseline of every score."""
-    mask_LTT = parts.visible_keys(m.experiment.model, T).astype(float)
+    mask_LTT = anatomy.visible_keys(m.experiment.model, T).astype(float)
     return (mask_LTT / mask_LTT.sum(-1, keepdims=True))[:, None]
 
 
@@ -136,14 +136,15 @@ def induction_scores(weights_LBNTS: np.ndarray, length: int) -> np.ndarray:
 # --- for the command, and the figure ---------------------------------------------------------------------------------
 def run(m: Model, o: Options) -> Report:
     """Score the heads asked for, beside attention that prefers nothing."""
-    c = m.experiment.model
-    require(o.layer is None or o.layer < c.layers, f"--layer {o.layer}: the model has layers 0 to {c.layers - 1}")
-    require(o.head is None or o.head < c.heads, f"--head {o.head}: the model has heads 0 to {c.heads - 1}")
+    L, N = m.experiment.model.layers, anatomy.heads(m.experiment.model)
+    require(o.layer is None or o.layer < L, f"--layer {o.layer}: the model has layers 0 to {L - 1}")
+    require(o.head is None or o.head < N, f"--head {o.head}: the model has heads 0 to {N - 1}")
     patterns = attention_patterns(m, o.text, cached=o.cached)
     twice = induction(m, seed=o.seed, cached=o.cached)
     scores = head_scores(patterns.weights_LNTS) | {"induction": twice.scores_LN}
     uniform = head_scores(uniform_weights(m, len(patterns.labels))) | {"induction": twice.uniform_L[:, None]}
-    layers, heads = ([one] if one is not None else range(n) for one, n in ((o.layer, c.layers), (o.head, c.heads)))
+    layers = range(L) if o.layer is None else [o.layer]
+    heads = range(N) if o.head is None else [o.head]
     chosen = [(layer, head) for layer in layers for head in heads]
     names = (*KINDS, "entropy")
 
@@ -153,7 +154,7 @@ def run(m: Model, o: Options) -> Report:
     value = {
         "tokens": patterns.labels,
         "heads": [{"layer": layer, "head": head} | numbers(scores, layer, head) for layer, head in chosen],
-        "uniform": [{"layer": layer} | numbers(uniform, layer, 0) for layer in range(c.layers)],
+        "uniform": [{"layer": layer} | numbers(uniform, layer, 0) for layer in range(L)],
         "induction": {"length": twice.length, "first_nats": twice.first_nats, "second_nats": twice.second_nats},
     }
     if o.layer is not None:

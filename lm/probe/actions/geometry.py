@@ -62,7 +62,7 @@ class Clusters:
     purity_by_chance: float
     """The same with the groups dealt out anew, on average over 200 deals."""
     silhouette: float
-    """Of the clusters found, by cosine distance (Rousseeuw 1987)."""
+    """The silhouette of the clusters found, by cosine distance (Rousseeuw 1987)."""
     silhouette_of_groups: float
     kept: int
     dropped: int
@@ -126,7 +126,7 @@ class Direction:
     """1 / D, of a random direction."""
     pairs: list[tuple[str, str]]
     projections: list[tuple[float, float]] = dataclasses.field(repr=False)
-    """Of each pair's words on the direction that the others taught, from the middle."""
+    """Where each pair's words lie on the direction that the others taught, from the middle."""
 
 
 def directions(space: Space, sections: Sequence[Section], *, case: str = "fold") -> list[Direction]:
@@ -175,7 +175,7 @@ class Isotropy:
     words: int
     width: int
     mean_cosine: float
-    """Of two words; 0 for random directions."""
+    """The mean of two words' cosine; 0 for random directions."""
     sd_cosine: float
     sd_by_law: float
     """1/sqrt(D), exactly so for random directions (the cosine's mean square is 1/D)."""
@@ -254,6 +254,7 @@ def run(m: Model, o: Options) -> Report:
 
 
 def _report(o: Options, found: Sequence, tables, draw) -> Report:
+    """Put together what was found in each space."""
     rows = [one.to_json() if o.what == "isotropy" else dataclasses.asdict(one) for one in found]
     return Report({o.what: rows}, tables(found), draw)
 

@@ -14,8 +14,7 @@ import numpy as np
 import tyro
 
 from lm.errors import require
-from lm.figures import plt
-from lm.probe import parts
+from lm.probe import anatomy
 from lm.probe.attribution import attribute_logits
 from lm.probe.drawing import FAMILY, HEAT, canvas, short, token_ticks
 from lm.probe.options import InsideOptions, Report
@@ -89,17 +88,18 @@ def _states(c, params, tokens_BT, cached):
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _logits(c, params, tokens_BT, cached):
-    return jax.lax.map(functools.partial(parts.look, c, params), _states(c, params, tokens_BT, cached))
+    """Logits of every entry, [E, B, T, V]."""
+    return jax.lax.map(functools.partial(anatomy.look, c, params), _states(c, params, tokens_BT, cached))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _summaries(c, params, tokens_BT, cached):
     """Top token, its probability, nats and rank of the true token (`score`), and KL, each [E, B, T]."""
     states_EBTD = _states(c, params, tokens_BT, cached)
-    final_BTV = jax.nn.log_softmax(parts.look(c, params, states_EBTD[-1]))
+    final_BTV = jax.nn.log_softmax(anatomy.look(c, params, states_EBTD[-1]))
 
     def entry(x_BTD):  # one at a time: all entries' logits at once can be more than all else
-        logits_BTV = parts.look(c, params, x_BTD)
+        logits_BTV = anatomy.look(c, params, x_BTD)
         here_BTV = jax.nn.log_softmax(logits_BTV)
         kl_BT = jnp.sum(jnp.exp(final_BTV) * (final_BTV - here_BTV), axis=-1)
         return logits_BTV.argmax(-1), jnp.exp(here_BTV.max(-1)), *score(logits_BTV, tokens_BT), kl_BT
@@ -159,6 +159,8 @@ def lens_map(lens: Lens, out: Path, *, most: int = 24) -> Path:
 
     Outlined where that is the token that came. most: of a longer text, the last so many positions.
     """
+    from matplotlib.patches import Rectangle
+
     E, T = lens.rank_ET.shape
     shown = slice(max(0, T - most), T)
     top = [row[shown] for row in lens.top][::-1]
@@ -174,7 +176,7 @@ def lens_map(lens: Lens, out: Path, *, most: int = 24) -> Path:
             colour = "white" if peak > 0.55 else "black"
             axes.text(t, e, word, ha="center", va="center", color=colour, fontsize=font, **FAMILY)
             if rank_ET[e, t] == 1:
-                box = plt.Rectangle((t - 0.47, e - 0.46), 0.94, 0.92, fill=False, edgecolor=CHOSEN, linewidth=1.4)
+                box = Rectangle((t - 0.47, e - 0.46), 0.94, 0.92, fill=False, edgecolor=CHOSEN, linewidth=1.4)
                 axes.add_patch(box)
         token_ticks(axes.xaxis, labels, 9, rotation=45 if width < 0.8 else 0)
         axes.set_yticks(range(E), lens.entries[::-1])

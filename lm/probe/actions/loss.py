@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from matplotlib.colors import Normalize
 
-from lm.figures import plt
 from lm.probe.drawing import FAMILY, HEAT, canvas
 from lm.probe.options import InsideOptions, Report
 from lm.probe.passes import forward
@@ -83,6 +81,8 @@ def run(m: Model, o: Options) -> Report:
 
 def loss_text(losses: TokenLosses, out: Path, *, columns: int = 72) -> Path:
     """Draw the text itself, each token on a ground as dark as it was surprising."""
+    import matplotlib as mpl
+
     boxes, x, y = [], 0, 0
     for label, nats in zip(losses.labels, losses.nats, strict=True):
         if x and x + len(label) > columns:
@@ -93,17 +93,19 @@ def loss_text(losses: TokenLosses, out: Path, *, columns: int = 72) -> Path:
     top = max(float(np.percentile(losses.nats, 95)), 0.1)
     size = 0.082 * max(width, 30) + 1.0, 0.24 * lines + 0.75
     with canvas(out, style=HEAT, figsize=size) as axes:
-        colours = plt.get_cmap("Oranges")
+        colours = mpl.colormaps["Oranges"]
         for x, y, label, nats in boxes:
             shade = min(nats / top, 1)
-            axes.add_patch(plt.Rectangle((x, y), len(label), 0.9, facecolor=colours(0.85 * shade), edgecolor="white"))
+            axes.add_patch(
+                mpl.patches.Rectangle((x, y), len(label), 0.9, facecolor=colours(0.85 * shade), edgecolor="white")
+            )
             for place, character in enumerate(label):
                 colour = "#aaaaaa" if character in "·⏎" else "white" if shade > 0.75 else "black"
                 middle = x + place + 0.5, y + 0.47
                 axes.text(*middle, character, ha="center", va="center", color=colour, fontsize=9, **FAMILY)
         axes.set(xlim=(0, max(width, 30)), ylim=(lines, 0))
         axes.axis("off")
-        image = plt.cm.ScalarMappable(Normalize(0, top / 0.85), colours)
+        image = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, top / 0.85), colours)
         bar = axes.figure.colorbar(image, ax=axes, label="nats", pad=0.01, fraction=0.03, extend="max")
         bar.ax.set_ylim(0, top)
         axes.set_title(f"{losses.nats.mean():.3f} nats per token", fontsize=10, loc="left")

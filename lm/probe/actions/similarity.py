@@ -38,20 +38,20 @@ class Similarity:
 
     space: str
     rho: float
-    """Spearman's."""
+    """Spearman's correlation."""
     interval: tuple[float, float]
     """By bootstrap over word pairs."""
     pearson: float
     kept: int
     dropped: int
     words: int
-    """Of the space."""
+    """Words of the space."""
     about: str
     titles: str
     """The file's first line where it was read as titles, and so not as a pair."""
     cosines: list[float] = dataclasses.field(repr=False)
     scores: list[float] = dataclasses.field(repr=False)
-    """Of the pairs kept, in order."""
+    """Cosines and scores of the pairs kept, in order."""
 
 
 def similarity(

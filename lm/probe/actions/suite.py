@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from lm.errors import printable, require
+from lm.probe import anatomy
 from lm.probe.drawing import canvas
 from lm.probe.index import ABSENT, Index
 from lm.probe.options import BootstrapOptions, Report, require_bootstrap
@@ -60,7 +61,7 @@ class SectionScore:
     offset_cosine: float | None
     """Mean cosine of b - a with d - c; with the other pairs' mean offset for 3cosavg and lrcos."""
     interval: tuple[float, float] | None
-    """Of accuracy, by bootstrap over pairs; None with fewer than FEWEST."""
+    """The interval of accuracy, by bootstrap over pairs; None with fewer than FEWEST."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +230,7 @@ def run(m: Model, o: Options) -> Report:
         spaces, sections, method=o.method, case=o.case, restrict=o.restrict, level=o.level, samples=o.samples,
         seed=o.seed,
     )  # fmt: skip
-    value = found.to_json() | {"tied": m.experiment.model.tied}
+    value = found.to_json() | {"tied": anatomy.tied(m.experiment.model)}
     return Report(value, found.tables(), lambda out: draw_suite(found, out))
 
 

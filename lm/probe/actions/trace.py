@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from matplotlib.colors import Normalize
 
 from lm.errors import require
 from lm.limits import Count, Positive, Seed
@@ -283,7 +282,7 @@ def trace_maps(
     options = dict(figsize=size, sharey=True, squeeze=False, gridspec_kw={"width_ratios": widths})
     with canvas(out, 1, len(values), style=HEAT, **options) as panels:
         for axes, (kind, value_LT) in zip(panels[0], values.items(), strict=True):
-            image = axes.imshow(value_LT.T, cmap="Blues", aspect="auto", norm=Normalize(low, high))
+            image = axes.imshow(value_LT.T, cmap="Blues", aspect="auto", vmin=low, vmax=high)
             rows = value_LT.shape[0]
             names = ["emb", *range(rows - 1)] if kind == "residual" else range(rows)
             axes.tick_params(left=False)

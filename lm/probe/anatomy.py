@@ -12,6 +12,16 @@ from lm.model.attention import visible
 from lm.model.transformer import bind
 
 
+def heads(c: ModelConfig) -> int:
+    """How many query heads each layer has."""
+    return c.heads
+
+
+def tied(c: ModelConfig) -> bool:
+    """Whether embedding and unembedding are one matrix."""
+    return c.tied
+
+
 def embedding(c: ModelConfig, params: dict) -> jax.Array:
     """The vector of each token before the first block, [V, D]."""
     return params["embedding"]
@@ -19,7 +29,7 @@ def embedding(c: ModelConfig, params: dict) -> jax.Array:
 
 def unembedding(c: ModelConfig, params: dict) -> jax.Array:
     """The matrix that turns the normed last state into logits, [D, V]; a tied model's is its embedding."""
-    return params["embedding"].T if c.tied else params["head"]
+    return params["embedding"].T if tied(c) else params["head"]
 
 
 def look(c: ModelConfig, params: dict, x_BTD: jax.Array) -> jax.Array:
