@@ -26,7 +26,7 @@ def usage() -> str:
     for module in pkgutil.iter_modules(actions.__path__):
         source = module.module_finder.find_spec(module.name).loader.get_source(module.name)
         call, _, about = source.partition("\n")[0].strip('"').partition(": ")
-        lines.append(f"  {call:<36} {about.rstrip('.')}")
+        lines.append(f"  {call:<40} {about.rstrip('.')}")
     return "\n".join([*lines, "", "`lm probe RUN ACTION --help` explains each; every one takes --json and --figure."])
 
 

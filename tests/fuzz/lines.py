@@ -99,9 +99,12 @@ def verbs() -> list[Verb]:
         "clusters",
         "map",
     )
+
+    def some(rng: random.Random) -> list[str]:
+        return [rng.choice(words) for _ in range(rng.randrange(4))]
+
     for action in probe.names():
         options = importlib.import_module(f"lm.probe.actions.{action}").Options
-        some = lambda rng: [rng.choice(words) for _ in range(rng.randrange(4))]  # noqa: E731
         listed.append(Verb(("probe", "RUN", action), options, some))
     return listed
 

@@ -99,8 +99,8 @@ def test_a_map_keeps_the_distances_of_a_plane():
     words = tuple("abcdefgh")
     found = principal_map(Space("s", words, circle @ basis.T * 3), [*words, "z", "a"])
     places = np.array(found.places)
-    distance = lambda x: np.linalg.norm(x[:, None] - x, axis=2)  # noqa: E731
-    assert_close(distance(places), distance(circle), relative=1e-5)
+    apart, expected = (np.linalg.norm(x[:, None] - x, axis=2) for x in (places, circle))
+    assert_close(apart, expected, relative=1e-5)
     assert found.shares == pytest.approx((0.5, 0.5)) and found.dropped == ["z"] and found.words == list(words)
     with pytest.raises(UserError, match="1 of 2 words are in space s: a map needs at least three"):
         principal_map(Space("s", words, circle), ["a", "z"])

@@ -166,7 +166,9 @@ def test_markup_and_control_characters_of_a_text_are_shown_as_they_are(ask, work
     facts = [probe.Fact(odd, "bob", "bob lives in", "[/x]")]
     Path("odd.jsonl").write_text(json.dumps(vars(facts[0])) + "\n")
     assert "bob [/x] $y_^$ \\x1b[31m" in ask("facts", "odd.jsonl", "--figure", "facts.svg")
-    assert "p([/x])" in ask("trace", "bob lives in", "--subject", "bob", "--answer", "[/x]", "--samples", 4, "--figure", "trace.svg")
+    assert "p([/x])" in ask(
+        "trace", "bob lives in", "--subject", "bob", "--answer", "[/x]", "--samples", 4, "--figure", "trace.svg"
+    )
 
 
 def test_a_run_that_diverged_is_refused(run_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""facts FILE: facts completed, in phrasings that the corpus has and has not; one fact a line of a .jsonl file."""
+"""facts FILE: facts completed, in phrasings that the corpus has and has not."""
 
 import dataclasses
 import functools
