@@ -113,15 +113,13 @@ def table(cells: list[Cell]) -> str:
 
 def draw(cells: list[Cell], path: Path) -> None:
     """A panel for the corpus and one for its control: tied and untied, every space."""
-    from lm.probe.figures import canvas, draw_scores
-
     panels = {what: [cell for cell in cells if cell.corpus == what] for what in ("corpus", "control")}
     heads = {c.head for c in cells}
     labels = [", ".join([c.name, *([c.head] if len(heads) > 1 else []), c.space]) for c in panels["corpus"]]
     size = (11, 1.6 + 0.4 * len(labels))
-    with canvas(path, 1, 2, figsize=size, sharey=True) as axes:
+    with lm.probe.canvas(path, 1, 2, figsize=size, sharey=True) as axes:
         for axis, (what, row) in zip(axes, panels.items(), strict=True):
-            draw_scores(axis, row)
+            lm.probe.draw_scores(axis, row)
             axis.set_title("with the relations" if what == "corpus" else "control: attributes at random")
             axis.set_yticks(range(len(labels)), labels, fontsize=10)
             axis.set_xlabel("share right, mean over seeds (line: range)")

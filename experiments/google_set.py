@@ -325,11 +325,9 @@ def described(found: dict) -> str:
 
 def draw(found: dict, path: Path) -> None:
     """A bar for each of the two in every section, its interval, and what the nearest word to c alone would give."""
-    from lm.probe.figures import canvas
-
     sections = [name for name in dict.fromkeys(row["name"] for row in found["rows"])
                 if any(row["kept"] for row in pick(found["rows"], name=name))]  # fmt: skip
-    with canvas(path, figsize=(9, 1.9 + 0.47 * len(sections))) as axes:
+    with probe.canvas(path, figsize=(9, 1.9 + 0.47 * len(sections))) as axes:
         for i, (model, space) in enumerate(found["chosen"].items()):
             shift = 0.4 * (i - (len(found["chosen"]) - 1) / 2)
             for y, section in enumerate(sections):

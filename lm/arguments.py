@@ -20,24 +20,12 @@ import tyro
 from lm import settings
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require, tell
+from lm.limits import InputFile as InputFile
+from lm.limits import IsFile
 from lm.records import RUNS
 from lm.typed import Range
 
 PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-
-
-@dataclasses.dataclass(frozen=True)
-class IsFile:
-    """The limit of a path to read: a regular file, since a pipe might never end and a device does not."""
-
-    def check(self, path: Path, name: str, *, optional: bool = False) -> None:
-        """Raise UserError unless there is such a file."""
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "no such file"
-            raise UserError(f"{name} {path}: {what}")
-
-
-InputFile = Annotated[Path, IsFile()]
 
 
 def parse(options: type, arguments: list[str], prog: str) -> Any:

@@ -3,9 +3,10 @@
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
-from lm.errors import require
+from lm.errors import UserError, require
 from lm.typed import Range, shown
 
 COUNT = Range(least=1, below=2**31)  # shapes and steps are 32-bit integers on the device
@@ -19,6 +20,20 @@ BelowOne = Annotated[float, Range(least=0, below=1)]
 Fraction = Annotated[float, Range(least=0, most=1)]
 Level = Annotated[float, Range(above=0, below=1, why="such as 0.9")]
 Seed = Annotated[int, Range(least=0, below=2**32, why="JAX makes its keys from 32 bits, and others would repeat these")]
+
+
+@dataclass(frozen=True)
+class IsFile:
+    """The limit of a path to read: a regular file, for a pipe might never end and a device does not."""
+
+    def check(self, path: Path, name: str, *, optional: bool = False) -> None:
+        """Raise UserError unless there is such a file."""
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "no such file"
+            raise UserError(f"{name} {path}: {what}")
+
+
+InputFile = Annotated[Path, IsFile()]
 
 
 # --- durations -------------------------------------------------------------------------------------------------------

@@ -13,13 +13,12 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from lm.scaling.conventions import conventions, parameters
-from lm.scaling.flops import train_flops
 
 from lm.cli import USAGE, VERBS, main
 from lm.commands.sample import unescape
 from lm.config import ModelConfig
-from lm.model.transformer import parameter_count
+from lm.model.api import build
+from lm.model.conventions import conventions, parameters
 from lm.run import Run, load
 from lm.training import loop
 
@@ -241,7 +240,7 @@ def test_train_sample_eval_runs_plot(place, answer, lm, corpus):
     run = Run("mine")
     assert made["run"] == "runs/mine" and made["step"] == 30 and made["tokens"] == 30 * 64
     assert made["params_total"] == run.record["params_total"]
-    assert made["flops_exact"] == pytest.approx(train_flops(run.experiment.model) * 30 * 64)
+    assert made["flops_exact"] == pytest.approx(build(run.experiment.model).cost().training_flops * 30 * 64)
     assert made["val_loss"] == run.metrics()[-1]["val_loss"]
 
     status, out, err = lm("train", "demo", "--name", "mine", "--train.steps", 30)
@@ -295,13 +294,16 @@ def test_dry_run_counts_and_makes_no_run(place, answer, monkeypatch, packing):
     cost = answer("train", "demo", "--name", "new", "--dry-run", "--data.packing", packing)
     assert sorted(place.rglob("*")) == before
     c = ModelConfig(**Run("tiny").record["experiment"]["model"])
-    assert (cost["params_total"], cost["params_nonembedding"]) == parameter_count(c)
+    assert (cost["params_total"], cost["params_nonembedding"]) == build(c).parameter_count()
     assert sum(cost["params"].values()) == cost["params_total"]
     assert set(cost["params"]) == {"embedding", "attention", "feedforward", "norms", "head"}
-    assert cost["flops_exact_per_token"] == train_flops(c) == 3 * sum(cost["flops_forward_per_token"].values())
-    assert cost["flops_conventions_per_token"] == conventions(c) and cost["params_conventions"] == parameters(c)
+    exact = build(c).cost().training_flops
+    assert cost["flops_exact_per_token"] == exact == 3 * sum(cost["flops_forward_per_token"].values())
+    assert cost["flops_conventions_per_token"] == conventions(build(c)) and cost["params_conventions"] == parameters(
+        build(c)
+    )
     assert cost["steps"] == 60 and cost["tokens"] == 60 * 64
-    assert cost["flops_exact"] == pytest.approx(cost["tokens"] * train_flops(c))
+    assert cost["flops_exact"] == pytest.approx(cost["tokens"] * build(c).cost().training_flops)
     assert cost["flops_6nd"] == pytest.approx(6 * cost["params_total"] * cost["tokens"])
     assert cost["tokens_per_parameter"] == pytest.approx(cost["tokens"] / cost["params_total"])
     assert cost["epochs"] == pytest.approx(cost["tokens"] / Run("tiny").record["epoch_tokens"])

@@ -45,10 +45,10 @@ def test_double_precision_in_ones_own_program_is_refused(tiny_run):
     """The library leaves the setting alone, and says what it wants."""
     import jax
 
-    from lm.model.transformer import shapes
+    from lm.model.api import build
 
     with jax.enable_x64(True), pytest.raises(UserError, match="computed in float32, and JAX_ENABLE_X64"):
-        shapes(dataclasses.replace(tiny_run.experiment.model, vocab=99))
+        build(dataclasses.replace(tiny_run.experiment.model, vocab=99)).shapes()
 
 
 def test_what_ascii_cannot_spell_is_escaped():

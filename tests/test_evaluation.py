@@ -133,7 +133,7 @@ def test_smaller_strides_never_take_context_away():
 
 def test_packed_models_do_not_look_across_documents(m):
     """With the end-of-text token given, a document's score does not depend on the one before it."""
-    c, eot, bytes_V = m.experiment.model, m.tokenizer.eot_token, np.ones(m.tokenizer.n_vocab, np.int64)
+    eot, bytes_V = m.tokenizer.eot_token, np.ones(m.tokenizer.n_vocab, np.int64)
     rng = np.random.default_rng(0)
     first, other, second = rng.integers(0, eot, (3, 7))
     weights = np.zeros((1, 16), np.float32)

@@ -1,26 +1,19 @@
 """The run directory explains itself and gives back what was trained; what a model costs is counted right."""
 
-import dataclasses
 import importlib.metadata
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 import tiny
 from close import assert_close, relative_error
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from lm.scaling.flops import forward_flops, keys_seen, train_flops, train_flops_6n
 
 import lm
 from lm import settings
-from lm.config import ModelConfig
 from lm.errors import UserError
-from lm.model.api import Inputs, build
-from lm.run import Run, _tokens, find, load
+from lm.model.api import build
+from lm.run import Run, find, load
 
 
 @pytest.fixture
@@ -49,7 +42,7 @@ def test_experiment_json_says_what_ran(tiny_run, corpus):
     assert {"python", "flax", "optax", "orbax-checkpoint", "numpy"} <= set(record["versions"])
     assert record["git"] is None or len(record["git"].rstrip("+")) == 40
     assert (record["params_total"], record["params_nonembedding"]) == build(resolved.model).parameter_count()
-    assert record["flops_per_token"] == train_flops(resolved.model)
+    assert record["flops_per_token"] == build(resolved.model).cost().training_flops
     assert record["steps"]["total"] == 60 and record["documents"] == 1
 
 
@@ -254,65 +247,3 @@ def test_apply_gives_logits_and_the_taps_asked_for(tiny_run):
     ablated, _ = m.apply(tokens_BT, edits={"mlp.out": lambda x, layer: x * 0})
     assert relative_error(ablated[..., :vocab], plain[..., :vocab]) > 1e-3
     assert_close(m.model(tokens_BT)[0][..., :vocab], plain[..., :vocab], relative=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "message"),
-    [
-        ([[0, 23]], "token 23: must be at least 0 and below the vocabulary's 23"),
-        ([[0, -1]], "token -1: must be"),
-        ([[2**40, 0]], "token 1099511627776: must be"),
-        ([0, 1], r"tokens of shape \[2\]: must be \[batch, positions\]"),
-        ([[0.0, 1.0]], "tokens of type float64: must be whole numbers"),
-        ([[True]], "tokens of type bool"),
-        ([[0], [0, 1]], "rows of different lengths"),
-    ],
-)
-def test_apply_refuses_what_is_no_token_of_the_model(tokens, message):
-    with pytest.raises(UserError, match=message):
-        _tokens(tokens, 23)
-
-
-def test_tokens_that_are_being_traced_pass():
-    traced = jax.eval_shape(lambda tokens_BT: _tokens(tokens_BT, 23), jax.ShapeDtypeStruct((2, 3), "int32"))
-    assert traced.shape == (2, 3)
-
-
-# --- costs -----------------------------------------------------------------------------------------------------------
-@hypothesis_settings(deadline=None)
-@given(context=st.integers(1, 60), window=st.none() | st.integers(1, 80))
-def test_keys_seen_equals_counting_them(context, window):
-    seen = [sum(1 for key in range(q + 1) if window is None or key > q - window) for q in range(context)]
-    assert keys_seen(context, window) == pytest.approx(sum(seen) / context)
-
-
-def test_flops_by_hand():
-    """L=1, D=8, N=2, K=1, H=4, F=16, T=4, V=16, one multiply-add being two."""
-    c = ModelConfig(layers=1, width=8, heads=2, kv_heads=1, feedforward=16, context=4, vocab=16)
-    parts = forward_flops(c)
-    assert parts["attention projections"] == 2 * (8 * 8 + 8 * 4 + 8 * 4 + 8 * 8)
-    assert parts["attention scores and values"] == 2 * 2 * 2 * 4 * (1 + 2 + 3 + 4) / 4
-    assert parts["feed-forward"] == 2 * 2 * 8 * 16
-    assert parts["head"] == 2 * 8 * 16
-    assert train_flops(c) == 3 * sum(parts.values())
-    gated = dataclasses.replace(c, activation="swiglu")
-    assert forward_flops(gated)["feed-forward"] == 3 * 2 * 8 * 16
-    assert train_flops_6n(c) == 6 * sum(leaf.size for leaf in jax.tree.leaves(build(c).init(0)))
-
-
-def test_a_window_costs_what_it_sees():
-    """Windows of 2 in a context of 4 see 1, 2, 2, 2 keys; every second layer sees 1, 2, 3, 4."""
-    c = ModelConfig(layers=2, width=8, heads=2, context=4, vocab=16, window=2, global_every=2)
-    assert forward_flops(c)["attention scores and values"] == 2 * 2 * 2 * 4 * (7 / 4 + 10 / 4)
-
-
-def test_flops_agree_with_xla():
-    """Matrix products dominate: the count is within 10% of XLA's own, where attention sees all pairs."""
-    c = ModelConfig(layers=2, width=64, heads=2, context=32, vocab=64, feedforward=128, qk_norm=False, dtype="float32")
-    c = dataclasses.replace(c, unroll=2)  # XLA counts the body of a loop once
-    tokens = jax.ShapeDtypeStruct((4, 32), np.int32)
-    run = jax.jit(lambda params, tokens: build(c).apply(params, Inputs(tokens))[0])
-    counted = run.lower(build(c).shapes(), tokens).compile().cost_analysis()["flops"] / (4 * 32)
-    parts = forward_flops(c)
-    unmasked = parts | {"attention scores and values": 2 * 2 * 2 * 2 * 32 * 32}  # XLA computes masked pairs as well
-    assert counted == pytest.approx(sum(unmasked.values()), rel=0.1)

@@ -13,26 +13,28 @@ from lm import tokenizer as tokenizers
 from lm.data.corpora import Text
 from lm.data.tokens import lay_out, prepare
 from lm.errors import UserError, require
-from lm.model import transformer
 from lm.model.loss import document_segments
-from lm.model.taps import Taps
-from lm.probe.spaces import TOKENS, Space, Vocabulary, token_texts
-from lm.run import Model
+from lm.model.trained import Trained
+from lm.probe.passes import residuals
+from lm.probe.rows import beginning
+from lm.probe.words import Space, Vocabulary, token_texts
 
+TOKENS = 131_072
+"""Tokens of text to average over, unless told otherwise."""
 BATCH_TOKENS = 4096
 NONE = -1
 """Number of no word."""
 
 
 def contextual(
-    m: Model,
+    m: Trained,
     known: Vocabulary,
     *,
     text: str | None = None,
     tokens: int = TOKENS,
     report: Callable[[int, int], None] | None = None,
 ) -> list[Space]:
-    """A Space for each layer, `contextual.1` to `contextual.L`, of the words that the text has.
+    """Make a Space for each layer, `contextual.1` to `contextual.L`, of the words that the text has.
 
     text: where to look for words; without it, windows spread evenly over the run's training text. tokens: read at most
     so many. A word counts where its tokens stand alone (not at the front of a longer word, nor cut by the window's end)
@@ -40,44 +42,46 @@ def contextual(
     report(done, windows) is called as it goes on.
     """
     require(tokens >= 1, f"tokens {tokens}: how much text to read, at least 1")
-    c = m.experiment.model
-    windows_WT = _windows(_tokens(m, text), c.context, tokens)
+    model = m.model
+    windows_BT = _windows(_tokens(m, text), model.config.context, tokens)
     find = Finder(m.tokenizer, known)
     count_V = np.zeros(len(known), np.int64)
-    sums_LVD = jnp.zeros((c.layers, len(known), c.width), jnp.float32)
+    sums_LVD = jnp.zeros((model.config.layers, len(known), model.config.width), jnp.float32)
     eot = m.tokenizer.eot_token if m.experiment.data.packing else None
-    batch = max(1, min(BATCH_TOKENS // windows_WT.shape[1], len(windows_WT)))
-    for start in range(0, len(windows_WT), batch):
-        rows_BT = windows_WT[start : start + batch]
+    batch = max(1, min(BATCH_TOKENS // windows_BT.shape[1], len(windows_BT)))
+    for start in range(0, len(windows_BT), batch):
+        rows_BT = windows_BT[start : start + batch]
         word_BT, weight_BT = map(np.stack, zip(*(find(row_T, count_V) for row_T in rows_BT), strict=True))
         missing = ((0, batch - len(rows_BT)), (0, 0))  # the last batch has the shape of the others: one program
-        given = np.pad(rows_BT, missing), np.pad(word_BT, missing, constant_values=NONE), np.pad(weight_BT, missing)
-        sums_LVD = _add_states(sums_LVD, m.params, *given, c, eot)
+        sums_LVD = _add_states(
+            model, m.params, sums_LVD, np.pad(rows_BT, missing), np.pad(word_BT, missing, constant_values=NONE),
+            np.pad(weight_BT, missing), eot,
+        )  # fmt: skip
         if report:
-            report(min(start + batch, len(windows_WT)), len(windows_WT))
+            report(min(start + batch, len(windows_BT)), len(windows_BT))
     seen = np.flatnonzero(count_V)
     require(len(seen) > 0, f"none of the {len(known)} words stands in the text that was read; give --text FILE")
-    words, names = tuple(np.array(list(known), object)[seen]), [f"contextual.{i + 1}" for i in range(c.layers)]
+    words = tuple(np.array(list(known), object)[seen])
+    names = [f"contextual.{layer + 1}" for layer in range(model.config.layers)]
     means_LVD = np.asarray(sums_LVD)[:, seen] / count_V[seen, None].astype(np.float32)
-    about = f"mean over {int(np.median(count_V[seen])):,} places (median over words) in {windows_WT.size:,} tokens"
+    about = f"mean over {int(np.median(count_V[seen])):,} places (median over words) in {windows_BT.size:,} tokens"
     return [Space(name, words, means_VD, about) for name, means_VD in zip(names, means_LVD, strict=True)]
 
 
-@functools.partial(jax.jit, static_argnames=("c", "eot"), donate_argnums=0)
-def _add_states(sums_LVD, params, tokens_BT, word_BT, weight_BT, c, eot):
-    taps = Taps(("residual.after",))
+@functools.partial(jax.jit, static_argnames=("model", "eot"), donate_argnames="sums_LVD")
+def _add_states(model, params, sums_LVD, tokens_BT, word_BT, weight_BT, eot):
+    """Add the state of every layer at every word's tokens, times its weight, to the word's sum."""
     segments_BT = None if eot is None else document_segments(tokens_BT, eot)
-    transformer.bind(c, params).hidden(tokens_BT, segments_BT=segments_BT, taps=taps)
-    states_LND = taps.values["residual.after"].astype(jnp.float32).reshape(c.layers, -1, c.width)
-    word_N = jnp.where(word_BT == NONE, sums_LVD.shape[1], word_BT).reshape(-1)  # outside, and so dropped
-    return sums_LVD.at[:, word_N].add(states_LND * weight_BT.reshape(-1, 1), mode="drop")
+    states_LBTD = residuals(model, params, tokens_BT, segments_BT).astype(jnp.float32)
+    word_BT = jnp.where(word_BT == NONE, sums_LVD.shape[1], word_BT)  # outside, and so dropped
+    return sums_LVD.at[:, word_BT].add(states_LBTD * weight_BT[..., None], mode="drop")
 
 
-def _tokens(m: Model, text: str | None) -> np.ndarray:
-    """The text's tokens, or those that the run was trained on."""
+def _tokens(m: Trained, text: str | None) -> np.ndarray:
+    """Encode the text, or take the tokens that the run was trained on."""
     if text is not None:  # as training would lay out a file of it
         pieces = Text("the text", text, m.experiment.data.separator).pieces()
-        begins = m.run is None or m.run.record["documents"] > 1
+        begins = bool(beginning(m))
         streams = lay_out(m.tokenizer, pieces, end_of_text=begins)
         return np.concatenate([np.empty(0, np.uint32), *itertools.chain.from_iterable(streams)])
     if m.run is None:
@@ -91,7 +95,7 @@ def _tokens(m: Model, text: str | None) -> np.ndarray:
 
 
 def _windows(tokens: np.ndarray, context: int, most: int) -> np.ndarray:
-    """Windows [W, T] spread evenly over the tokens: about `most` tokens, or all of a shorter text."""
+    """Cut windows [B, T] spread evenly over the tokens: about `most` tokens, or all of a shorter text."""
     require(len(tokens) >= 2, f"a text of {len(tokens)} tokens has no word with something before it")
     T = min(context, len(tokens))
     count = max(1, min(-(-most // T), -(-len(tokens) // T)))
@@ -109,7 +113,7 @@ class Finder:
             self.continues_V[token] = re.match(rb"[\w\x80-\xff]", text) is not None
 
     def __call__(self, tokens_T: np.ndarray, count_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The word's number at each of its tokens (else NONE), and one over its length; adds what it found to count_V.
+        """Number each word at its tokens (else NONE), weigh them by one over its length, and count it in count_V.
 
         The first word of a window has no context and the last may go on: neither counts.
         """

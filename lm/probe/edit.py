@@ -16,28 +16,29 @@ import optax
 
 from lm.data.tokens import prepare
 from lm.errors import require
+from lm.model.trained import Trained
+from lm.probe import anatomy
 from lm.probe.passes import forward
-from lm.probe.rows import CHUNK, Rows, continuation, encode, places, rows, score
-from lm.run import Model
+from lm.probe.rows import CHUNK, TokenRows, continuation, encode, places, rows, score
 
 
 @dataclasses.dataclass(frozen=True)
-class Edit:
+class FactEdit:
     """An edited model, and what the edit was."""
 
-    model: Model
+    model: Trained
     layer: int
     key_F: np.ndarray
     old_value_D: np.ndarray
     """What W gave for the key."""
     new_value_D: np.ndarray
     answer_nats: float
-    """Of the new answer when the layer adds the new value there, as it was optimised; mean over the prompts."""
+    """Nats of the new answer when the layer adds the new value there, as it was optimised; mean over the prompts."""
 
 
 def rank_one(w_FD: np.ndarray, key_F: np.ndarray, value_D: np.ndarray, c_FF: np.ndarray) -> np.ndarray:
-    """The W' with key W' = value that is nearest to W: tr((W' - W)^T C (W' - W)), the change over keys of covariance C,
-    is least. In closed form W + C^-1 k (v - k W) / (k C^-1 k) (Meng et al., equation 2; here keys are rows).
+    """Find the W' nearest to W with key W' = value: tr((W' - W)^T C (W' - W)), the change over keys of covariance C, is
+    least. In closed form W + C^-1 k (v - k W) / (k C^-1 k) (Meng et al., equation 2; here keys are rows).
     """
     w_FD, key_F, value_D, c_FF = (np.asarray(x, np.float64) for x in (w_FD, key_F, value_D, c_FF))
     u_F = np.linalg.solve(c_FF, key_F)
@@ -46,7 +47,7 @@ def rank_one(w_FD: np.ndarray, key_F: np.ndarray, value_D: np.ndarray, c_FF: np.
 
 
 def edit_fact(
-    m: Model,
+    m: Trained,
     prompts: str | Sequence[str],
     subject: str,
     answer: str,
@@ -57,17 +58,17 @@ def edit_fact(
     steps: int = 60,
     rate: float = 0.1,
     decay: float = 0.3,
-) -> Edit:
-    """A model that completes each prompt, all of which name the subject, with this answer; m itself stays as it is.
+) -> FactEdit:
+    """Make a model that completes each prompt, all of which name the subject, with this answer; m stays as it is.
 
     at: the key is that of the subject's last token (Meng et al.), or of the prompt's, which knows the question too.
     covariance_FF: of this layer's keys, by default `key_covariance(m, corpus_rows(m))[layer]`.
     steps, rate: of Adam on the new value, in units of the old one's length. decay: price of (change / old length)^2, in
     nats; what a cheap change costs is other facts, which a tenth of this price can wipe out.
     """
-    c = m.experiment.model
+    model = m.model
     prompts = [prompt.rstrip() for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
-    require(0 <= layer < c.layers, f"layer {layer}: the model has layers 0 to {c.layers - 1}")
+    require(0 <= layer < model.config.layers, f"layer {layer}: the model has layers 0 to {model.config.layers - 1}")
     encoded = [encode(m, prompt) for prompt in prompts]
     batch = rows(m, [tokens + continuation(m, answer) for tokens in encoded], [len(tokens) for tokens in encoded])
     require(at in ("subject", "last"), f"at {at!r}: one of subject, last")
@@ -76,33 +77,34 @@ def edit_fact(
     if covariance_FF is None:
         covariance_FF = key_covariance(m, corpus_rows(m))[layer]
 
-    given = batch.tokens_BT, batch.scored_BT, place_B, np.int32(layer)
     numbers = tuple(np.float32(x) for x in (rate, decay))
-    key_F, change_D, nats = jax.device_get(_new_value(c, m.params, *given, numbers, steps))
+    key_F, change_D, nats = jax.device_get(
+        _new_value(model, m.params, batch.tokens_BT, batch.scored_BT, place_B, np.int32(layer), numbers, steps)
+    )
     require(bool(np.any(change_D)), f"nothing that layer {layer} adds there reaches the answer: edit below it")
-    outer = m.params["blocks"]["feedforward"]["outer"]
-    w_FD = np.asarray(outer["kernel"][layer], np.float64)
+    w_FD = np.asarray(anatomy.down_projections(model, m.params)[layer], np.float64)
     old_D = key_F.astype(np.float64) @ w_FD
     new_w_FD = rank_one(w_FD, key_F, old_D + change_D, covariance_FF)
-
-    kernel_LFD = jnp.asarray(outer["kernel"]).at[layer].set(new_w_FD.astype(np.float32))
-    feedforward = m.params["blocks"]["feedforward"] | {"outer": outer | {"kernel": kernel_LFD}}
-    params = m.params | {"blocks": m.params["blocks"] | {"feedforward": feedforward}}
+    params = anatomy.with_down_projection(model, m.params, layer, new_w_FD)
     edited = dataclasses.replace(m, params=params, kept={})
-    return Edit(edited, layer, key_F, old_D, old_D + change_D, float(nats))
+    return FactEdit(
+        model=edited, layer=layer, key_F=key_F, old_value_D=old_D, new_value_D=old_D + change_D,
+        answer_nats=float(nats),
+    )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnums=(0, 7))
-def _new_value(c, params, tokens_BT, scored_BT, place_B, layer, numbers, steps: int):
-    """(key [F], change of what the layer adds [D], nats of the answer with it), means over the prompts.
+def _new_value(model, params, tokens_BT, scored_BT, place_B, layer, numbers, steps: int):
+    """Optimise what the layer adds: (key [F], its change [D], nats of the answer with it), means over the prompts.
 
     The change makes the scored tokens likely when it is added at `layer` and place_B, at the price of its length.
     """
     rate, decay = numbers
     rows_B = jnp.arange(len(place_B))
-    _, values = forward(c, params, tokens_BT, ("mlp.hidden", "mlp.out"), cached=False)
-    at_subject = lambda name: values[name][layer, rows_B, place_B].astype(jnp.float32).mean(0)  # noqa: E731
-    key_F, out_D = at_subject("mlp.hidden"), at_subject("mlp.out")
+    _, values = forward(model, params, tokens_BT, ("mlp.hidden", "mlp.out"), cached=False)
+    key_F, out_D = (
+        values[name][layer, rows_B, place_B].astype(jnp.float32).mean(0) for name in ("mlp.hidden", "mlp.out")
+    )
     unit = jnp.linalg.norm(out_D) + 1e-6
 
     def nats(change_D):
@@ -110,11 +112,13 @@ def _new_value(c, params, tokens_BT, scored_BT, place_B, layer, numbers, steps: 
             moved = value.at[rows_B, place_B].add((unit * change_D).astype(value.dtype))
             return jnp.where(here == layer, moved, value)
 
-        logits_BTV, _ = forward(c, params, tokens_BT, edits={"mlp.out": edit}, cached=False)
+        logits_BTV, _ = forward(model, params, tokens_BT, edits={"mlp.out": edit}, cached=False)
         nats_BT, _ = score(logits_BTV, tokens_BT)
         return jnp.sum(nats_BT * scored_BT) / len(place_B)
 
-    price = lambda change_D: nats(change_D) + decay * jnp.sum(jnp.square(change_D))  # noqa: E731
+    def price(change_D):
+        return nats(change_D) + decay * jnp.sum(jnp.square(change_D))
+
     adam = optax.adam(rate)
 
     def step(carry, _):
@@ -127,13 +131,13 @@ def _new_value(c, params, tokens_BT, scored_BT, place_B, layer, numbers, steps: 
     return key_F, unit * change_D, nats(change_D)
 
 
-def key_covariance(m: Model, batch: Rows, *, ridge: float = 1e-3) -> np.ndarray:
-    """[L, F, F]: E[k k^T] of every layer's keys over the rows' tokens, float64.
+def key_covariance(m: Trained, batch: TokenRows, *, ridge: float = 1e-3) -> np.ndarray:
+    """Estimate E[k k^T] of every layer's keys over the rows' tokens, [L, F, F] in float64.
 
     ridge: added to the diagonal, as a share of its mean: keys that the rows never use would make it singular.
     """
     total_LFF = sum(
-        np.asarray(_key_products(m.experiment.model, m.params, chunk.tokens_BT, chunk.held_BT), np.float64)
+        np.asarray(_key_products(m.model, m.params, chunk.tokens_BT, chunk.held_BT), np.float64)
         for chunk in batch.chunks(CHUNK)
     )
     covariance_LFF = total_LFF / batch.held_BT.sum()
@@ -143,15 +147,16 @@ def key_covariance(m: Model, batch: Rows, *, ridge: float = 1e-3) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _key_products(c, params, tokens_BT, held_BT):
-    _, values = forward(c, params, tokens_BT, ("mlp.hidden",), cached=False)
+def _key_products(model, params, tokens_BT, held_BT):
+    """The sum of k k^T over tokens, [L, F, F]."""
+    _, values = forward(model, params, tokens_BT, ("mlp.hidden",), cached=False)
     keys_LBTF = values["mlp.hidden"].astype(jnp.float32) * held_BT[..., None]
-    return jnp.einsum("LBTF,LBTG->LFG", keys_LBTF, keys_LBTF)
+    return jnp.einsum("LBTF,LBTf->LFf", keys_LBTF, keys_LBTF)
 
 
-def corpus_rows(m: Model, count: int = 256, seed: int = 0) -> Rows:
-    """Stretches of the text that the run was trained on, each as long as the model's context."""
+def corpus_rows(m: Trained, count: int = 256, seed: int = 0) -> TokenRows:
+    """Draw stretches of the text that the run was trained on, each as long as the model's context."""
     tokens = prepare(m.experiment.data).train.tokens
-    T = min(m.experiment.model.context, len(tokens))
+    T = min(m.model.config.context, len(tokens))
     starts = np.random.default_rng(seed).integers(0, len(tokens) - T + 1, count)
     return rows(m, [tokens[start : start + T].astype(np.int32) for start in starts])

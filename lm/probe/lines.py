@@ -32,6 +32,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def _is_text(line: str) -> bool:
+    """Whether a line read with `surrogateescape` is UTF-8 without zero bytes."""
     return "\0" not in line and not any("\udc80" <= character <= "\udcff" for character in line)
 
 

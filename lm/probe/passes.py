@@ -10,73 +10,81 @@ from collections.abc import Callable, Iterable, Mapping
 import jax
 import jax.numpy as jnp
 
-from lm.config import ModelConfig
 from lm.errors import require
-from lm.model.cache import KVCache
-from lm.model.taps import MODEL_TAPS, Taps
-from lm.model.transformer import bind, compute_dtype
-from lm.run import Model
+from lm.model.api import Inputs, LanguageModel
+from lm.model.taps import Taps
+from lm.model.trained import Trained
 
 PlacedEdit = Callable[[jax.Array, jax.Array | None, jax.Array | int], jax.Array]
 PAIRS = ("attention.scores", "attention.weights")
 """Taps whose last axis is the keys: in cached decoding the cache's slots, then the new token."""
 
 
+TOKENS = 4096
+"""Tokens that go through the model at once; more interventions than that take turns."""
+
+
 def apply(
-    m: Model, tokens_BT, *, taps: Iterable[str] = (), edits: Mapping[str, PlacedEdit] | None = None, cached=False
+    m: Trained, tokens_BT, *, taps: Iterable[str] = (), edits: Mapping[str, PlacedEdit] | None = None, cached=False
 ):
-    """`Model.apply` whose edits learn positions, and which can go through the cache: logits [B, T, V] and the taps.
+    """Logits [B, T, V] and the taps, as from `Trained.apply`, by edits that learn positions and also through the cache.
 
     Compiled anew for every new edit, so one that does many things should take them from traced arrays, as
-    lm.probe.interventions does.
+    lm.probe.actions.ablate does.
     """
     edits = tuple(sorted((edits or {}).items(), key=lambda item: item[0]))
     tokens_BT = jnp.asarray(tokens_BT)
     require(tokens_BT.ndim == 2, f"tokens of shape {tokens_BT.shape}: give rows of tokens, [B, T]")
-    return _apply(m.experiment.model, m.params, tokens_BT, tuple(taps), edits, cached)
+    return _apply(m.model, m.params, tokens_BT, tuple(taps), edits, cached)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
-def _apply(c, params, tokens_BT, read, edits, cached):
-    return forward(c, params, tokens_BT, read, dict(edits), cached=cached)
+def _apply(model, params, tokens_BT, read, edits, cached):
+    return forward(model, params, tokens_BT, read, dict(edits), cached=cached)
 
 
-def forward(c: ModelConfig, params: dict, tokens_BT, read=(), edits: Mapping[str, PlacedEdit] | None = None, *, cached):
+def forward(
+    model: LanguageModel, params: dict, tokens_BT, read=(), edits: Mapping[str, PlacedEdit] | None = None, *, cached
+):
     """Logits [B, T, V] and {tap: value}, inside jit. The shapes are those of a full pass, cached or not.
 
     What attention.scores holds of pairs that look ahead, before the mask, is only known in a full pass.
     """
     edits = edits or {}
     if cached:
-        return _token_by_token(c, params, tokens_BT, read, edits)
+        return _token_by_token(model, params, tokens_BT, read, edits)
     taps = Taps(read, {name: functools.partial(edit, start=0) for name, edit in edits.items()})
-    logits_BTV, _ = bind(c, params)(tokens_BT, taps=taps)
+    logits_BTV, _ = model.apply(params, Inputs(tokens_BT), taps=taps)
     return logits_BTV, taps.values
 
 
-def _token_by_token(c: ModelConfig, params: dict, tokens_BT, read, edits):
-    """Read one token of every row after the other; each step sees the others' keys and values in the cache alone."""
-    (B, T), model = tokens_BT.shape, bind(c, params)
+def residuals(model: LanguageModel, params: dict, tokens_BT, segments_BT=None) -> jax.Array:
+    """The residual stream after every block, [L, B, T, D], inside jit; no token sees another segment."""
+    taps = Taps(("residual.after",))
+    model.hidden(params, Inputs(tokens_BT, segments_BT), taps=taps)
+    return taps.values["residual.after"]
 
-    def step(cache, scanned):
+
+def _token_by_token(model: LanguageModel, params: dict, tokens_BT, read, edits):
+    """Read the tokens of every row one after the other; a step sees the earlier ones' keys and values in the cache."""
+    B, T = tokens_BT.shape
+
+    def step(state, scanned):
         t, token_B = scanned
         taps = Taps(read, {name: _placed(name, edit, t) for name, edit in edits.items()})
-        logits_B1V, (k, v) = model(token_B[:, None], cache=cache, keep_kv=True, taps=taps)
+        logits_B1V, state = model.apply(params, Inputs(token_B[:, None]), state=state, taps=taps)
         values = {name: _by_position(x, t) if name in PAIRS else x for name, x in taps.values.items()}
-        return cache.append(k, v, jnp.ones(B, jnp.int32)), (logits_B1V[:, 0], values)
+        return state, (logits_B1V[:, 0], values)
 
-    cache = KVCache.empty(c, B, T, compute_dtype(c))
-    _, (logits_TBV, values) = jax.lax.scan(step, cache, (jnp.arange(T), tokens_BT.T))
-    return logits_TBV.swapaxes(0, 1), {name: _joined(name, x) for name, x in values.items()}
-
-
-def _joined(name: str, x: jax.Array) -> jax.Array:
-    """T values of one token each, as the full pass has them."""
-    axis = x.ndim - 3 if name in PAIRS else 1 if name in MODEL_TAPS else 2
-    return jnp.moveaxis(x.squeeze(axis + 1), 0, axis)
+    _, (logits_TBV, values) = jax.lax.scan(step, model.state(B, T), (jnp.arange(T), tokens_BT.T))
+    axes = {name: model.taps[name].axes.index("T") for name in values}
+    joined = {name: jnp.moveaxis(x.squeeze(axes[name] + 1), 0, axes[name]) for name, x in values.items()}
+    return logits_TBV.swapaxes(0, 1), joined
 
 
 def _placed(name: str, edit: PlacedEdit, t: jax.Array):
+    """Make the edit of a step that reads the token at t."""
+
     def run(value, layer):
         if name in PAIRS:
             return _by_slot(edit(_by_position(value, t), layer, start=t), t)
@@ -85,17 +93,17 @@ def _placed(name: str, edit: PlacedEdit, t: jax.Array):
     return run
 
 
-def _by_position(x_S1: jax.Array, t: jax.Array) -> jax.Array:
-    """[..., T slots, then the token at t] -> [..., T positions]."""
-    return jnp.where(jnp.arange(x_S1.shape[-1] - 1) == t, x_S1[..., -1:], x_S1[..., :-1])
+def _by_position(x: jax.Array, t: jax.Array) -> jax.Array:
+    """Put the keys in order: [..., T slots, then the token at t] -> [..., T positions]."""
+    return jnp.where(jnp.arange(x.shape[-1] - 1) == t, x[..., -1:], x[..., :-1])
 
 
-def _by_slot(x_T: jax.Array, t: jax.Array) -> jax.Array:
-    """The inverse: slot t is still empty, what is at t belongs to the new token."""
-    new = jax.lax.dynamic_slice_in_dim(x_T, t, 1, axis=-1)
-    return jnp.concatenate([jnp.where(jnp.arange(x_T.shape[-1]) == t, 0, x_T), new], axis=-1)
+def _by_slot(x: jax.Array, t: jax.Array) -> jax.Array:
+    """Undo `_by_position`: slot t is still empty, what is at t belongs to the new token."""
+    new = jax.lax.dynamic_slice_in_dim(x, t, 1, axis=-1)
+    return jnp.concatenate([jnp.where(jnp.arange(x.shape[-1]) == t, 0, x), new], axis=-1)
 
 
 def part(x: jax.Array, value: jax.Array, start, axis: int = 0) -> jax.Array:
-    """What of x, which covers all positions along `axis`, concerns the [B, T, ...] value that begins at `start`."""
+    """Take of x, which covers all positions along `axis`, those of the [B, T, ...] value that begins at `start`."""
     return jax.lax.dynamic_slice_in_dim(x, start, value.shape[1], axis)

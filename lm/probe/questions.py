@@ -32,6 +32,7 @@ class Section:
 
     @property
     def words(self) -> list[str]:
+        """Every word of the section, once."""
         return list(dict.fromkeys(word for a, rights in self.pairs for word in (a, *rights)))
 
     @property
@@ -63,6 +64,7 @@ def read_suite(path: str | Path) -> list[Section]:
 
 
 def _google(path: Path) -> list[Section]:
+    """Read a file in Google's format."""
     sections = []
     for name, lines in _blocks(path):
         pairs: dict[tuple[str, str], int] = {}
@@ -76,6 +78,7 @@ def _google(path: Path) -> list[Section]:
 
 
 def _bats(path: Path) -> Section:
+    """Read a file of a BATS folder: each of its pairs is asked of every other."""
     pairs = []
     for number, line in numbered_lines(path):
         parts = line.split("\t") if "\t" in line else line.split()

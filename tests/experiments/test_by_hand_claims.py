@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lm
-from lm.model.transformer import parameter_count
+from lm.model.api import build
 
 SCRIPT = "by_hand_claims"
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ def test_statements_hold(script, name, capsys):
 
 def test_every_parameter_is_counted_once(script):
     for c in (*script.MODELS.values(), lm.ModelConfig(layers=1, width=8, heads=2, vocab=8, bias=True, qk_norm=True)):
-        assert sum(script.parts(c).values()) == parameter_count(c)[0]
+        assert sum(script.parts(c).values()) == build(c).parameter_count()[0]
 
 
 def test_published_sizes(script):

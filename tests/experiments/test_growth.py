@@ -5,7 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-from lm.scaling.flops import train_flops
+
+from lm.model.api import build
 
 SCRIPT = "growth"
 
@@ -30,7 +31,7 @@ def test_the_sizes_vary_one_thing_each_and_the_base_is_among_them(script):
         assert len(set(sweep)) == len(sweep) >= 5
         if name != "T":
             assert base in sweep
-        costs = [train_flops(e.model) * e.batch_tokens for e in sweep]
+        costs = [build(e.model).cost().training_flops * e.batch_tokens for e in sweep]
         assert costs == sorted(costs)
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from lm import settings
+from lm.commands import probe
 from lm.config import Experiment
 
 LONG = "x" * 5000
@@ -98,14 +99,13 @@ def verbs() -> list[Verb]:
         "clusters",
         "map",
     )
-    for module, actions in {
-        "probe": ("analogy", "neighbours", "suite", "similarity", "geometry"),
-        "probe_inside": ("attention", "lens", "facts", "ablate", "trace", "loss"),
-    }.items():
-        for action in actions:
-            options = _options(module, f"{action.title()}Options")
-            some = lambda rng: [rng.choice(words) for _ in range(rng.randrange(4))]  # noqa: E731
-            listed.append(Verb(("probe", "RUN", action), options, some))
+
+    def some(rng: random.Random) -> list[str]:
+        return [rng.choice(words) for _ in range(rng.randrange(4))]
+
+    for action in probe.names():
+        options = importlib.import_module(f"lm.probe.actions.{action}").Options
+        listed.append(Verb(("probe", "RUN", action), options, some))
     return listed
 
 

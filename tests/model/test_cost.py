@@ -8,6 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from model_cases import products
 from tiny import QUICK
 
@@ -129,6 +131,34 @@ def test_the_optimizer_agrees_with_xla(name):
     cost = jax.jit(update).lower(state.params, state.optimizer, state.params).cost_analysis()
     counted = cost["flops"] + cost["transcendentals"]
     assert optimizer_flops(e.optimizer, build(e.model)) == pytest.approx(counted, rel=0.03)
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
+@settings(deadline=None)
+@given(context=st.integers(1, 60), window=st.none() | st.integers(1, 80))
+def test_keys_seen_equals_counting_them(context, window):
+    seen = [sum(1 for key in range(q + 1) if window is None or key > q - window) for q in range(context)]
+    assert keys_met(context, window, "visible") == pytest.approx(sum(seen) / context)
+
+
+def test_flops_by_hand():
+    """L=1, D=8, N=2, K=1, H=4, F=16, T=4, V=16, one multiply-add being two."""
+    c = ModelConfig(layers=1, width=8, heads=2, kv_heads=1, feedforward=16, context=4, vocab=16)
+    parts = build(c).cost().products
+    assert parts["attention projections"] == 2 * (8 * 8 + 8 * 4 + 8 * 4 + 8 * 8)
+    assert parts["attention scores and values"] == 2 * 2 * 2 * 4 * (1 + 2 + 3 + 4) / 4
+    assert parts["feed-forward"] == 2 * 2 * 8 * 16
+    assert parts["head"] == 2 * 8 * 16
+    assert build(c).cost().training_flops == 3 * sum(parts.values())
+    gated = dataclasses.replace(c, activation="swiglu")
+    assert build(gated).cost().products["feed-forward"] == 3 * 2 * 8 * 16
+    assert conventions(build(c))["6N total"] == 6 * sum(leaf.size for leaf in jax.tree.leaves(build(c).init(0)))
+
+
+def test_a_window_costs_what_it_sees():
+    """Windows of 2 in a context of 4 see 1, 2, 2, 2 keys; every second layer sees 1, 2, 3, 4."""
+    c = ModelConfig(layers=2, width=8, heads=2, context=4, vocab=16, window=2, global_every=2)
+    assert build(c).cost().products["attention scores and values"] == 2 * 2 * 2 * 4 * (7 / 4 + 10 / 4)
 
 
 # --- what papers count -----------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 from lm.config import Experiment, ModelConfig
-from lm.model import transformer
-from lm.run import Model
+from lm.model.api import build
+from lm.model.trained import Trained
 from lm.tokenizer import CharTokenizer
 
 TEXT = "the king sat on a mat"
@@ -13,14 +13,14 @@ HARD = dict(kv_heads=2, window=5, global_every=2, layers=3, value_residual=True)
 """Grouped queries, layers with a sliding window shorter than the texts, one layer without."""
 
 
-def in_hand(params: dict, **shape) -> Model:
+def in_hand(params: dict, **shape) -> Trained:
     """A model of letters, a space and a full stop, which starts every text from end-of-text."""
     tokenizer = CharTokenizer(" .abcdefghijklmnopqrstuvwxyz")
     shape = dict(vocab=tokenizer.n_vocab, dtype="float32", zero_init=False) | shape
-    return Model(params, tokenizer, Experiment(model=ModelConfig(**shape)), 0)
+    return Trained(params, tokenizer, Experiment(model=ModelConfig(**shape)), step=0)
 
 
-def lively(seed: int = 0, **changes) -> Model:
+def lively(seed: int = 0, **changes) -> Trained:
     """L=2, D=16, N=4, T=32; every path matters: uneven scales, attention far from uniform."""
     shape = dict(layers=2, width=16, heads=4, context=32, feedforward=24) | changes
     m = in_hand({}, **shape)
@@ -33,14 +33,14 @@ def lively(seed: int = 0, **changes) -> Model:
             return jax.numpy.asarray(scale * rng.normal(size=leaf.shape), "float32")
         return jax.numpy.asarray(1 + 0.3 * rng.normal(size=leaf.shape), "float32")
 
-    return in_hand(jax.tree.map_with_path(draw, transformer.shapes(c)), **shape)
+    return in_hand(jax.tree.map_with_path(draw, build(c).shapes()), **shape)
 
 
 BIG = 100.0
 """A score that leaves nothing to other keys."""
 
 
-def planted() -> Model:
+def planted() -> Trained:
     """Two layers without feed-forward: heads that are exactly what their scores should call them.
 
     The stream holds the token (V places), the token before it (V, empty at first) and the position (T). Layer 0: head 0
@@ -51,7 +51,7 @@ def planted() -> Model:
     D, H = 2 * V + T, 2 * V + T
     shape = dict(layers=2, width=D, heads=4, head_width=H, context=T, positions="learned", qk_norm=False, feedforward=8)
     m = in_hand({}, **shape)
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), transformer.shapes(m.experiment.model))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), build(m.experiment.model).shapes())
     for norm in (params["final_norm"], params["blocks"]["attention_norm"], params["blocks"]["feedforward_norm"]):
         norm["scale"][:] = 1
     token, before, position = np.arange(V), V + np.arange(V), 2 * V + np.arange(T)

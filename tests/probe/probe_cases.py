@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from lm.config import DataConfig, Experiment, ModelConfig
-from lm.model import transformer
+from lm.model.api import build
+from lm.model.trained import Trained
 from lm.probe import Space
-from lm.run import Model
 
 
 def random_space(words: int, width: int, seed: int = 0, cases: bool = True) -> Space:
@@ -75,7 +75,7 @@ def lattice(folder: Path, domains: int = 8) -> tuple[Space, Path]:
     return space, file
 
 
-def little(tokenizer, packing: bool = False, **changes) -> Model:
+def little(tokenizer, packing: bool = False, **changes) -> Trained:
     """L=2, D=16, N=2, T=24 of random parameters that make every word and place sway the states."""
     shape = dict(layers=2, width=16, heads=2, context=24, vocab=tokenizer.n_vocab, zero_init=False, dtype="float32")
     c, rng = ModelConfig(**(shape | changes)), np.random.default_rng(0)
@@ -84,4 +84,4 @@ def little(tokenizer, packing: bool = False, **changes) -> Model:
         return jax.numpy.asarray(rng.normal(size=leaf.shape) * 0.5 + (path[-1].key == "scale"), "float32")
 
     experiment = Experiment(model=c, data=DataConfig(packing=packing))
-    return Model(jax.tree.map_with_path(draw, transformer.shapes(c)), tokenizer, experiment, 0)
+    return Trained(jax.tree.map_with_path(draw, build(c).shapes()), tokenizer, experiment, step=0)

@@ -9,7 +9,7 @@ from inside_cases import HARD, TEXT, lively, planted
 
 from lm import probe
 from lm.errors import UserError
-from lm.probe.attention import induction_scores, uniform_weights
+from lm.probe.actions.attention import induction_scores
 
 
 @functools.cache
@@ -35,7 +35,7 @@ def test_a_head_that_prefers_nothing_scores_as_counted():
     for kind in ("previous", "first", "diagonal"):
         assert scores[kind][0, 3] == pytest.approx(np.mean(1 / (t + 1)), abs=1e-5)
     assert scores["entropy"][0, 3] == pytest.approx(np.log(t + 1).mean(), abs=1e-5)
-    uniform = probe.head_scores(uniform_weights(planted(), 13))
+    uniform = probe.head_scores(probe.uniform_weights(planted(), 13))
     assert uniform["previous"][0, 0] == pytest.approx(scores["previous"][0, 3], abs=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_patterns_are_the_same_while_decoding():
     assert_close(by_cache, by_pass, relative=1e-4)
     t, s = np.indices((22, 22))
     assert (by_pass[0][:, t - s >= 5] == 0).all() and (by_pass[1][:, t - s >= 5] > 0).any()
-    assert (uniform_weights(m, 22)[0, 0, 10, 6:11] == 0.2).all()
+    assert (probe.uniform_weights(m, 22)[0, 0, 10, 6:11] == 0.2).all()
 
 
 def test_a_text_that_is_too_long_or_empty_is_refused():

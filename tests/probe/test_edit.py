@@ -28,7 +28,10 @@ def test_the_key_gets_its_value_exactly():
 
 def test_no_matrix_that_does_changes_other_keys_less():
     """Against SciPy's constrained minimum of tr(dW^T C dW), and against any step along the constraint."""
-    cost = lambda change: np.trace(change.T @ C @ change)  # noqa: E731
+
+    def cost(change):
+        return np.trace(change.T @ C @ change)
+
     mine = probe.rank_one(W, KEY, VALUE, C) - W
     constraint = {"type": "eq", "fun": lambda x: KEY @ x.reshape(F, D) - (VALUE - KEY @ W)}
     found = scipy.optimize.minimize(
@@ -87,8 +90,7 @@ def test_an_edit_changes_one_matrix_and_makes_the_answer_likely(bias):
 
     # The key is what the layer sees at the subject's last letter, and there the layer adds what was optimised.
     tokens = [encode(m, "bob lives in")]
-    read = lambda m: m.apply(tokens, taps=("mlp.hidden", "mlp.out"))[1]  # noqa: E731
-    old, new = read(m), read(edit.model)
+    old, new = (model.apply(tokens, taps=("mlp.hidden", "mlp.out"))[1] for model in (m, edit.model))
     assert_close(edit.key_F, old["mlp.hidden"][0, 0, 3], relative=1e-4)
     step_D = edit.new_value_D - edit.old_value_D
     assert_close(new["mlp.out"][0, 0, 3] - old["mlp.out"][0, 0, 3], step_D, relative=1e-2)  # a difference of two passes

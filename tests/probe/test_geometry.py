@@ -7,7 +7,7 @@ from probe_cases import lattice
 
 from lm.errors import UserError
 from lm.probe import Space, clusters, directions, isotropy, principal_map, read_suite
-from lm.probe.geometry import purity, silhouette
+from lm.probe.actions.geometry import purity
 
 
 def gaussian(words: int, width: int, seed: int = 0, shift: float = 0.0) -> Space:
@@ -38,18 +38,26 @@ def test_groups_of_random_words_are_no_clusters():
 
 
 def test_silhouette_and_purity_are_the_plain_ones():
-    """By definition, a word at a time; one cluster has a single word, which counts zero."""
-    rng = np.random.default_rng(1)
+    """By definition, a word at a time, with cosine distance; one group has a single word, which counts zero."""
     label, truth = np.array([0, 0, 0, 1, 1, 2, 1, 0]), np.array([0, 1, 0, 1, 1, 0, 0, 0])
-    points = rng.normal(size=(8, 3))
-    distance = np.linalg.norm(points[:, None] - points, axis=2)
-    plain = []
-    for i in range(8):
-        to = {k: [distance[i, j] for j in range(8) if j != i and label[j] == k] for k in range(3)}
-        own = to.pop(label[i])
-        a, b = np.mean(own) if own else 0, min(np.mean(other) for other in to.values() if other)
-        plain.append((b - a) / max(a, b) if own else 0)
-    assert silhouette(distance, label) == pytest.approx(np.mean(plain))
+    space = gaussian(8, 3, seed=1)
+    unit = space.vectors_VD / np.linalg.norm(space.vectors_VD, axis=1, keepdims=True)
+    distance = 1 - unit @ unit.T
+
+    def plain(label):
+        each = []
+        for i in range(8):
+            to = {k: [distance[i, j] for j in range(8) if j != i and label[j] == k] for k in range(3)}
+            own = to.pop(label[i])
+            a, b = np.mean(own) if own else 0, min(np.mean(other) for other in to.values() if other)
+            each.append((b - a) / max(a, b) if own else 0)
+        return np.mean(each)
+
+    groups = {str(k): [space.words[i] for i in np.flatnonzero(label == k)] for k in range(3)}
+    found = clusters(space, groups)
+    assert found.silhouette_of_groups == pytest.approx(plain(label), abs=1e-6)
+    by_word = {word: k for k, words in enumerate(found.clusters) for word in words}
+    assert found.silhouette == pytest.approx(plain([by_word[word] for word in space.words]), abs=1e-6)
     assert purity(label, truth) == 6 / 8  # 3 of 4, 2 of 3, 1 of 1
 
 
@@ -91,8 +99,8 @@ def test_a_map_keeps_the_distances_of_a_plane():
     words = tuple("abcdefgh")
     found = principal_map(Space("s", words, circle @ basis.T * 3), [*words, "z", "a"])
     places = np.array(found.places)
-    distance = lambda x: np.linalg.norm(x[:, None] - x, axis=2)  # noqa: E731
-    assert_close(distance(places), distance(circle), relative=1e-5)
+    apart, expected = (np.linalg.norm(x[:, None] - x, axis=2) for x in (places, circle))
+    assert_close(apart, expected, relative=1e-5)
     assert found.shares == pytest.approx((0.5, 0.5)) and found.dropped == ["z"] and found.words == list(words)
     with pytest.raises(UserError, match="1 of 2 words are in space s: a map needs at least three"):
         principal_map(Space("s", words, circle), ["a", "z"])

@@ -10,9 +10,9 @@ from inside_cases import HARD, lively
 
 from lm import probe
 from lm.errors import UserError
-from lm.model.taps import LAYER_TAPS, MODEL_TAPS
+from lm.model.transformer import TAPS
 
-ALL = (*MODEL_TAPS, *LAYER_TAPS)
+ALL = tuple(TAPS)
 TOKENS = np.random.default_rng(0).integers(0, 29, (2, 11))
 M = lively(**HARD)
 V = M.experiment.model.vocab

@@ -1,5 +1,6 @@
 """`lm probe RUN ACTION` as people use it: the keys that programs rely on, tables, figures, and mistakes on one line."""
 
+import importlib
 import json
 import os
 import shutil
@@ -8,6 +9,8 @@ import sys
 
 import pytest
 import tiny
+
+from lm.probe import actions
 
 ROW = {
     "name", "kept", "dropped", "accuracy", "accuracy_unexcluded", "only_c", "only_b", "offset_cosine", "interval",
@@ -126,7 +129,7 @@ def test_figures(place, lm, action):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    ("words", "no action given (lm probe RUN analogy | neighbours |"),
+    ("words", "no action given (lm probe RUN ablate | analogy | attention |"),
     ("words analogies king queen fish", "analogies: no such action; did you mean analogy?"),
     ("analogy king queen fish", "analogy: the run comes first: lm probe RUN analogy ..."),
     ("word neighbours king", "no run word; did you mean words?"),
@@ -189,17 +192,44 @@ def test_characters_have_words_when_their_pieces_are_averaged(place, answer):
 def test_public_names_are_there_whatever_was_imported_before():
     """A module of the same name would hide a function once it is imported."""
     from lm import probe
+    from lm.commands.probe import names
 
     for _ in range(2):
         assert all(callable(getattr(probe, name)) for name in probe.__all__ if not name.isupper())
+        for name in names():
+            importlib.import_module(f"lm.probe.actions.{name}")
+    assert probe.analogy is importlib.import_module("lm.probe.actions.analogy").analogy
     with pytest.raises(AttributeError):
         probe.nothing  # noqa: B018
 
 
+def test_a_module_beside_the_others_is_a_probe(place, lm, monkeypatch):
+    """One file: its first line is listed, its options parsed, its report printed."""
+    (place / "length.py").write_text(
+        '"""length WORD: how long a word is."""\n'
+        "import dataclasses\n"
+        "from typing import Annotated\n"
+        "import tyro\n"
+        "from lm.probe.options import ProbeOptions, Report\n"
+        "from lm.tables import table\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Options(ProbeOptions):\n"
+        "    word: Annotated[str, tyro.conf.Positional]\n"
+        "def run(m, o):\n"
+        "    value = {'length': len(o.word), 'vocab': m.tokenizer.n_vocab}\n"
+        "    return Report(value, [table(('of', 'letters'), [(o.word, len(o.word))])], print)\n"
+    )
+    monkeypatch.setattr("lm.probe.actions.__path__", [*actions.__path__, str(place)])
+    assert "  length WORD " in lm("probe")[1] and "how long a word is" in lm("probe")[1]
+    assert json.loads(lm("probe", "words", "length", "king", "--json")[1])["length"] == 4
+    assert lm("probe", "words", "length", "king")[1].split() == ["of", "letters", "king", "4"]
+    assert "did you mean length?" in lm("probe", "words", "lenght", "king")[2]
+
+
 def test_help_names_every_action_without_jax():
     code = (
-        "import sys; from lm.cli import main; from lm.commands.probe import ACTIONS, INSIDE, USAGE\n"
-        "assert all(name in USAGE for name in [*ACTIONS, *INSIDE])\n"
+        "import sys; from lm.cli import main; from lm.commands.probe import names, usage\n"
+        "assert len(names()) == 11 and all(f'\\n  {name} ' in usage() for name in names())\n"
         "print(main(['probe']), main(['probe', 'x', 'analogyy']), 'jax' in sys.modules, file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -11,7 +11,7 @@ from close import assert_close
 
 import lm
 from lm import probe
-from lm.commands import probe_inside
+from lm.commands import probe as command
 from lm.errors import UserError
 
 TEXT = "bob lives in oslo . the game of"
@@ -29,7 +29,7 @@ def ask(capsys, run_path):
 
     def run(action, *arguments):
         capsys.readouterr()
-        getattr(probe_inside, action)(run_path, [str(argument) for argument in arguments])
+        command.run([run_path, action, *map(str, arguments)])
         out = capsys.readouterr().out
         return json.loads(out) if "--json" in arguments else out
 
@@ -47,7 +47,7 @@ def test_members_of_a_pack_are_probed_like_any_run(knowing, member):
     assert_close(probe.lens_logits(m, tokens)[-1, ..., :vocab], logits_BTV[..., :vocab], relative=1e-4)
     by_pass, by_cache = (probe.attention_patterns(m, TEXT, cached=cached).weights_LNTS for cached in (False, True))
     assert_close(by_cache, by_pass, relative=1e-4)
-    traces = [probe.trace(m, "bob lives in", "bob", "oslo", samples=3, cached=cached) for cached in (False, True)]
+    traces = [probe.trace(m, "bob lives in", "bob", "oslo", samples=4, cached=cached) for cached in (False, True)]
     for kind in traces[0].restored:
         assert_close(traces[1].restored[kind], traces[0].restored[kind], relative=1e-4)
     first, second = (lm.load(run).params["head"] for run in knowing[0])
@@ -134,7 +134,9 @@ def test_ablate(ask, knowing, workplace):
     assert len(parts) == 6 and "head" not in {kind for kind, _ in parts}
     assert parts["attention", None]["accuracy"] < 0.5 < answer["accuracy"]
     m = lm.load(knowing[0][0])
-    assert answer["loss"] == pytest.approx(probe.ablate(m, probe.fact_rows(m, probe.read_facts(knowing[1]))).base)
+    facts = probe.fact_rows(m, probe.read_facts(knowing[1]))
+    layers = [part for part in probe.every_part(m) if part.kind != "head"]
+    assert answer["loss"] == pytest.approx(probe.ablate(m, facts, layers).base)
     assert "feed-forward" in (workplace / "bars.svg").read_text()
     table = ask("ablate", TEXT, "--how", "mean", "--figure", "both.png")
     assert "layer 1 head 3" in table and "mean ablation" in table
@@ -164,7 +166,9 @@ def test_markup_and_control_characters_of_a_text_are_shown_as_they_are(ask, work
     facts = [probe.Fact(odd, "bob", "bob lives in", "[/x]")]
     Path("odd.jsonl").write_text(json.dumps(vars(facts[0])) + "\n")
     assert "bob [/x] $y_^$ \\x1b[31m" in ask("facts", "odd.jsonl", "--figure", "facts.svg")
-    assert "p([/x])" in ask("trace", "bob lives in", "--subject", "bob", "--answer", "[/x]", "--figure", "trace.svg")
+    assert "p([/x])" in ask(
+        "trace", "bob lives in", "--subject", "bob", "--answer", "[/x]", "--samples", 4, "--figure", "trace.svg"
+    )
 
 
 def test_a_run_that_diverged_is_refused(run_path, monkeypatch):
@@ -172,7 +176,7 @@ def test_a_run_that_diverged_is_refused(run_path, monkeypatch):
     broken = dataclasses.replace(m, params=m.params | {"embedding": m.params["embedding"] * np.nan})
     monkeypatch.setattr("lm.run.load", lambda run, checkpoint: broken)
     with pytest.raises(UserError, match="parameters of step 250 are not finite"):
-        probe_inside.loss(run_path, [TEXT])
+        command.run([run_path, "loss", TEXT])
 
 
 @pytest.mark.parametrize(
@@ -205,5 +209,5 @@ def test_mistakes_are_told_in_a_sentence(run_path, workplace, action, arguments,
     os.mkfifo("pipe")
     Path("deep.jsonl").write_text("[" * 100_000)
     with pytest.raises(UserError) as refusal:
-        getattr(probe_inside, action)(run_path, arguments)
+        command.run([run_path, action, *arguments])
     assert said in str(refusal.value) and "\n" not in str(refusal.value)

@@ -11,8 +11,8 @@ from probe_cases import lattice, random_space, write_suite
 
 from lm.errors import UserError
 from lm.probe import Space, analogy, centred, neighbours, suite, whitened
-from lm.probe.analogies import combine, logistic_regression
 from lm.probe.index import Index
+from lm.probe.scorers import combine, logistic_regression
 
 
 # --- against others --------------------------------------------------------------------------------------------------
@@ -38,10 +38,10 @@ def plain(space: Space, a: str, b: str, c: str, method: str, exclude: bool, case
     """The best word, by definition and in float64, a candidate at a time."""
     form = str.upper if case == "fold" else str
     unit = {w: v / np.linalg.norm(v) for w, v in zip(space.words, space.vectors_VD.astype(float), strict=True)}
-    of = lambda word: next(unit[known] for known in space.words if form(known) == form(word))  # noqa: E731
+    vectors = [next(unit[known] for known in space.words if form(known) == form(word)) for word in (a, b, c)]
 
     def score(x):
-        to_a, to_b, to_c = (of(word) @ x for word in (a, b, c))
+        to_a, to_b, to_c = (vector @ x for vector in vectors)
         if method == "3cosadd":
             return to_b - to_a + to_c
         return (to_b + 1) / 2 * (to_c + 1) / 2 / ((to_a + 1) / 2 + 0.001)
@@ -162,8 +162,8 @@ def test_scores_do_not_depend_on_lengths_or_axes(tmp_path_factory, seed, method)
     scale_V1 = 2.0 ** rng.integers(-3, 4, size=(40, 1))
     moved = Space("moved", space.words, (space.vectors_VD * scale_V1).astype("float32"))
     turned = Space("turned", space.words, (space.vectors_VD.astype(float) @ turn_DD).astype("float32"))
-    given = dict(method=method, samples=5, case="exact")
-    (row,), (scaled,), (rotated,) = (suite(some, file, **given).sections for some in (space, moved, turned))
+    options = dict(method=method, samples=5, case="exact")
+    (row,), (scaled,), (rotated,) = (suite(some, file, **options).sections for some in (space, moved, turned))
     assert (scaled.correct, scaled.accuracy_unexcluded) == (row.correct, row.accuracy_unexcluded)
     assert (rotated.correct, rotated.accuracy_unexcluded) == (row.correct, row.accuracy_unexcluded)
     assert rotated.offset_cosine == pytest.approx(row.offset_cosine, abs=1e-5)
@@ -191,8 +191,8 @@ def test_logistic_regression_is_at_its_minimum():
     x, y = np.concatenate([positive, negative]), np.repeat([1.0, 0.0], [7, 19])
     residual = 2.0 * np.repeat([26 / 14, 26 / 38], [7, 19]) * (y - p(x))
     assert residual.sum() == pytest.approx(0, abs=1e-4)
-    logit = lambda x: np.log(p(x) / (1 - p(x)))  # noqa: E731
-    weights = logit(np.eye(4)) - logit(np.zeros((1, 4)))
+    ahead, at_zero = (np.log(p(x) / (1 - p(x))) for x in (np.eye(4), np.zeros((1, 4))))
+    weights = ahead - at_zero
     np.testing.assert_allclose(weights, residual @ x, atol=1e-4)  # the search ends at gradients of that size
 
 

@@ -47,9 +47,8 @@ def test_the_case_rule_keeps_pieces_from_doubling_a_word(pairs):
 
 def test_input_and_unembedding_are_the_models_matrices(pairs):
     m = little(pairs)
-    given = dict(words=["kingdom", "queen"], pieces="mean")
     rows = {"input": np.asarray(m.params["embedding"]), "unembedding": np.asarray(m.params["head"]).T}
-    for space in spaces_of(m, ["input", "unembedding"], **given):
+    for space in spaces_of(m, ["input", "unembedding"], words=["kingdom", "queen"], pieces="mean"):
         vector = dict(zip(space.words, space.vectors_VD, strict=True))
         for word in ("king", "kingdom", "queen"):
             tokens = pairs.encode_ordinary(f" {word}")
@@ -106,8 +105,7 @@ def test_no_context_crosses_documents_where_training_had_none(words):
     m = little(words, packing=True)
     eot = words.eot_token
     first, second = ([eot, *words.encode_ordinary(text)] for text in (" the old saw", " a king saw the queen of a"))
-    many = lambda row: contextual_of_tokens(m, words, row)  # noqa: E731
-    both, alone = many([*first, *second]), many(second)
+    both, alone = (contextual_of_tokens(m, words, row) for row in ([*first, *second], second))
     king = [space.vectors_VD[space.words.index("king")] for space in (both, alone)]
     assert_close(*king, relative=1e-5)
     loose = contextual_of_tokens(little(words), words, [*first, *second])

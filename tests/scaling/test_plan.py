@@ -6,13 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from lm.scaling.flops import train_flops
 from scipy.optimize import least_squares
 
 from lm import settings
 from lm.config import Experiment, ModelConfig
 from lm.errors import UserError
-from lm.model.transformer import parameter_count
+from lm.model.api import build
 from lm.scaling import precision
 from lm.scaling.design import Design
 from lm.scaling.plan import BYTES, NOISE, SHARED, Rates, Rules, batch_of, fitted, layers_of, plan, residual_noise, size
@@ -165,10 +164,10 @@ def test_rows_say_what_the_experiment_is(design):
     base = settings.from_dict(design.experiment)
     for row in design.rows[::4]:
         e = settings.replace(base, row.changes())
-        assert parameter_count(e.model) == (row.params_total, row.params_nonembedding)
+        assert build(e.model).parameter_count() == (row.params_total, row.params_nonembedding)
         assert e.steps(9_000_000).total * e.batch_tokens == row.tokens
         assert e.steps(9_000_000).decay == row.cooldown_steps
-        assert row.flops == pytest.approx(train_flops(e.model) * row.tokens)
+        assert row.flops == pytest.approx(build(e.model).cost().training_flops * row.tokens)
 
 
 def test_a_trunk_costs_its_longest_branch_and_all_cooldowns(design):

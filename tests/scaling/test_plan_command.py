@@ -5,11 +5,11 @@ import shlex
 from types import SimpleNamespace
 
 import pytest
-from lm.scaling.flops import train_flops
 
 from lm.bench.rates import sizes_to_measure, training_rates
 from lm.commands.sweep import Options, _experiments
 from lm.config import Experiment, ModelConfig
+from lm.model.api import build
 from lm.scaling.design import Design
 from lm.scaling.plan import Rates, Rules, size
 
@@ -93,7 +93,7 @@ def test_sizes_to_measure_span_what_is_affordable(monkeypatch):
     found = sizes_to_measure(e, 100.0, Rules())
     assert [s.width for s in found] == [16, 32, 48]
     largest = ModelConfig(context=128, vocab=257, tied=True, layers=2, width=48, heads=3)
-    assert found[-1].flops == train_flops(largest)
+    assert found[-1].flops == build(largest).cost().training_flops
     assert 15 * found[-1].params_total * found[-1].flops <= 1e12
 
 

@@ -11,7 +11,7 @@ import tiny
 from lm import hardware
 from lm.cli import main
 from lm.errors import UserError, out_of_memory
-from lm.model.transformer import parameter_count
+from lm.model.api import build
 from lm.training.dry_run import dry_run
 from lm.training.loop import train
 from lm.training.memory import estimate, readable, require_memory, require_plan, tree_bytes
@@ -24,7 +24,7 @@ HUGE = dict(model__width=2**28, model__heads=1, model__feedforward=2**30, model_
 def test_any_size_is_counted_at_once_and_exactly(corpus, optimizer, moments):
     """Beyond 2^64, in whole numbers."""
     e = tiny.experiment(corpus, **HUGE, model__vocab=2**31 - 8, optimizer__name=optimizer)
-    need, (total, _) = estimate(e), parameter_count(e.model)
+    need, (total, _) = estimate(e), build(e.model).parameter_count()
     assert total > 2**80 and need.parameters == need.gradients == 4 * total
     assert 0 <= need.optimizer - 4 * total * moments <= 4
     assert need.total == need.parameters + need.optimizer + need.gradients + need.activations

@@ -7,12 +7,13 @@ import pytest
 from probe_cases import lattice, random_space
 from scipy import stats
 
+from lm.console import as_text
 from lm.errors import UserError
 from lm.probe import Space, read_groups, read_similarities, read_suite, similarity, suite
-from lm.probe.analogies import METHODS, Verdicts
+from lm.probe.actions.similarity import tables
+from lm.probe.actions.suite import _Asked
 from lm.probe.questions import read_ratings
-from lm.probe.report import describe_similarity, describe_suite
-from lm.probe.suites import _Asked
+from lm.probe.scorers import METHODS, Verdicts
 
 GOOGLE = """: capitals
 Athens Greece Oslo Norway
@@ -144,7 +145,7 @@ def test_titles_are_reported(file):
     """They were taken for no pair: who meant one can see it."""
     space = random_space(9, 3, cases=False)
     (found,) = similarity(space, file("one other rated\nword1 word2 5\nword1 word3 5\nword3 word2 4\n"))
-    assert found.titles == "one other rated" and "as a pair: one other rated" in describe_similarity([found])
+    assert found.titles == "one other rated" and "as a pair: one other rated" in as_text(*tables([found]), width=150)
 
 
 def test_groups(file):
@@ -189,7 +190,7 @@ def test_a_section_without_questions_keeps_none(file, method):
         assert [(row.kept, row.dropped, row.accuracy, row.interval) for row in bare] == [(0, 0, None, None)] * len(
             names
         )
-        assert found.totals[0].kept >= 2 and "nan" not in describe_suite(found)
+        assert found.totals[0].kept >= 2 and "nan" not in as_text(*found.tables(), width=150)
 
 
 def test_bootstrap_over_pairs_is_the_plain_one():

@@ -1,6 +1,5 @@
-"""Switching a part off is zeroing its weights; patching everything is the clean run, patching nothing the corrupted."""
+"""Patching everything is the clean run, patching nothing the corrupted; each restored state is a patch by hand."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,98 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from close import assert_close
-from inside_cases import HARD, TEXT, lively
+from inside_cases import HARD, lively
 
 from lm import probe
 from lm.errors import UserError
-from lm.probe import interventions
 from lm.probe.rows import encode, rows
 
 M = lively(**HARD)
-L, N, H = 3, 4, 4
+L = 3
 
 
-def silenced(part):
-    """M with the weights of a part's output zero."""
-    params = jax.tree.map(np.array, M.params)
-    outer = params["blocks"]["feedforward"]["outer"]["kernel"]
-    out = params["blocks"]["attention"]["out"]["kernel"]
-    layer = slice(None) if part.layer is None else part.layer
-    if part.kind == "head":
-        out[layer, part.head * H : (part.head + 1) * H] = 0
-    else:
-        (outer if part.kind == "mlp" else out)[layer] = 0
-    return dataclasses.replace(M, params=jax.tree.map(jnp.asarray, params), kept={})
-
-
-# --- ablation --------------------------------------------------------------------------------------------------------
-def test_every_part_is_there_once():
-    parts = probe.every_part(M)
-    assert len(parts) == len(set(parts)) == L * N + 2 * (L + 1)
-    assert [str(part) for part in parts[-5:]] == [
-        "all attention", "layer 0 feed-forward", "layer 1 feed-forward", "layer 2 feed-forward", "all feed-forward",
-    ]  # fmt: skip
-    assert str(parts[5]) == "layer 1 head 1"
-
-
-@pytest.mark.parametrize("cached", [False, True])
-def test_ablation_by_taps_is_ablation_by_weights(cached):
-    """A head, a layer of attention, one of feed-forward, and all: token for token."""
-    parts = [probe.Part("head", 1, 2), probe.Part("attention", 0), probe.Part("mlp", 2), probe.Part("mlp", None)]
-    ablation = probe.ablate(M, TEXT, parts, cached=cached)
-    assert_close(ablation.base_nats_BT[0, 1:22], probe.token_losses(M, TEXT).nats, relative=1e-4)
-    for part, nats_BT, loss, accuracy in zip(
-        parts, ablation.nats_ABT, ablation.loss_A, ablation.accuracy_A, strict=True
-    ):
-        expected = probe.token_losses(silenced(part), TEXT)
-        assert_close(nats_BT[0, 1:22], expected.nats, relative=1e-4, what=str(part))
-        assert loss == pytest.approx(expected.nats.mean(), rel=1e-3) and abs(loss - ablation.base) > 1e-2
-        assert accuracy == pytest.approx((expected.rank == 1).mean())
-
-
-def test_mean_ablation_puts_in_the_mean_over_the_tokens():
-    """By hand: the mean of a layer's output over all tokens of two texts of different length, in its place."""
-    batch = rows(M, [encode(M, TEXT), encode(M, "a cat")])
-    ablation = probe.ablate(M, batch, [probe.Part("mlp", 1), probe.Part("head", 2, 3)], how="mean")
-    _, values = M.apply(batch.tokens_BT, taps=("mlp.out", "attention.heads"))
-    for nats_BT, name, layer, head in (
-        (ablation.nats_ABT[0], "mlp.out", 1, ...),
-        (ablation.nats_ABT[1], "attention.heads", 2, 3),
-    ):
-        values_BT = values[name][layer][:, :, head]
-        mean = np.concatenate([values_BT[0, :22], values_BT[1, :6]]).mean(0)
-
-        def edit(value, here, layer=layer, head=head, mean=mean):
-            return jnp.where(here == layer, value.at[:, :, head].set(mean), value)
-
-        logits_BTV, _ = M.apply(batch.tokens_BT, edits={name: edit})
-        logp_BTV = jax.nn.log_softmax(logits_BTV)
-        expected_BT = -np.take_along_axis(np.asarray(logp_BTV)[:, :-1], batch.tokens_BT[:, 1:, None], -1)[..., 0]
-        scored_BT = batch.scored_BT[:, 1:]
-        assert_close(nats_BT[:, 1:][scored_BT], expected_BT[scored_BT], relative=1e-4)
-        assert scored_BT.sum() == 21 + 5
-
-
-def test_many_texts_go_in_chunks_and_the_padding_changes_nothing(monkeypatch):
-    texts = [TEXT, "a cat", "no", "the end of it", "a king"]
-    batch = rows(M, [encode(M, text) for text in texts])
-    parts = [probe.Part("attention", 1)]
-    whole = probe.ablate(M, batch, parts, how="mean")
-    monkeypatch.setattr(interventions, "CHUNK", 2)
-    in_chunks = probe.ablate(M, batch, parts, how="mean")
-    assert_close(in_chunks.loss_A, whole.loss_A, relative=1e-5)
-    assert in_chunks.nats_ABT.shape == whole.nats_ABT.shape == (1, 5, 32)
-
-
-def test_parts_there_are_not_are_refused():
-    for part in (probe.Part("mlp", 3), probe.Part("head", 0, 4), probe.Part("head", None, 0), probe.Part("tail", 0)):
-        with pytest.raises(UserError, match="the model has layers 0 to 2 of heads 0 to 3"):
-            probe.ablate(M, TEXT, [part])
-    with pytest.raises(UserError, match="one of zero, mean"):
-        probe.ablate(M, TEXT, how="median")
-
-
-# --- patching --------------------------------------------------------------------------------------------------------
 PROMPT, OTHER, ANSWER = "the king sat on a", "the fish sat on a", "mat"
 
 
@@ -115,21 +32,21 @@ def logp_of_answer(text):
 def prepared():
     prompt = encode(M, PROMPT)
     batch = rows(M, [encode(M, f"{PROMPT} {ANSWER}")], [len(prompt)])
-    corrupted_STD = np.asarray(probe.clean_states(M, rows(M, [encode(M, f"{OTHER} {ANSWER}")]))["embedding"])[None]
-    return batch, corrupted_STD, probe.clean_states(M, batch)
+    corrupted_ZTD = np.asarray(probe.clean_states(M, rows(M, [encode(M, f"{OTHER} {ANSWER}")]))["embedding"])[None]
+    return batch, corrupted_ZTD, probe.clean_states(M, batch)
 
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_patching_everything_is_the_clean_run_and_nothing_the_corrupted(cached):
     """Also: the last layer's stream alone, and the embeddings alone, are each everything."""
-    batch, corrupted_STD, clean = prepared()
+    batch, corrupted_ZTD, clean = prepared()
     T = batch.tokens_BT.shape[1]
     masks = {"residual": np.zeros((4, L + 1, T), bool)} | {k: np.zeros((4, L, T), bool) for k in ("mlp", "attention")}
     for mask in masks.values():
         mask[1] = True
     masks["residual"][2, 0] = True
     masks["residual"][3, L] = True
-    logp_X = probe.patch(M, batch, corrupted_STD, clean, masks, cached=cached)[:, 0]
+    logp_X = probe.patch(M, batch, corrupted_ZTD, clean, masks, cached=cached)[:, 0]
     expected = [logp_of_answer(OTHER), *[logp_of_answer(PROMPT)] * 3]
     assert_close(logp_X, expected, relative=1e-4)
     assert abs(logp_X[0] - logp_X[1]) > 0.1
@@ -163,13 +80,16 @@ def test_noise_falls_on_the_subject_alone_and_is_a_mean_over_samples():
     trace = probe.trace(M, PROMPT, "king", ANSWER, samples=6, noise=2.0, seed=3)
     batch, _, clean = prepared()
     embedding_TD = np.asarray(clean["embedding"])
-    noise_STD = np.array(jax.random.normal(jax.random.key(3), (6, *embedding_TD.shape)))
+    noise_ZTD = np.array(jax.random.normal(jax.random.key(3), (6, *embedding_TD.shape)))
     scale = 2.0 * embedding_TD[5:9].std()
-    noise_STD[:, :5], noise_STD[:, 9:] = 0, 0
-    run = lambda value, layer: embedding_TD + scale * noise_STD  # noqa: E731
+    noise_ZTD[:, :5], noise_ZTD[:, 9:] = 0, 0
+
+    def run(value, layer):
+        return embedding_TD + scale * noise_ZTD
+
     logits_BTV, _ = M.apply(np.repeat(batch.tokens_BT, 6, axis=0), edits={"embedding": run})
-    logp_STV = np.asarray(jax.nn.log_softmax(logits_BTV))
-    answers = np.exp([sum(logp_TV[i - 1, batch.tokens_BT[0, i]] for i in range(18, 22)) for logp_TV in logp_STV])
+    logp_ZTV = np.asarray(jax.nn.log_softmax(logits_BTV))
+    answers = np.exp([sum(logp_TV[i - 1, batch.tokens_BT[0, i]] for i in range(18, 22)) for logp_TV in logp_ZTV])
     assert trace.corrupted == close(answers.mean())
     assert answers.std() > 1e-2 * answers.mean()
     assert trace.restored["residual"][L, 17] != close(trace.corrupted)

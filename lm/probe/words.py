@@ -1,0 +1,75 @@
+"""Words as a tokenizer has them, and a vector for each: a Space."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from lm.errors import require
+from lm.tokenizer import Tokenizer
+
+CASES: dict[str, Callable[[str], str]] = {"fold": str.upper, "exact": str}
+"""Case rules: forms of a word that differ in case alone are one word (gensim's default), or are not."""
+PIECES = ("single", "mean")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Space:
+    """A vector for each word; `about` is what a reader should know of them."""
+
+    name: str
+    words: tuple[str, ...]
+    vectors_VD: np.ndarray
+    about: str = ""
+
+    def __post_init__(self):
+        shape = self.vectors_VD.shape
+        require(len(shape) == 2 and shape[0] == len(self.words), f"{len(self.words)} words with vectors {shape}")
+        require(bool(np.isfinite(self.vectors_VD).all()), f"space {self.name}: some vectors are not finite")
+
+
+Vocabulary = dict[str, tuple[int, ...]]
+"""Each word's tokens, as they stand inside a sentence, the space before the word included."""
+
+
+def vocabulary(
+    tokenizer: Tokenizer, words: Iterable[str] = (), *, pieces: str = "single", case: str = "fold"
+) -> Vocabulary:
+    """Find every word that is one token with its leading space, in the tokenizer's order (frequent first).
+
+    pieces: "mean" adds those of `words` that take several tokens, to be averaged, unless under the case rule another
+    form of the word is there already. Raises UserError when no word is left.
+    """
+    require(pieces in PIECES, f"pieces {pieces!r}: single (words of one token) or mean (average over several)")
+    require(case in CASES, f"case {case!r}: one of {', '.join(CASES)}")
+    words = list(words)
+    require(all(word.strip() for word in words), "a word is blank: give words of letters")
+    known: Vocabulary = {}
+    for token, text in sorted(token_texts(tokenizer).items()):
+        if match := re.fullmatch(r" (\w+)", text.decode("utf-8", "replace")):
+            known[match[1]] = (token,)
+    fold = CASES[case]
+    forms = {fold(word) for word in known}
+    for word in words:
+        if fold(word) in forms or (pieces == "single" and word not in known and not _encodes_whole(tokenizer, word)):
+            continue
+        known[word] = tuple(tokenizer.encode_ordinary(f" {word}"))
+        forms.add(fold(word))
+    require(
+        bool(known),
+        f"no word is a single token of tokenizer {tokenizer.name}: average over pieces (--pieces mean, with words)",
+    )
+    return known
+
+
+def _encodes_whole(tokenizer: Tokenizer, word: str) -> bool:
+    """Whether a word that does not look like one, such as `o'clock`, is a single token all the same."""
+    return f" {word}".encode() in getattr(tokenizer, "_mergeable_ranks", {})
+
+
+def token_texts(tokenizer: Tokenizer) -> dict[int, bytes]:
+    """Map each token but the end of text to the bytes it writes."""
+    if ranks := getattr(tokenizer, "_mergeable_ranks", None):
+        return {token: text for text, token in ranks.items()}
+    return {t: tokenizer.decode_bytes([t]) for t in range(tokenizer.n_vocab) if t != tokenizer.eot_token}
