@@ -12,7 +12,7 @@ from close import assert_close, relative_error
 import lm
 from lm import settings
 from lm.errors import UserError
-from lm.model.api import build
+from lm.model.api import Inputs, build
 from lm.run import Run, find, load
 
 
@@ -246,4 +246,4 @@ def test_apply_gives_logits_and_the_taps_asked_for(tiny_run):
     assert nothing == {}
     ablated, _ = m.apply(tokens_BT, edits={"mlp.out": lambda x, layer: x * 0})
     assert relative_error(ablated[..., :vocab], plain[..., :vocab]) > 1e-3
-    assert_close(m.model(tokens_BT)[0][..., :vocab], plain[..., :vocab], relative=1e-5)
+    assert_close(m.model.apply(m.params, Inputs(tokens_BT))[0][..., :vocab], plain[..., :vocab], relative=1e-5)
