@@ -9,13 +9,20 @@ import numpy as np
 import lm
 from lm.errors import UserError
 from lm.figures import STYLE, plt, save
-from lm.scaling.isoflop import fit_frontier, valleys
-from lm.scaling.law import Estimate, cost_of
-from lm.scaling.plan import NOISE
+from lm.scaling import (
+    Estimate,
+    Points,
+    cost_of,
+    describe,
+    describe_scores,
+    fit_frontier,
+    make_points,
+    read_points,
+    score_prediction,
+    valleys,
+)
 from lm.scaling.plot import draw_intervals
-from lm.scaling.points import Points, make_points, read_points
-from lm.scaling.predictions import score_prediction
-from lm.scaling.report import describe, describe_scores
+from lm.sweep import NOISE
 
 COUNTS = {
     "N total, C exact": (), "N total, C = 6ND": ("total", "6nd"), "N non-embedding, C = 6ND": ("nonembedding", "6nd"),

@@ -13,7 +13,7 @@ _HOMES = {
     "Sampler": "lm.sample.samplers", "generate": "lm.sample.generate", "Sample": "lm.sample.generate",
     "evaluate": "lm.evaluation", "loss_curves": "lm.plot", "Display": "lm.training.display",
 }  # fmt: skip
-__all__ = [*_HOMES, "bench", "data", "model", "probe", "sample", "scaling", "tokenizer"]
+__all__ = [*_HOMES, "bench", "data", "model", "probe", "sample", "scaling", "sweep", "tokenizer"]
 
 
 def __getattr__(name: str):

@@ -51,9 +51,9 @@ def run(arguments: list[str]) -> int:
     folder = o.out or RUNS / name
     require(not folder.exists() or folder.is_dir(), f"--out {folder}: a file, where the sweep's folder would be")
     prepare_jax()
-    from lm.scaling.board import Board
-    from lm.scaling.jobs import jobs_of
-    from lm.scaling.sweep import sweep
+    from lm.sweep.board import Board
+    from lm.sweep.jobs import jobs_of
+    from lm.sweep.running import sweep
     from lm.training.display import Display
 
     with Display() as display:
@@ -98,14 +98,14 @@ def _estimate(jobs, o: Options, display) -> int:
 
 def _experiments(config: str, o: Options, rest: list[str]) -> tuple[str, list[Experiment]]:
     """The sweep's name and its experiments."""
-    from lm.scaling.design import Design
-    from lm.scaling.grid import grid, of_design
+    from lm.sweep.design import Design
+    from lm.sweep.grids import grid, from_design
 
     if config.endswith(".json"):
         require(o.design is None, f"{config} is a design already; give --design with a CONFIG")
         design = Design.read(config)
         require(not rest, f"{' '.join(rest)}: settings of a design are in its file; give --design with a CONFIG")
-        name, experiments = Path(config).stem, of_design(_known(design.experiment, config), design)
+        name, experiments = Path(config).stem, from_design(_known(design.experiment, config), design)
     elif (several := settings.load_experiments(config)) is not None:
         require(o.design is None, f"{config} builds its own list of experiments; --design is for a single one")
         require(not rest, f"{' '.join(rest)}: {config} builds a list; change settings there, or with --grid KEY=VALUE")
@@ -113,7 +113,7 @@ def _experiments(config: str, o: Options, rest: list[str]) -> tuple[str, list[Ex
     else:
         e = parse_train([config, *rest]).experiment
         require(bool(o.design or o.grid), f"{config} is one experiment: give --grid KEY=A,B or --design sweep.json")
-        name, experiments = e.name, of_design(e, Design.read(o.design)) if o.design else [e]
+        name, experiments = e.name, from_design(e, Design.read(o.design)) if o.design else [e]
     made = grid(experiments, o.grid)
     tell_surprises(made, [word.partition("=")[0].replace("-", "_") for word in o.grid])
     return name, made
@@ -128,7 +128,7 @@ def _known(values: dict, path: str) -> Experiment:
 
 def table(found) -> str:
     """An estimate as lines for a person."""
-    from lm.scaling.board import clock
+    from lm.sweep.board import clock
 
     width = max(len(row["name"]) for row in found.runs)
     heads = f"{'parameters':>12}{'tokens':>14}{'steps':>9}{'branch':>9}{'FLOPs':>10}{'adds':>10}{'time':>9}"
@@ -201,9 +201,9 @@ def next_commands(result, best: str | None, arguments: list[str]) -> list[str]:
 
 def _for_points(path: Path, figures: str) -> list[list[str]]:
     """What the points can carry: a law where they tell size from data, or rates where several were tried."""
-    from lm.scaling.plan import BYTES
     from lm.scaling.points import read_points
-    from lm.scaling.precision import obstacle
+    from lm.sweep.planning import BYTES
+    from lm.sweep.precision import obstacle
 
     points = read_points(path)
     if obstacle(BYTES, points.params, points.tokens) is None:

@@ -16,8 +16,6 @@ however many points it predicts. The scale is about zero, so that a bias counts 
 The interval of a prediction at the distance d from the largest fitted compute is exp(+-t s(d)) about it, t being
 Student's quantile for as many degrees of freedom as there are cuts, but not more than TAILS. It is never narrower than
 the interval that supposes the law.
-
-Axes: K cuts, n points, P parameters (search coordinates, see solve.py), S starts, I columns that the law reads.
 """
 
 import jax
@@ -27,8 +25,9 @@ from scipy.special import ndtri
 
 from lm.scaling.law import TAILS, HoldOuts, Law
 from lm.scaling.laws import double
-from lm.scaling.problem import Problem
-from lm.scaling.solve import metric, polish, starts, unpack
+from lm.scaling.problem import Problem, metric_at
+from lm.scaling.solve import polish, starts, unpack
+from lm.scaling.verdicts import PARALLEL
 
 SAME = 1e-3
 """Computes that differ by no more than this share are one budget."""
@@ -43,8 +42,6 @@ SCATTERS = np.geomspace(1, 10, 24)
 """Where s0 is looked for, in units of the fitted points' scatter."""
 GROWTHS = np.concatenate([[0.0], np.geomspace(1e-4, 1, 93)])
 """Where s1 is looked for: neighbours are 10% apart."""
-PARALLEL = 0.9999
-"""Correlation between columns from which points below a cut cannot tell them apart: one budget alone, for example."""
 
 
 def roll(law: Law) -> HoldOuts:
@@ -100,7 +97,7 @@ def _cuts(problem: Problem, flops_n: np.ndarray) -> np.ndarray:
 
 
 def _varied(x_In: np.ndarray) -> bool:
-    """Whether columns of logarithms vary, and not all alike."""
+    """Whether columns of logarithms vary, and not all alike; at one budget alone, for example, they do not."""
     if np.ptp(x_In, axis=1).min() < 1e-6:
         return False
     correlation_II = np.atleast_2d(np.corrcoef(x_In))
@@ -115,7 +112,7 @@ def _refit(problem: Problem, fitted_Kn: np.ndarray) -> np.ndarray:
     p, w_Kn = problem, fitted_Kn.astype(float)
     with double():
         theta_KSP = np.stack([starts(p.misfit, p.x, p.y_n, w_n, p.held, p.deltas[0])[0] for w_n in w_Kn])
-        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_KSP[-1, 0]), p.x, p.y_n, w_Kn[-1], p.deltas[0]))
+    M_PP = metric_at(p, theta_KSP[-1, 0], w_Kn[-1])
     K, S, P = theta_KSP.shape
     ended, cost = polish(
         p.misfit, theta_KSP.reshape(K * S, P), p.x, p.y_n, np.repeat(w_Kn, S, axis=0), p.free_P, M_PP, p.deltas
@@ -135,7 +132,7 @@ def _log_predictions(problem: Problem, theta_KP: np.ndarray) -> np.ndarray:
 def _scatter(law: Law) -> float:
     """A robust standard deviation of ln(predicted / actual) of the fitted points, for the fit's degrees of freedom."""
     n, free = len(law.data), int(law.problem.free_P.sum())
-    columns = {name: law.data.column(name) for name in law.problem.form.inputs}
+    columns = {name: law.data.column(name) for name in law.form.inputs}
     e_n = np.log(law.predict(**columns)) - np.log(law.problem.y_n)
     sd = np.median(np.abs(e_n)) / ndtri(0.75) * np.sqrt(n / max(n - free, 1))
     return max(float(sd), 1e-9)

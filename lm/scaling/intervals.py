@@ -1,54 +1,30 @@
-"""How far a fit can be trusted: resampling, profile likelihood, and whether the points determine the parameters at all.
-
-R resamples, P parameters (search coordinates, see solve.py), n points.
-"""
+"""How far a fit can be trusted: refits of resamples, asymptotic errors and profile likelihood."""
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from lm.errors import require
-from lm.scaling.laws import double
 from lm.scaling.points import Points
-from lm.scaling.problem import Problem, jacobian, residuals_at
-from lm.scaling.solve import metric, polish
+from lm.scaling.problem import Problem, jacobian, metric_at, residuals_at
+from lm.scaling.resampling import redrawn_losses, resampled_counts
+from lm.scaling.solve import polish
 
 OFFSETS = np.geomspace(0.3, 60, 14)
 """Where a profile is taken, in asymptotic standard errors from the fit, on either side."""
 
 
 def bootstrap(problem: Problem, theta_P: np.ndarray, points: Points, count: int, cluster: str, seed: int) -> np.ndarray:
-    """theta_RP of `count` refits, each from the fit's own place.
-
-    cluster: "point" resamples the points; "run" whole runs, whose points share a trunk and so are not independent;
-    "noise" keeps every point and draws its loss anew about the fit, by the points' sd from seed to seed.
-    The stream is numpy's frozen legacy generator, the one that Besiroglu et al. (2024) drew from.
-    """
-    random = np.random.RandomState(seed)
-    p, n = problem, len(points)
-    w_Rn, y_Rn = p.w_n, p.y_n
+    """theta_RP of `count` refits, each from the fit's own place. cluster: see `lm.scaling.resampling.CLUSTERS`."""
+    p, w, y = problem, problem.w_n, problem.y_n
     if cluster == "noise":
-        fitted_n = _fitted(p, theta_P)
-        y_Rn = fitted_n * np.exp(points.sd / fitted_n * random.standard_normal((count, n)))
+        r_n = residuals_at(p, theta_P) / p.x["precision"]
+        fitted_n = p.y_n * np.exp(r_n) if p.misfit.log else p.y_n + r_n
+        y = np.stack(list(redrawn_losses(points, fitted_n, count, seed)))
     else:
-        if cluster == "run":
-            names, run_n = np.unique(points.run, return_inverse=True)
-        else:
-            names, run_n = np.arange(n), np.arange(n)
-        require(len(names) > 1, f"--cluster {cluster}: all points are of one run")
-        drawn = random.randint(0, len(names), (count, len(names)))
-        w_Rn = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])[:, run_n]
-    with double():
-        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, p.w_n, p.deltas[0]))
+        w = np.stack(list(resampled_counts(points, [np.arange(len(points))], count, cluster, seed)))
     start_RP = np.broadcast_to(theta_P, (count, len(theta_P)))
-    return polish(p.misfit, start_RP, p.x, y_Rn, w_Rn, p.free_P, M_PP, p.deltas)[0]
-
-
-def _fitted(problem: Problem, theta_P: np.ndarray) -> np.ndarray:
-    r_n = residuals_at(problem, theta_P) / problem.x["precision"]
-    return problem.y_n * np.exp(r_n) if problem.misfit.log else problem.y_n + r_n
+    return polish(p.misfit, start_RP, p.x, y, w, p.free_P, metric_at(p, theta_P), p.deltas)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,16 +78,9 @@ def covariance(problem: Problem, theta_P: np.ndarray, s: Spread, *, robust: bool
     return (inverse_Pn * score2_n) @ inverse_Pn.T / s.slope**2
 
 
-def condition_number(problem: Problem, theta_P: np.ndarray) -> float:
-    """Of the Jacobian with its columns made equally long: how nearly one parameter can stand in for the others."""
-    J_nP = jacobian(problem, theta_P)
-    length_P = np.linalg.norm(J_nP, axis=0)
-    return float(np.linalg.cond(J_nP / np.where(length_P > 0, length_P, 1))) if length_P.all() else np.inf
-
-
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """One parameter's profile: the objective's rise, in units of its chi-squared, with the others refitted."""
+    """How the objective rises, in units of its chi-squared, along one parameter with the others refitted."""
 
     values: np.ndarray
     rise: np.ndarray
@@ -158,8 +127,7 @@ def _rises(p: Problem, theta_P: np.ndarray, value_FK: np.ndarray, V: np.ndarray)
         start_SFKP[:, j, :, index] = value_FK[j]
     others_FP = p.free_P & (np.arange(len(theta_P)) != free[:, None])
     rows = np.broadcast_to(others_FP[None, :, None], start_SFKP.shape).reshape(-1, len(theta_P))
-    with double():
-        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, p.w_n, p.deltas[0]))
+    M_PP = metric_at(p, theta_P)
     begin = np.concatenate([theta_P[None], start_SFKP.reshape(-1, len(theta_P))])
     _, cost = polish(p.misfit, begin, p.x, p.y_n, p.w_n, np.concatenate([p.free_P[None], rows]), M_PP, p.deltas)
     lowest_FK = np.fmin(*cost[1:].reshape(2, F, K))  # nan only where neither start led anywhere
@@ -184,7 +152,7 @@ def _crossing(centre: float, value_K: np.ndarray, rise_K: np.ndarray, limit: flo
 
 
 def normal_draws(problem: Problem, theta_P: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """theta_RP from the asymptotic normal: what stands in for resamples where none were asked for."""
+    """theta_RP drawn from the asymptotic normal, which stands in for resamples where none were asked for."""
     V = covariance(problem, theta_P, spread(problem, theta_P))
     theta_RP = np.tile(theta_P, (count, 1))
     values, vectors = np.linalg.eigh(V)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.errors import UserError, nearest
+from lm.scaling.chinchilla import chinchilla_loss, frontier_exponents
 
 
 @contextlib.contextmanager
@@ -25,14 +26,6 @@ def double():
 EXPONENTS = tuple(np.geomspace(0.015, 2.0, 40))
 """Starts for an exponent. Neighbours are 13% apart, several standard errors less than a basin is wide."""
 SIGNED = tuple(np.linspace(-1.5, 1.5, 31))
-
-
-def _nothing(g: dict, x: dict) -> list:
-    return []
-
-
-def _one(g: dict) -> float:
-    return 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,8 +46,8 @@ class Form:
     inputs: tuple[str, ...]
     predict: Callable
     grid: dict[str, tuple[float, ...]]
-    terms: Callable = _nothing
-    outer: Callable = _one
+    terms: Callable = lambda g, x: []
+    outer: Callable = lambda g: 1.0
     assemble: Callable = lambda g, coefficients: {}
     logs: frozenset[str] = frozenset()
     target: str = "loss"
@@ -64,7 +57,8 @@ class Form:
     """Quantities computed from the parameters that people quote, such as the exponent a of N*(C)."""
 
 
-def _named(*names):
+def _named(*names: str) -> Callable:
+    """Make `assemble` of a law whose coefficients are these parameters."""
     return lambda g, coefficients: dict(zip(names, coefficients, strict=True))
 
 
@@ -101,22 +95,13 @@ KAPLAN_ND = Form(
 
 # Hoffmann et al. 2022, equation 2 and approach 3.
 
-
-def frontier_exponents(p: dict) -> dict:
-    """N* = G (C/6)^a, D* = (C/6)^b / G of the compute-optimal frontier (Hoffmann et al. 2022, equation 4)."""
-    total = p["alpha"] + p["beta"]
-    return {"a": p["beta"] / total, "b": p["alpha"] / total}
-
-
 CHINCHILLA = Form(
     name="chinchilla",
     formula="L = E + A / N^alpha + B / D^beta",
     source="Hoffmann et al. 2022, equation 2",
     parameters=("E", "A", "B", "alpha", "beta"),
     inputs=("params", "tokens"),
-    predict=lambda p, x: (
-        p["E"] + p["A"] * jnp.exp(-p["alpha"] * x["params"]) + p["B"] * jnp.exp(-p["beta"] * x["tokens"])
-    ),
+    predict=lambda p, x: chinchilla_loss(p, x["params"], x["tokens"], jnp.exp),
     grid={"alpha": EXPONENTS, "beta": EXPONENTS},
     terms=lambda g, x: [
         jnp.ones_like(x["params"]), jnp.exp(-g["alpha"] * x["params"]), jnp.exp(-g["beta"] * x["tokens"])
@@ -163,7 +148,7 @@ def _repeated(p: dict, x: dict):
     fed = (jnp.log(p["alpha"] * p["A"] / (p["beta"] * p["B"])) + p["beta"] * x["unique_tokens"]) / p["alpha"]
     n = _effective(x["params"], jnp.minimum(fed, x["params"]), p["R_N"])
     d = _effective(x["tokens"], x["unique_tokens"], p["R_D"])
-    return p["E"] + p["A"] * jnp.exp(-p["alpha"] * n) + p["B"] * jnp.exp(-p["beta"] * d)
+    return chinchilla_loss(p, n, d, jnp.exp)
 
 
 REPEATED = Form(
@@ -196,7 +181,10 @@ POWER = Form(
 
 def _setting(name: str, target: str, formula: str, source: str, columns: dict[str, str]) -> Form:
     """k times powers of columns: `columns` maps exponent to column. Linear in logarithms, so one basin."""
-    power = lambda p, x: jnp.exp(sum(p[exponent] * x[column] for exponent, column in columns.items()))  # noqa: E731
+
+    def power(p, x):
+        return jnp.exp(sum(p[exponent] * x[column] for exponent, column in columns.items()))
+
     return Form(
         name=name, formula=formula, source=source, parameters=("k", *columns), inputs=tuple(columns.values()),
         predict=lambda p, x: p["k"] * power(p, x), grid=dict.fromkeys(columns, SIGNED),
@@ -223,13 +211,14 @@ LAWS = {form.name: form for form in _LAWS}
 
 
 def form_of(name: str) -> Form:
+    """The law of that name; UserError, with the nearest one, where there is none."""
     if name not in LAWS:
         raise UserError(f"{name}: no such law{nearest(name, LAWS)} (there are {', '.join(LAWS)})")
     return LAWS[name]
 
 
 def logs_of(form: Form, columns: dict) -> dict[str, np.ndarray]:
-    """The logarithms a law reads, from columns by name."""
+    """The logarithms that a law reads, from columns by name."""
     return {name: np.log(np.asarray(columns[name], np.float64)) for name in form.inputs}
 
 

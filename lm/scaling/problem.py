@@ -47,15 +47,17 @@ class Problem:
 
     @property
     def form(self) -> Form:
+        """The law that is fitted."""
         return self.misfit.form
 
     @property
     def free_P(self) -> np.ndarray:
+        """Which parameters are not held."""
         return np.array([name not in self.held for name in self.form.parameters])
 
     @property
     def unit(self) -> float:
-        """What the solver's objective is multiplied with to be the published one: it divides Huber's by delta."""
+        """The factor from the solver's objective to the published one, as the solver divides Huber's by delta."""
         return {"huber": self.delta, "l1": 1.0}.get(self.method, 2.0)  # squares: sum of r^2, not of r^2/2
 
 
@@ -86,7 +88,7 @@ def solve(problem: Problem, begin: Mapping[str, float] | None = None) -> tuple[n
     p, first = problem, problem.deltas[0]
     with double():
         theta_RP, tried = starts(p.misfit, p.x, p.y_n, p.w_n, {**(begin or {}), **p.held}, first)
-        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_RP[0]), p.x, p.y_n, p.w_n, first))
+    M_PP = metric_at(p, theta_RP[0])
     ended_RP, cost_R = polish(p.misfit, theta_RP, p.x, p.y_n, p.w_n, p.free_P, M_PP, p.deltas)
     cost_R = np.where(np.isfinite(cost_R), cost_R, np.inf)
     best = int(np.argmin(cost_R))
@@ -116,14 +118,23 @@ def objective_of_constant(problem: Problem) -> float:
     return min(values) * problem.unit
 
 
+def metric_at(problem: Problem, theta_P: np.ndarray, w_n: np.ndarray | None = None) -> np.ndarray:
+    """[P, P]: how far steps from there go, in units of the first stage's objective; w_n: weights of a resample."""
+    p = problem
+    with double():
+        weights_n = p.w_n if w_n is None else w_n
+        return np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, weights_n, p.deltas[0]))
+
+
 def residuals_at(problem: Problem, theta_P) -> np.ndarray:
+    """Residuals of the points, [n], as the objective sees them."""
     with double():
         x, y_n, _ = table(problem.x, problem.y_n, problem.w_n)
         return np.asarray(residuals(problem.misfit, jnp.asarray(theta_P), x, y_n))[: len(problem.y_n)]
 
 
 def jacobian(problem: Problem, theta_P) -> np.ndarray:
-    """d residual / d theta of the free parameters: [n, free]."""
+    """Derivatives of the residuals by the free parameters: [n, F]."""
     with double():
         x, y_n, _ = table(problem.x, problem.y_n, problem.w_n)
         J_nP = np.asarray(residual_slopes(problem.misfit, jnp.asarray(theta_P), x, y_n))

@@ -18,9 +18,9 @@ from lm import settings
 from lm.errors import Diverged, Stopped, UserError, require
 from lm.files import whole
 from lm.run import Run, exists, refuse_differences
-from lm.scaling.board import Board
-from lm.scaling.early import check_steps, worse
-from lm.scaling.jobs import MOST_PACKED, Job, Trunk, alike, differing, packs, parted, trunks
+from lm.sweep.board import Board
+from lm.sweep.early import check_steps, worse
+from lm.sweep.jobs import MOST_PACKED, Job, Trunk, alike, differing, packs, parted, trunks
 from lm.training.loop import branch, train_pack
 
 COLUMNS = (
@@ -58,7 +58,7 @@ def sweep(
     A job that diverges or fails is recorded and stops no other; one that diverged is not tried again but with `retry`,
     or when its directory was removed. Ctrl-C and SIGTERM save what is in progress and return early (`Result.stopped`).
     most: runs side by side. margin: nats a token by which a run may be worse than its like before it is stopped (see
-    lm.scaling.early); without one those that were stopped go on. Raises UserError, before anything is trained, where a
+    lm.sweep.early); without one those that were stopped go on. Raises UserError, before anything is trained, where a
     run of the same name there is another experiment's or damaged, or the folder cannot take what a sweep writes.
     """
     board = board or Board(quiet=True)

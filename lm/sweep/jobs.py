@@ -17,7 +17,7 @@ from lm.data.tokens import Prepared, prepare
 from lm.errors import UserError
 from lm.model.transformer import parameter_count
 from lm.scaling.flops import train_flops
-from lm.scaling.grid import require_distinct
+from lm.sweep.grids import require_distinct
 from lm.training.loop import with_vocabulary
 
 MOST_PACKED = 8
