@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "trunk_rows",
             "unplannable",
         ],
+        "precision": ["obstacle"],
         "running": ["COLUMNS", "Result", "sweep"],
     },
 )

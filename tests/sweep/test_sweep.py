@@ -22,7 +22,7 @@ from lm.scaling.points import read_points
 from lm.settings import load_experiment
 from lm.sweep.board import Board
 from lm.sweep.early import check_steps, worse
-from lm.sweep.grids import grid, from_design
+from lm.sweep.grids import from_design, grid
 from lm.sweep.jobs import added_steps, jobs_of, packs, parted, trunks
 from lm.sweep.planning import Rules, plan
 from lm.sweep.running import COLUMNS, sweep
