@@ -1,9 +1,10 @@
 """Scaling laws: points -> law -> plot. How the loss of trained models depends on their size, tokens and compute.
 
-Names are imported when they are first used. Axes, in suffixes of arrays beside those that every room shares:
-n points (trained models), m errors of hold-outs, R resamples or starts side by side, P parameters of a law as search
-coordinates (here alone; elsewhere packed runs), F free parameters or FLOP budgets, K linear coefficients, cuts in
-compute or places along a profile, G nodes of a grid, S starts, I columns that a law reads, M subsets of coefficients.
+Names are imported when they are first used. Axes, in suffixes of arrays of this room, where none of a model's occur:
+n points (trained models), m errors of hold-outs, g groups of points that differ in their seed, R resamples or starts
+side by side, S starts of one problem, P parameters as search coordinates (see solve.py), U those that are not held,
+K linear coefficients, M subsets of them, G nodes of a grid, Z places along a profile, Q cuts in compute, I columns that
+a law reads, X budgets at which it is asked.
 """
 
 import lazy_loader

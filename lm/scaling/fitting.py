@@ -138,9 +138,8 @@ def _law(
     values = {name: float(value) for name, value in named(form, theta_P).items()}
     ends = intervals.profiles(problem, theta_P, level)
     estimates = {name: Estimate(value, 0.0, value, value) for name, value in problem.held.items()}
-    for name, profile in ends.items():
-        low, high = profile.low, profile.high
-        if cluster != "point":  # of seed noise, and of what a run's points share, a profile knows nothing
+    for name, (low, high) in ends.items():
+        if cluster != "point":  # a profile knows nothing of seed noise, and of what a run's points share
             stretched = interval(values[name], draws[name], level, 1.0)
             low, high = min(low, stretched[0]), max(high, stretched[1])
         e = Estimate(values[name], float(np.std(draws[name])), low, high)

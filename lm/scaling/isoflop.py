@@ -27,6 +27,8 @@ FEWEST, DRAWS = 10, 1000
 """Resamples below which there is no interval; draws of bands where no number was asked for."""
 WINDOW = 3
 """Points on either side of the lowest that a windowed parabola takes: over a wide range a valley is no parabola."""
+SAME_BUDGET = 0.1
+"""Difference in ln C up to which points are of one budget."""
 LEVELS = 40
 """Budgets, evenly spread in ln C, at which approach 1 looks at the envelope."""
 
@@ -54,19 +56,19 @@ class Frontier(Fitted):
 
     def optimum(self, flops) -> dict[str, np.ndarray]:
         """params and tokens of the lowest loss at each budget, with `*_low` and `*_high` where there are draws."""
-        c_F = np.log(np.atleast_1d(np.asarray(flops, np.float64)))
+        c_X = np.log(np.atleast_1d(np.asarray(flops, np.float64)))
         p, found = self.values(), {}
         for name, scale, power in (("params", "N0", "a"), ("tokens", "D0", "b")):
-            found[name] = np.exp(np.log(p[scale]) + p[power] * c_F)
+            found[name] = np.exp(np.log(p[scale]) + p[power] * c_X)
             if len(self.draws[power]):
-                drawn_RF = np.log(self.draws[scale])[:, None] + self.draws[power][:, None] * c_F
-                found[f"{name}_low"], found[f"{name}_high"] = np.exp(percentiles(drawn_RF, self.level))
+                drawn_RX = np.log(self.draws[scale])[:, None] + self.draws[power][:, None] * c_X
+                found[f"{name}_low"], found[f"{name}_high"] = np.exp(percentiles(drawn_RX, self.level))
         return found
 
 
 # --- approach 2: valleys of equal budgets ---------------------------------------------------------------------------
-def budgets(points: Points, tolerance: float = 0.1) -> list[np.ndarray]:
-    """Indices of points of about equal FLOPs, ordered by N: every ln C within `tolerance` of its group's median.
+def budgets(points: Points) -> list[np.ndarray]:
+    """Indices of points of about equal FLOPs, ordered by N: every ln C within SAME_BUDGET of its group's median.
 
     Groups end where ln C jumps by more than that, and, where budgets lie so close that they would chain, from the
     smallest on as soon as the next would be too far from the middle of its group.
@@ -77,8 +79,7 @@ def budgets(points: Points, tolerance: float = 0.1) -> list[np.ndarray]:
     for i in range(1, len(order)):
         group = log_c[starts[-1] : i + 1]
         middle = (group[(len(group) - 1) // 2] + group[len(group) // 2]) / 2  # the median: they ascend
-        far = max(group[-1] - middle, middle - group[0]) > tolerance
-        if far or log_c[i] - log_c[i - 1] > tolerance:
+        if max(group[-1] - middle, middle - group[0], log_c[i] - log_c[i - 1]) > SAME_BUDGET:
             starts.append(i)
     groups = np.split(order, starts[1:])
     return [group[np.argsort(points.params[group])] for group in groups]

@@ -52,10 +52,6 @@ class HoldOuts:
         factor = np.exp(self.half_width(distance, level))
         return np.minimum(low, predicted / factor), np.maximum(high, predicted * factor)
 
-    def reach(self) -> float:
-        """How far the furthest point that was predicted is: its compute over that of its cut."""
-        return max(cut["furthest"] for cut in self.cuts)
-
     def bias(self) -> float | None:
         """Mean slope, where the errors behind all cuts (three at least) grow to the same side; otherwise None."""
         slopes = np.array([cut["slope"] for cut in self.cuts])
@@ -132,7 +128,7 @@ class Law(Fitted):
         """Loss at N, D (and whatever else the law reads, by name); arrays go together."""
         return self._evaluate(self.values(), params, tokens, columns)
 
-    def predict_interval(self, params=None, tokens=None, *, level=None, scatter: bool = True, **columns):
+    def predict_interval(self, params=None, tokens=None, *, scatter: bool = True, **columns):
         """(low, high) of a new run's loss there; scatter=False: of the law itself, without a run's own noise."""
         shape = np.broadcast_shapes(*(np.shape(v) for v in (params, tokens, *columns.values()) if v is not None))
         draws = {name: drawn.reshape(-1, *(1,) * len(shape)) for name, drawn in self.draws.items()}
@@ -140,7 +136,7 @@ class Law(Fitted):
         if scatter:
             noise = self.scatter * np.random.RandomState(1).standard_normal((len(loss_Rn), *(1,) * len(shape)))
             loss_Rn = loss_Rn + noise if self.method == "squares" else loss_Rn * np.exp(noise)
-        return tuple(percentiles(loss_Rn, self.level if level is None else level))
+        return tuple(percentiles(loss_Rn, self.level))
 
     def optimum(self, flops) -> dict[str, np.ndarray]:
         """The lowest loss at each budget: params, tokens and loss, with `*_low` and `*_high` of the first two.
@@ -153,15 +149,15 @@ class Law(Fitted):
         def tokens(log_params):
             return np.exp(np.log(flops / k) - (1 + g) * log_params)
 
-        n_F = self._best_n(self.values(), flops, k, g)
-        low_F, high_F = percentiles(
+        n_X = self._best_n(self.values(), flops, k, g)
+        low_X, high_X = percentiles(
             self._best_n({name: drawn[:, None] for name, drawn in self.draws.items()}, flops, k, g), self.level
         )
-        low_F, high_F = np.minimum(low_F, n_F), np.maximum(high_F, n_F)  # draws of exact points round beside the value
+        low_X, high_X = np.minimum(low_X, n_X), np.maximum(high_X, n_X)  # draws of exact points round beside the value
         return {
-            "params": np.exp(n_F), "tokens": tokens(n_F), "loss": self.predict(np.exp(n_F), tokens(n_F)),
-            "params_low": np.exp(low_F), "params_high": np.exp(high_F),
-            "tokens_low": tokens(high_F), "tokens_high": tokens(low_F),
+            "params": np.exp(n_X), "tokens": tokens(n_X), "loss": self.predict(np.exp(n_X), tokens(n_X)),
+            "params_low": np.exp(low_X), "params_high": np.exp(high_X),
+            "tokens_low": tokens(high_X), "tokens_high": tokens(low_X),
         }  # fmt: skip
 
     def exponents(self) -> dict[str, Estimate]:

@@ -106,13 +106,13 @@ class Points:
             if not (_SEED.search(name) or _NO_SETTING.search(name) or len(np.unique(column)) == len(self))
         ]  # fmt: skip
         group_n = _groups([self.params, self.tokens, self.flops, *settings])
-        count_G = np.bincount(group_n)
-        freedom = len(self) - len(count_G)
+        count_g = np.bincount(group_n)
+        freedom = len(self) - len(count_g)
         if not freedom:
             return None
         log_n = np.log(self.loss)
-        mean_G = np.bincount(group_n, log_n) / count_G
-        return float(np.sqrt(np.sum((log_n - mean_G[group_n]) ** 2) / freedom))
+        mean_g = np.bincount(group_n, log_n) / count_g
+        return float(np.sqrt(np.sum((log_n - mean_g[group_n]) ** 2) / freedom))
 
     def doubts(self) -> list[str]:
         """Warnings about rows that may make the points count for more than they are."""

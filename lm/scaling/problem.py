@@ -134,7 +134,7 @@ def residuals_at(problem: Problem, theta_P) -> np.ndarray:
 
 
 def jacobian(problem: Problem, theta_P) -> np.ndarray:
-    """Derivatives of the residuals by the free parameters: [n, F]."""
+    """Derivatives of the residuals by the free parameters: [n, U]."""
     with double():
         x, y_n, _ = table(problem.x, problem.y_n, problem.w_n)
         J_nP = np.asarray(residual_slopes(problem.misfit, jnp.asarray(theta_P), x, y_n))

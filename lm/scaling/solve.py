@@ -141,7 +141,7 @@ def _descend(misfit: Misfit, theta_P, x, y_n, w_n, free_P, M_PP, delta, steps: i
         damping=jnp.float64(0.05), step=jnp.int32(0), done=jnp.bool_(False),
     )  # fmt: skip
     end = jax.lax.while_loop(lambda s: ~s.done & (s.step < steps), one, start)
-    return end.theta, end.value, end.step
+    return end.theta, end.value
 
 
 def expand(misfit: Misfit, theta_P, x, y_n, w_n, delta):
@@ -185,7 +185,7 @@ def polish(misfit: Misfit, theta_RP, x, y, w, free, M_PP, deltas, steps: int = 1
         theta, y_Rn, w_Rn, free_RP = (row[take] for row in rows)
         with double():  # a context of this thread
             for delta in deltas:
-                theta, value, _ = _descend_many(misfit, theta, x, y_Rn, w_Rn, free_RP, M_PP, delta, steps)
+                theta, value = _descend_many(misfit, theta, x, y_Rn, w_Rn, free_RP, M_PP, delta, steps)
             return np.asarray(theta), np.asarray(value)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
