@@ -13,9 +13,6 @@ from lm.commands.common import Json, prepare_jax, print_json
 from lm.commands.table import Table
 from lm.errors import UserError, require
 
-APPROACHES = {"approach1": "frontier", "approach2": "isoflop", "approach3": "chinchilla"}
-"""Names that Hoffmann et al. 2022 made known."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -66,11 +63,11 @@ def run(arguments: list[str]) -> None:
         return
     mask = None if o.hold_out is None else scaling.matching(points, o.hold_out)
     places, rows = [_place(pair) for pair in o.at], []
-    law = fit_by_name(
+    law = scaling.fit_by_name(
         points, o.law, method=o.method, delta=o.delta, valley=o.valley, fixed=_assignments(o.fix),
         hold_out=mask, bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed,
     )  # fmt: skip
-    if APPROACHES.get(o.law, o.law) == "isoflop":
+    if isinstance(law, scaling.Frontier):
         law = law.warned(*scaling.against_law(law))
     if places:
         law = scaling.rolled(law)
@@ -82,20 +79,6 @@ def run(arguments: list[str]) -> None:
         print_json(law.to_json() | ({"predictions": rows} if rows else {}))
     else:
         print(scaling.describe(law) + (f"\n{scaling.describe_scores(rows)}" if rows else ""), end="")
-
-
-def fit_by_name(
-    points, law: str, *, method: str, valley: str = "quadratic", hold_out=None, delta=1e-3, fixed=None, **common
-):
-    """Fit a law, or an approach to the optimum alone, under any of its names; common: bootstraps, level, seed ..."""
-    from lm import scaling
-
-    name = APPROACHES.get(law, law)
-    if name in ("isoflop", "frontier"):
-        require(hold_out is None, f"--hold-out: {name} fits the optimum and predicts no losses; use --law chinchilla")
-        require(not fixed, f"--fix: {name} is two straight lines in logarithms and holds no parameter")
-        return scaling.fit_frontier(points, name, valley=valley, **common)
-    return scaling.fit(points, name, method=method, delta=delta, hold_out=hold_out, fixed=fixed, **common)
 
 
 def _assignments(words: Sequence[str]) -> dict[str, float]:

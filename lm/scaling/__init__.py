@@ -14,13 +14,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["conventions", "flops", "plot"],
     submod_attrs={
         "chinchilla": ["Chinchilla"],
-        "fitting": ["fit", "Unidentifiable", "against_law"],
-        "isoflop": ["fit_frontier", "Frontier", "regress", "valleys"],
+        "fitting": ["ALIASES", "fit", "fit_by_name", "Unidentifiable", "against_law"],
+        "isoflop": ["APPROACHES", "fit_frontier", "Frontier", "regress", "valleys"],
         "law": ["Estimate", "Law", "cost_of"],
         "laws": ["LAWS", "evaluate", "form_of"],
         "points": ["Points", "make_points", "read_points"],
         "predictions": ["matching", "predict_at", "rolled", "score_prediction", "write_prediction"],
         "problem": ["make_problem", "objective_at"],
+        "resampling": ["check_resampling"],
         "report": ["describe", "describe_scores"],
     },
 )

@@ -8,8 +8,8 @@ import numpy as np
 from lm.errors import UserError, require
 from lm.scaling import intervals
 from lm.scaling.agreement import against_valleys, disagreement
-from lm.scaling.isoflop import Frontier
-from lm.scaling.law import Estimate, Law, interval, widening
+from lm.scaling.isoflop import APPROACHES, VALLEYS, Frontier, fit_frontier
+from lm.scaling.law import Estimate, Fitted, Law, interval, widening
 from lm.scaling.laws import Form, form_of
 from lm.scaling.points import Points
 from lm.scaling.predictions import score
@@ -25,6 +25,8 @@ from lm.scaling.verdicts import (
     verdict,
 )
 
+ALIASES = {"approach1": "frontier", "approach2": "isoflop", "approach3": "chinchilla"}
+"""Names that Hoffmann et al. 2022 made known."""
 SMALLEST_DELTA, LARGEST_DELTA = 1e-9, 1e3
 DRAWS = 1000
 """Draws from the asymptotic normal where no bootstraps were asked for."""
@@ -88,8 +90,29 @@ def fit(
     return result if held_out is None else score(result, held_out)
 
 
+def fit_by_name(
+    points: Points, law: str, *, method: str = "huber", delta: float = 1e-3, valley: str = VALLEYS[0],
+    fixed: Mapping[str, float] | None = None, hold_out: np.ndarray | None = None, **common,
+) -> Fitted:  # fmt: skip
+    """Fit a law, or an approach to the optimum alone, under any of its names: `fit` or `fit_frontier`.
+
+    common: options of both, such as bootstraps, cluster, level and seed.
+    """
+    name = ALIASES.get(law, law)
+    if name not in APPROACHES:
+        return fit(points, name, method=method, delta=delta, hold_out=hold_out, fixed=fixed, **common)
+    require(hold_out is None, f"--hold-out: {name} fits the optimum and predicts no losses; use --law chinchilla")
+    require(not fixed, f"--fix: {name} is two straight lines in logarithms and holds no parameter")
+    return fit_frontier(points, name, valley=valley, **common)
+
+
 def against_law(valleys: Frontier) -> list[str]:
-    """A warning where the law (approach 3), fitted to the same points, finds another exponent than their valleys."""
+    """A warning where the law (approach 3), fitted to the same points, finds another exponent than their valleys.
+
+    There is none for approach 1, which has no valleys.
+    """
+    if valleys.method not in VALLEYS:
+        return []
     try:
         law = fit(valleys.data, "chinchilla", bootstraps=0, level=valleys.level)
     except UserError:

@@ -79,10 +79,7 @@ def rolled(law: Fitted) -> Law:
 def predict_at(law: Fitted, at: list[dict[str, float]]) -> tuple[list[dict[str, Any]], list[str]]:
     """What the law predicts at each place, with both intervals, and a warning where the furthest is far out."""
     law = rolled(law)
-    k, g = cost_of(law.data)  # a place has the training FLOPs that it takes as the fitted points count them
-    places = [place if "flops" in place else place | {"flops": k * place["params"] ** (1 + g) * place["tokens"]}
-              for place in at]  # fmt: skip
-    rows = [_row(law, place) for place in places]
+    rows = [_row(law, place if "flops" in place else place | {"flops": _flops(law, **place)}) for place in at]
     cost = [row["flops"] for row in rows]
     most = int(np.argmax(cost))
     where = ", ".join(f"{name} {value:g}" for name, value in at[most].items())
@@ -119,6 +116,12 @@ def intervals_at(law: Law, **at) -> dict[str, Any]:
 def _row(law: Law, at: dict[str, float]) -> dict[str, Any]:
     numbers = intervals_at(law, **at)
     return at | {name: None if number is None else float(number) for name, number in numbers.items()}
+
+
+def _flops(law: Law, *, params: float, tokens: float) -> float:
+    """The training FLOPs of a place, as the fitted points count them."""
+    k, g = cost_of(law.data)
+    return k * params ** (1 + g) * tokens
 
 
 def _outcome(row: dict[str, Any], actual: float) -> dict[str, Any]:
