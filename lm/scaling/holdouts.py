@@ -25,8 +25,8 @@ from scipy.special import ndtri
 
 from lm.scaling.law import TAILS, HoldOuts, Law
 from lm.scaling.laws import double
-from lm.scaling.problem import Problem, metric_at
-from lm.scaling.solve import polish, starts, unpack
+from lm.scaling.problem import Problem, refit
+from lm.scaling.solve import starts, unpack
 from lm.scaling.verdicts import PARALLEL
 
 SAME = 1e-3
@@ -111,11 +111,9 @@ def _refit(problem: Problem, fitted_Qn: np.ndarray) -> np.ndarray:
     p, w_Qn = problem, fitted_Qn.astype(float)
     with double():
         theta_QSP = np.stack([starts(p.misfit, p.x, p.y_n, w_n, p.held, p.deltas[0])[0] for w_n in w_Qn])
-    M_PP = metric_at(p, theta_QSP[-1, 0], w_Qn[-1])
     Q, S, P = theta_QSP.shape
-    ended, cost = polish(
-        p.misfit, theta_QSP.reshape(Q * S, P), p.x, p.y_n, np.repeat(w_Qn, S, axis=0), p.free_P, M_PP, p.deltas
-    )
+    start_RP, w_Rn = theta_QSP.reshape(Q * S, P), np.repeat(w_Qn, S, axis=0)
+    ended, cost = refit(p, start_RP, theta_QSP[-1, 0], w=w_Rn, centre_w=w_Qn[-1])
     best_Q = np.where(np.isfinite(cost), cost, np.inf).reshape(Q, S).argmin(1)
     return ended.reshape(Q, S, P)[np.arange(Q), best_Q]
 

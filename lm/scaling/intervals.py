@@ -6,9 +6,8 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from lm.scaling.points import Points
-from lm.scaling.problem import Problem, jacobian, metric_at, residuals_at
+from lm.scaling.problem import Problem, jacobian, refit, residuals_at
 from lm.scaling.resampling import redrawn_losses, resampled_counts
-from lm.scaling.solve import polish
 
 OFFSETS = np.geomspace(0.3, 60, 14)
 """Where a profile is taken, in asymptotic standard errors from the fit, on either side."""
@@ -23,8 +22,7 @@ def bootstrap(problem: Problem, theta_P: np.ndarray, points: Points, count: int,
         y = np.stack(list(redrawn_losses(points, fitted_n, count, seed)))
     else:
         w = np.stack(list(resampled_counts(points, [np.arange(len(points))], count, cluster, seed)))
-    start_RP = np.broadcast_to(theta_P, (count, len(theta_P)))
-    return polish(p.misfit, start_RP, p.x, y, w, p.free_P, metric_at(p, theta_P), p.deltas)[0]
+    return refit(p, np.broadcast_to(theta_P, (count, len(theta_P))), theta_P, y=y, w=w)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +117,8 @@ def _rises(p: Problem, theta_P: np.ndarray, value_UZ: np.ndarray, V_UU: np.ndarr
         start_SUZP[:, j, :, index] = value_UZ[j]
     others_UP = p.free_P & (np.arange(len(theta_P)) != free[:, None])
     rows = np.broadcast_to(others_UP[None, :, None], start_SUZP.shape).reshape(-1, len(theta_P))
-    M_PP = metric_at(p, theta_P)
-    begin = np.concatenate([theta_P[None], start_SUZP.reshape(-1, len(theta_P))])
-    _, cost = polish(p.misfit, begin, p.x, p.y_n, p.w_n, np.concatenate([p.free_P[None], rows]), M_PP, p.deltas)
+    start_RP = np.concatenate([theta_P[None], start_SUZP.reshape(-1, len(theta_P))])
+    _, cost = refit(p, start_RP, theta_P, free=np.concatenate([p.free_P[None], rows]))
     lowest_UZ = np.fmin(*cost[1:].reshape(2, U, Z))  # nan only where neither start led anywhere
     return 2 * (lowest_UZ - cost[0])
 

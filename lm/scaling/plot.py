@@ -28,8 +28,8 @@ from lm.scaling.drawing import (
     reach,
     window,
 )
-from lm.scaling.fitting import fit
-from lm.scaling.isoflop import VALLEYS, Optimum, budgets, fit_frontier, valleys
+from lm.scaling.fitting import fit_by_name
+from lm.scaling.isoflop import VALLEYS, Optimum, budgets, valleys
 from lm.scaling.law import Estimate, Fitted, Law, cost_of
 from lm.scaling.points import Points
 from lm.scaling.predictions import intervals_at
@@ -305,21 +305,17 @@ def recounts(points: Points) -> dict[str, Points]:
     return found
 
 
-def _by_law(points: Points, level: float, bootstraps: int, *, method: str) -> Law:
-    return fit(points, "chinchilla", method=method, level=level, bootstraps=0)
-
-
-def _by_optima(points: Points, level: float, bootstraps: int, *, law: str, valley: str = VALLEYS[0]) -> Fitted:
-    return fit_frontier(points, law, valley=valley, level=level, bootstraps=bootstraps)
+def _fit(points: Points, level: float, bootstraps: int, *, law: str, **how: str) -> Fitted:
+    return fit_by_name(points, law, level=level, bootstraps=0 if law == "chinchilla" else bootstraps, **how)
 
 
 METHODS = {
-    "law, Huber": functools.partial(_by_law, method="huber"),
-    "law, absolute": functools.partial(_by_law, method="l1"),
-    "law, squares": functools.partial(_by_law, method="squares"),
-    "isoFLOP, parabola": functools.partial(_by_optima, law="isoflop", valley="quadratic"),
-    "isoFLOP, Akima": functools.partial(_by_optima, law="isoflop", valley="akima"),
-    "envelope": functools.partial(_by_optima, law="frontier"),
+    "law, Huber": functools.partial(_fit, law="chinchilla", method="huber"),
+    "law, absolute": functools.partial(_fit, law="chinchilla", method="l1"),
+    "law, squares": functools.partial(_fit, law="chinchilla", method="squares"),
+    "isoFLOP, parabola": functools.partial(_fit, law="isoflop", valley="quadratic"),
+    "isoFLOP, Akima": functools.partial(_fit, law="isoflop", valley="akima"),
+    "envelope": functools.partial(_fit, law="frontier"),
 }
 """Hoffmann et al.'s approaches 3 (the parametric law), 2 and 1."""
 

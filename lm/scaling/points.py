@@ -216,7 +216,8 @@ def read_points(
     tokens, tokens_said = table.find("tokens", tokens_column)[0], "as given"
     flops, flops_said = table.find("flops", flops_column, chosen.get("flops"))
     if tokens is None or tokens_from:
-        require(flops is not None, table.no_compute())
+        why = f"neither tokens nor FLOPs (columns: {shown(*table.columns)})"
+        require(flops is not None, f"{path}: {why}; name one with --tokens-column or --flops-column")
         tokens, tokens_said = flops / (6 * params), "from FLOPs, D = C/(6N)"
     if flops is None or chosen.get("flops") == "6nd":
         flops, flops_said = 6 * params * tokens, "6ND"

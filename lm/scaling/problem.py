@@ -77,7 +77,10 @@ def make_problem(
     final = {"huber": delta, "l1": 1e-9}.get(method, np.inf)
     deltas = tuple(np.geomspace(1e-3, final, 10)) if method == "l1" else (final,)
     x = logs_of(form, {name: points.column(name) for name in form.inputs}) | {"precision": precision_n}
-    return Problem(Misfit(form, log), method, x, y_n, np.ones(len(points)), held, final, deltas)
+    return Problem(
+        misfit=Misfit(form, log), method=method, x=x, y_n=y_n, w_n=np.ones(len(points)), held=held, delta=final,
+        deltas=deltas,
+    )  # fmt: skip
 
 
 def solve(problem: Problem, begin: Mapping[str, float] | None = None) -> tuple[np.ndarray, float, dict[str, int]]:
@@ -88,8 +91,7 @@ def solve(problem: Problem, begin: Mapping[str, float] | None = None) -> tuple[n
     p, first = problem, problem.deltas[0]
     with double():
         theta_RP, tried = starts(p.misfit, p.x, p.y_n, p.w_n, {**(begin or {}), **p.held}, first)
-    M_PP = metric_at(p, theta_RP[0])
-    ended_RP, cost_R = polish(p.misfit, theta_RP, p.x, p.y_n, p.w_n, p.free_P, M_PP, p.deltas)
+    ended_RP, cost_R = refit(p, theta_RP, theta_RP[0])
     cost_R = np.where(np.isfinite(cost_R), cost_R, np.inf)
     best = int(np.argmin(cost_R))
     require(np.isfinite(cost_R[best]), f"{p.form.name}: no start leads anywhere finite; are the columns right?")
@@ -118,12 +120,20 @@ def objective_of_constant(problem: Problem) -> float:
     return min(values) * problem.unit
 
 
-def metric_at(problem: Problem, theta_P: np.ndarray, w_n: np.ndarray | None = None) -> np.ndarray:
-    """[P, P]: how far steps from there go, in units of the first stage's objective; w_n: weights of a resample."""
+def refit(
+    problem: Problem, start_RP, centre_P, *, y=None, w=None, free=None, centre_w=None
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """theta_RP and cost_R (over delta) at the bottoms of the basins in which R starts are.
+
+    y, w, free: other targets, weights and free parameters, for all or a row a start. centre_P, centre_w: parameters and
+    weights at which the length of steps is measured.
+    """
     p = problem
+    at = table(p.x, p.y_n, p.w_n if centre_w is None else centre_w)
     with double():
-        weights_n = p.w_n if w_n is None else w_n
-        return np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, weights_n, p.deltas[0]))
+        M_PP = np.asarray(metric(p.misfit, jnp.asarray(centre_P), *at, p.deltas[0]))
+    y, w, free = p.y_n if y is None else y, p.w_n if w is None else w, p.free_P if free is None else free
+    return polish(p.misfit, start_RP, p.x, y, w, free, M_PP, p.deltas)
 
 
 def residuals_at(problem: Problem, theta_P) -> np.ndarray:

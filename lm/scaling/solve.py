@@ -88,13 +88,9 @@ def cost(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
     return jnp.sum(w_n * huber(residuals(misfit, theta_P, x, y_n), delta))
 
 
+@functools.partial(jax.jit, static_argnames=("misfit",))
 def metric(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
     """J' W J with the weights of iterated least squares: how far a step goes, in the units of the objective."""
-    return _metric(misfit, theta_P, *table(x, y_n, w_n), delta)
-
-
-@functools.partial(jax.jit, static_argnames=("misfit",))
-def _metric(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
     J_nP = residual_slopes(misfit, theta_P, x, y_n)
     r_n = jnp.abs(residuals(misfit, theta_P, x, y_n))
     v_n = w_n / jnp.where(jnp.isinf(delta), 1.0, jnp.maximum(r_n, delta))

@@ -81,13 +81,6 @@ class Table:
         there = shown(*self.columns)
         return f"{self.path}: no column for {quantity} ({known}); there are {there}; say --{quantity}-column"
 
-    def no_compute(self) -> str:
-        """The sentence for a table without tokens and FLOPs."""
-        return (
-            f"{self.path}: neither tokens nor FLOPs (columns: {shown(*self.columns)}); name one with --tokens-column "
-            "or --flops-column"
-        )
-
 
 def read_table(path: Path) -> Table:
     """Read a CSV file with a header; columns without a name are left out. Raises UserError on a malformed file."""
