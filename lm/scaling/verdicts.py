@@ -12,11 +12,12 @@ Points whose Jacobian has a condition number of COLLINEAR or more identify nothi
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtri
 
-from lm.scaling.law import Estimate
+if TYPE_CHECKING:
+    from lm.scaling.law import Estimate  # imports JAX, which a plan's condition number does not need
 
 DEFINITION = """identified: better than one constant, condition number below 2e4, an interval that is finite, narrow
 (a factor of 20; of an exponent, its own size) and not contradicted by resamples"""
@@ -44,7 +45,7 @@ def condition_number(J_nP: np.ndarray) -> float:
     return float(np.linalg.cond(J_nP / length_P)) if length_P.all() else np.inf
 
 
-def verdict(e: Estimate, *, positive: bool, scattered: bool = False) -> str:
+def verdict(e: "Estimate", *, positive: bool, scattered: bool = False) -> str:
     """ "yes", or "weakly" or "no" with the reason. scattered: whether resamples went far beyond the interval."""
     if not math.isfinite(e.value) or math.isnan(e.low) or math.isnan(e.high):
         return "no: not a finite number"
@@ -63,7 +64,7 @@ def verdict(e: Estimate, *, positive: bool, scattered: bool = False) -> str:
     return "yes"
 
 
-def bounded(e: Estimate, *, positive: bool) -> Estimate:
+def bounded(e: "Estimate", *, positive: bool) -> "Estimate":
     """The estimate with ends that are too far from a positive value to bound it at 0 or infinity."""
     if not positive:
         return e
@@ -72,12 +73,12 @@ def bounded(e: Estimate, *, positive: bool) -> Estimate:
     return dataclasses.replace(e, low=low, high=high)
 
 
-def scatters_beyond(e: Estimate, level: float) -> bool:
+def scatters_beyond(e: "Estimate", level: float) -> bool:
     """Whether the standard error is far larger than the interval allows."""
     return e.se is not None and not e.se <= DISAGREE * _implied_se(e, level) + 1e-9 * abs(e.value)
 
 
-def consistent(e: Estimate, level: float) -> Estimate:
+def consistent(e: "Estimate", level: float) -> "Estimate":
     """The estimate without a standard error that its interval contradicts, either way, or that is not finite."""
     if e.se is None or e.low is None:
         return e
@@ -86,6 +87,8 @@ def consistent(e: Estimate, level: float) -> Estimate:
     return e if agrees else dataclasses.replace(e, se=None)
 
 
-def _implied_se(e: Estimate, level: float) -> float:
+def _implied_se(e: "Estimate", level: float) -> float:
     """The standard error for which the interval would be the normal one."""
+    from scipy.special import ndtri  # slow to import, and no plan needs it
+
     return (e.high - e.low) / (2 * float(ndtri((1 + level) / 2)))

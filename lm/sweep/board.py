@@ -102,7 +102,7 @@ class Board:
         return table
 
     def _shown(self, rows: int) -> list[str]:
-        """Names in the order of the sweep: all in training, then the last ended and the next for which there is room."""
+        """Names in the order of the sweep: all in training, then as many of the last ended and the next as fit."""
         names = list(self.entries)
         training = [name for name in names if self.entries[name].status == "training"][:rows]
         waiting = [name for name in names if self.entries[name].status == "waiting"]

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from lm import scaling
 from lm.config import Experiment, ModelConfig, duration_steps
 from lm.errors import UserError, require
 from lm.model.transformer import parameter_count
-from lm.scaling import fit, read_points
 from lm.scaling.chinchilla import Chinchilla
 from lm.scaling.flops import train_flops
 from lm.settings import to_dict
@@ -377,8 +377,8 @@ def pilot_law(path) -> dict:
 
     noise: the residuals' standard deviation in ln L. Raises UserError where the points do not determine a law.
     """
-    points = read_points(path)
-    law = Chinchilla(**fit(points, "chinchilla", bootstraps=0).values())
+    points = scaling.read_points(path)
+    law = Chinchilla(**scaling.fit(points, "chinchilla", bootstraps=0).values())
     return {"law": law, "law_from": f"fitted to {path}", "noise": residual_noise(law, points)}
 
 
