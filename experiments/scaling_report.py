@@ -17,11 +17,11 @@ from lm.scaling import (
     describe_scores,
     fit_frontier,
     make_points,
+    plot,
     read_points,
     score_prediction,
     valleys,
 )
-from lm.scaling.plot import draw_intervals
 from lm.sweep import NOISE
 
 COUNTS = {
@@ -246,7 +246,7 @@ def draw_frontier(axes, points: Points, law, unseen: Points | None, score: dict 
     """Loss against C: runs, the law's optimum with its band, and the run that was predicted."""
     flops = np.geomspace(points.flops.min() / 1.3, 6 * points.flops.max(), 80)
     best = law.optimum(flops)
-    draw_intervals(axes, law, flops)
+    plot.draw_intervals(axes, law, flops)
     axes.plot(flops, best["loss"], color="C0", label="law, compute-optimal")
     mean = mean_of_seeds(points)
     for n, colour in zip(np.unique(mean.params), colours(np.unique(mean.params)), strict=True):

@@ -32,7 +32,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class ScalingOptions:
-    """Scaling figures of a table of trained models, each as PNG and SVG; what the table cannot carry is said."""
+    """Scaling figures of a table of trained models, each as PNG and SVG, and why the table cannot carry others."""
 
     points: Annotated[InputFile, tyro.conf.Positional]
     """A CSV file, one row a trained model: parameters, tokens, training FLOPs and loss (nats per token)."""

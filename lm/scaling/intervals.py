@@ -38,7 +38,9 @@ class Spread:
 
 
 def spread(problem: Problem, theta_P: np.ndarray) -> Spread:
-    """Huber 1981, chapter 7, with n - P degrees of freedom. The objective is over delta: psi lies in [-1, 1].
+    """The residuals' scatter as of Huber 1981, chapter 7, with n - U degrees of freedom.
+
+    The objective is over delta: psi lies in [-1, 1].
 
     E psi' is the share of residuals within delta, over delta. With delta far below the scatter few are, and as many as
     there are parameters are always near zero: so the share is taken from a window half as wide as the scatter, and

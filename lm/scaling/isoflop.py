@@ -51,7 +51,7 @@ class Frontier(Fitted):
         raise UserError(f"{self.name} fits where the loss is lowest, not the loss; fit --law chinchilla to predict")
 
     def exponents(self) -> dict[str, Estimate]:
-        """a and b."""
+        """a and b of N* ~ C^a and D* ~ C^b."""
         return {name: self.parameters[name] for name in "ab"}
 
     def optimum(self, flops) -> dict[str, np.ndarray]:

@@ -106,7 +106,7 @@ def trunks(jobs: Sequence[Job]) -> list[Trunk]:
     """Jobs by the steps they share, in the order of the first of each."""
 
     def shared(job: Job) -> Any:
-        """The same for jobs that do the same before they decay; log points count, as a state holds the sums since."""
+        """A key of what a job does before it decays; with its log points, as a state holds the sums since the last."""
         return [job.dotted(LENGTHS), job.steps.warmup, job.steps.log_every] if job.branch_step else job.name
 
     groups = _grouped(jobs, shared)

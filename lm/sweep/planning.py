@@ -105,7 +105,7 @@ class Budget:
         return self.seconds is None or sum(row.seconds for row in rows) <= self.seconds
 
     def most_flops(self, rates: Rates | None) -> float:
-        """More than these FLOPs no sweep within the budget has."""
+        """The FLOPs that no sweep within the budget exceeds."""
         in_time = math.inf if self.seconds is None else self.seconds * max(rates.flops_per_second)
         return min(in_time, math.inf if self.flops is None else self.flops)
 
