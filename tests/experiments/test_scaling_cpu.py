@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lm.scaling.chinchilla import Chinchilla
+from lm.scaling.points import make_points, read_points
 from lm.sweep.design import Design
 from lm.sweep.planning import size
-from lm.scaling.points import make_points, read_points
-from lm.scaling.chinchilla import Chinchilla
 from lm.sweep.running import COLUMNS
 
 SCRIPT = "scaling_cpu"
