@@ -174,7 +174,7 @@ def test_a_study_that_is_done_trains_and_plans_nothing(done, script, monkeypatch
     def refuse(*_, **__):
         raise AssertionError("again")
 
-    for name in ("plan", "write_prediction", "trunk"):
+    for name in ("plan", "write_prediction", "trunk_rows"):
         monkeypatch.setattr(script, name, refuse)
     seals = [(done.folder / name).read_bytes() for name in ("prediction-total.json", "held-out.json")]
     call(script, monkeypatch, done.folder, done.text)
