@@ -24,7 +24,7 @@ import numpy as np
 import lm
 from lm.errors import UserError
 from lm.figures import STYLE, save
-from lm.scaling.points import Points
+from lm.scaling import Points
 
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8)
 """Of a table's runs, by compute, that are fitted."""

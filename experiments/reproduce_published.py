@@ -19,9 +19,7 @@ import numpy as np
 
 import lm
 from lm.figures import STYLE, save
-from lm.scaling.isoflop import regress, valleys
-from lm.scaling.laws import form_of
-from lm.scaling.problem import make_problem, objective_at
+from lm.scaling import form_of, make_problem, objective_at, regress, valleys
 
 HOFFMANN = dict(E=1.69337368, A=406.401018, B=410.722827, alpha=0.33917084, beta=0.2849083)
 """Hoffmann et al. 2022, approach 3, unrounded as in the paper's source."""
@@ -179,7 +177,7 @@ def muennighoff(folder: Path) -> list[Check]:
     plain = plain + MUENNIGHOFF["B"] / points.tokens ** MUENNIGHOFF["beta"]
     r2 = lambda predicted: 1 - np.sum((points.loss - predicted) ** 2) / np.sum((points.loss - points.loss.mean()) ** 2)  # noqa: E731
     study = "Muennighoff et al. 2023"
-    predicted = lm.scaling.laws.evaluate(form_of("repeated"), MUENNIGHOFF | REPEATED, columns)
+    predicted = lm.scaling.evaluate(form_of("repeated"), MUENNIGHOFF | REPEATED, columns)
     return [
         Check(study, "objective at the published R_D, R_N", 0.01582593, there, 1e-8),
         Check(study, "R^2 of the repeated-data law", 0.772205, float(r2(predicted)), 1e-6),

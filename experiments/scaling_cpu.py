@@ -29,14 +29,22 @@ from lm.data.corpora import cache_folder
 from lm.data.tokens import prepare
 from lm.errors import UserError
 from lm.hardware import keep_compiled_programs
-from lm.scaling.board import Board
-from lm.scaling.design import Design, Row
-from lm.scaling.grid import grid, of_design
-from lm.scaling.jobs import jobs_of
-from lm.scaling.plan import Rates, Rules, Size, plan, size, trunk
-from lm.scaling.points import read_points
-from lm.scaling.predictions import write_prediction
-from lm.scaling.sweep import sweep
+from lm.scaling import read_points, write_prediction
+from lm.sweep import (
+    Board,
+    Design,
+    Rates,
+    Row,
+    Rules,
+    Size,
+    from_design,
+    grid,
+    jobs_of,
+    plan,
+    size,
+    sweep,
+    trunk_rows,
+)
 from lm.training import with_vocabulary
 
 FARTHER = 4.1
@@ -129,7 +137,7 @@ def piloted(s: Setting, design: Design, folder: Path) -> tuple[float, float]:
     """The rule that pilots at three widths give: see `rule`."""
     e = lm.settings.from_dict(design.experiment)
     tried = "optimizer.learning_rate=" + ",".join(map(repr, s.learning_rates))
-    made = of_design(e, dataclasses.replace(design, rows=tuple(pilots(design))))
+    made = from_design(e, dataclasses.replace(design, rows=tuple(pilots(design))))
     return rule(read_points(trained(grid(made, [tried]), folder)))
 
 
@@ -149,7 +157,7 @@ def trained(experiments: Sequence[lm.Experiment], folder: Path) -> Path:
 def seeded(design: Design, rate: tuple[float, float], seeds: int) -> list[lm.Experiment]:
     """Every row with every seed, at the rate of its width."""
     k, p = rate
-    made = of_design(lm.settings.from_dict(design.experiment), design)
+    made = from_design(lm.settings.from_dict(design.experiment), design)
     made = [lm.replace(e, {"optimizer.learning_rate": float(f"{k * e.model.width**-p:.3g}")}) for e in made]
     return grid(made, ["train.seed=" + ",".join(map(str, range(seeds)))])
 
@@ -168,12 +176,12 @@ def held_out(s: Setting, design: Design, law: lm.scaling.Law, epoch: int, file: 
     wanted = float(law.optimum(flops)["params"][0])
     unit, layers = s.rules.head_width, max(design.rows, key=lambda row: row.params_total).layers
     sizes = [size(e.model, width, layers, unit) for width in range(unit, 2 * max(s.widths) + 1, unit // 2)]
-    ends = [trunk(one, flops, e, s.rules, epoch, None) for one in sizes]
+    ends = [trunk_rows(one, flops, e, s.rules, epoch, None) for one in sizes]
     ends = [rows for rows in ends if rows and rows[-1].flops >= 4 * law.data.flops.max()]
     if not ends:
         raise SystemExit(f"one pass over the text is too short for a run of {flops:.2e} FLOPs; give more text")
     rows = min(ends, key=lambda rows: abs(math.log(rows[-1].params_total / wanted)))
-    warmup = {"schedule.warmup": of_design(e, dataclasses.replace(design, rows=tuple(rows)))[-1].schedule.warmup}
+    warmup = {"schedule.warmup": from_design(e, dataclasses.replace(design, rows=tuple(rows)))[-1].schedule.warmup}
     found = dataclasses.replace(
         design, rows=(rows[-1],), experiment=lm.settings.to_dict(lm.replace(e, warmup)), warnings=()
     )

@@ -9,13 +9,20 @@ import numpy as np
 import lm
 from lm.errors import UserError
 from lm.figures import STYLE, plt, save
-from lm.scaling.isoflop import fit_frontier, valleys
-from lm.scaling.law import Estimate, cost_of
-from lm.scaling.plan import NOISE
-from lm.scaling.plot import draw_intervals
-from lm.scaling.points import Points, make_points, read_points
-from lm.scaling.predictions import score_prediction
-from lm.scaling.report import describe, describe_scores
+from lm.scaling import (
+    Estimate,
+    Points,
+    cost_of,
+    describe,
+    describe_scores,
+    fit_frontier,
+    make_points,
+    plot,
+    read_points,
+    score_prediction,
+    valleys,
+)
+from lm.sweep import NOISE
 
 COUNTS = {
     "N total, C exact": (), "N total, C = 6ND": ("total", "6nd"), "N non-embedding, C = 6ND": ("nonembedding", "6nd"),
@@ -239,7 +246,7 @@ def draw_frontier(axes, points: Points, law, unseen: Points | None, score: dict 
     """Loss against C: runs, the law's optimum with its band, and the run that was predicted."""
     flops = np.geomspace(points.flops.min() / 1.3, 6 * points.flops.max(), 80)
     best = law.optimum(flops)
-    draw_intervals(axes, law, flops)
+    plot.draw_intervals(axes, law, flops)
     axes.plot(flops, best["loss"], color="C0", label="law, compute-optimal")
     mean = mean_of_seeds(points)
     for n, colour in zip(np.unique(mean.params), colours(np.unique(mean.params)), strict=True):

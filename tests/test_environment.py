@@ -104,7 +104,7 @@ def test_names_in_brackets_are_no_markup(capsys):
     """d[/x] is a folder's name, lm[bench] an extra, :smile: a word."""
     from rich.table import Table
 
-    from lm.scaling.board import Board
+    from lm.sweep.board import Board
     from lm.training.display import Display
 
     names = "d[/x] lm[bench] :smile: [bold]"

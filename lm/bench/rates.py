@@ -9,8 +9,8 @@ from lm.bench.training import Program
 from lm.config import Experiment
 from lm.hardware import peak_flops
 from lm.model.api import build
-from lm.scaling.design import shape
-from lm.scaling.plan import Rates, Rules, Size, affordable_sizes, batch_of
+from lm.sweep.design import shape
+from lm.sweep.planning import Rates, Rules, Size, affordable_sizes, batch_of
 from lm.training.display import Display
 
 TOKENS_PER_PARAMETER = 80

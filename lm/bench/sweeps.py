@@ -16,8 +16,8 @@ from lm.data.batches import validation_windows
 from lm.data.tokens import Prepared, prepare
 from lm.errors import UserError
 from lm.model.api import build
-from lm.scaling.jobs import MOST_PACKED, Job, added_steps, packs, parted, trunks
-from lm.scaling.plan import Rates
+from lm.sweep.jobs import MOST_PACKED, Job, added_steps, packs, parted, trunks
+from lm.sweep.planning import Rates
 from lm.training.display import Display
 
 MEASURE_SECONDS = 1.0

@@ -13,9 +13,6 @@ from lm.commands.common import Json, prepare_jax, print_json
 from lm.commands.table import Table
 from lm.errors import UserError, require
 
-APPROACHES = {"approach1": "frontier", "approach2": "isoflop", "approach3": "chinchilla"}
-"""Names that Hoffmann et al. 2022 made known."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -57,56 +54,35 @@ class Options:
 def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm fit")
     prepare_jax()
-    from lm.scaling.fitting import against_law
-    from lm.scaling.laws import form_of
-    from lm.scaling.predictions import matching, predict_at, rolled, score_prediction, write_prediction
-    from lm.scaling.report import describe, describe_scores
+    from lm import scaling
 
     points = o.table.read(o.points, needs_loss=o.law not in ("learning_rate", "batch"))
     if o.score is not None:
-        rows = score_prediction(o.score, points)
-        print_json({"scores": rows}) if o.json else print(describe_scores(rows), end="")
+        rows = scaling.score_prediction(o.score, points)
+        print_json({"scores": rows}) if o.json else print(scaling.describe_scores(rows), end="")
         return
-    mask = None if o.hold_out is None else matching(points, o.hold_out)
+    mask = None if o.hold_out is None else scaling.matching(points, o.hold_out)
     places, rows = [_place(pair) for pair in o.at], []
-    law = fit_by_name(
+    law = scaling.fit_by_name(
         points, o.law, method=o.method, delta=o.delta, valley=o.valley, fixed=_assignments(o.fix),
         hold_out=mask, bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed,
     )  # fmt: skip
-    if law.name == "isoflop":
-        law = dataclasses.replace(law, warnings=[*law.warnings, *against_law(law)])
+    if isinstance(law, scaling.Frontier):
+        law = law.warned(*scaling.against_law(law))
     if places:
-        law = rolled(law)
-        rows, far = predict_at(law, places)
-        law = dataclasses.replace(law, warnings=[*law.warnings, *far])
+        law = scaling.rolled(law)
+        rows, far = scaling.predict_at(law, places)
+        law = law.warned(*far)
     if o.write_prediction is not None:
-        inputs = (*form_of(law.name).inputs, "flops")
-        places = places or [{name: row[name] for name in inputs} for row in law.held_out]
-        require(bool(places), "--write-prediction: of which models? --at N,D ... or --hold-out")
-        write_prediction(law, o.write_prediction, places)
+        scaling.write_prediction(law, o.write_prediction, places)
     if o.json:
         print_json(law.to_json() | ({"predictions": rows} if rows else {}))
     else:
-        print(describe(law) + (f"\n{describe_scores(rows)}" if rows else ""), end="")
-
-
-def fit_by_name(
-    points, law: str, *, method: str, valley: str = "quadratic", hold_out=None, delta=1e-3, fixed=None, **common
-):
-    """A law, or an approach that fits the optimum alone, under any of its names; common: bootstraps, level, seed ..."""
-    from lm.scaling.fitting import fit
-    from lm.scaling.isoflop import fit_frontier
-
-    name = APPROACHES.get(law, law)
-    if name in ("isoflop", "frontier"):
-        require(hold_out is None, f"--hold-out: {name} fits the optimum and predicts no losses; use --law chinchilla")
-        require(not fixed, f"--fix: {name} is two straight lines in logarithms and holds no parameter")
-        return fit_frontier(points, name, valley=valley, **common)
-    return fit(points, name, method=method, delta=delta, hold_out=hold_out, fixed=fixed, **common)
+        print(scaling.describe(law) + (f"\n{scaling.describe_scores(rows)}" if rows else ""), end="")
 
 
 def _assignments(words: Sequence[str]) -> dict[str, float]:
-    """NAME=NUMBER, each name once."""
+    """The parameters to hold, from words NAME=NUMBER; each name once."""
     held: dict[str, float] = {}
     for word in words:
         name, _, value = word.partition("=")
@@ -119,6 +95,7 @@ def _assignments(words: Sequence[str]) -> dict[str, float]:
 
 
 def _place(pair: str) -> dict[str, float]:
+    """The place that a word N,D names."""
     try:
         params, tokens = (float(number) for number in pair.split(","))
     except ValueError:

@@ -14,10 +14,10 @@ from lm.arguments import parse, parse_train
 from lm.commands.common import Json, prepare_jax, print_json, split
 from lm.config import Experiment
 from lm.errors import UserError, require
-from lm.scaling.design import Design
+from lm.sweep import Design
 
 if TYPE_CHECKING:
-    from lm.scaling.plan import Rules  # imports JAX, for which a typing mistake should not wait
+    from lm.sweep import Rules  # imports JAX, for which a typing mistake should not wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Options:
     """
 
     minutes: float | None = None
-    """Of this machine; a rate is measured unless given."""
+    """What the sweep may take on this machine; a rate is measured unless given."""
     flops: float | None = None
     """Exact training FLOPs of the whole sweep."""
     rate: float | None = None
@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> None:
     o = parse(Options, own, "lm plan CONFIG")
     rules, sizes = _checked(o)
     e = parse_train([config, *rest]).experiment
-    from lm.scaling.plan import fitted, unplannable
+    from lm.sweep import pilot_law, unplannable
 
     if why := unplannable(e):
         raise UserError(f"{config}: {why}; {_taken()}")
@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> None:
     with Display() as display:
         if o.pilot:
             display.stage(f"fitting {o.pilot}", 0, None)
-        assumed = fitted(o.pilot) if o.pilot else {}
+        assumed = pilot_law(o.pilot) if o.pilot else {}
         design = _plan(o, e, rules, sizes, assumed | ({} if o.noise is None else {"noise": o.noise}), display)
     if o.out:
         design.write(o.out)
@@ -101,7 +101,7 @@ def _checked(o: Options) -> tuple["Rules", list[tuple[int, int]]]:
     require(o.pilot is None or o.pilot.is_file(), f"--pilot {o.pilot}: no such file")
     if o.out:
         _check_out(o.out)
-    from lm.scaling.plan import Rules
+    from lm.sweep import Rules
 
     return Rules(o.tokens_per_parameter, o.ratios, least_steps=o.least_steps, cooldown=o.cooldown), sizes
 
@@ -125,7 +125,7 @@ def _check_out(out: Path) -> None:
 
 def _taken(others: bool = False) -> str:
     """Which named configurations can be planned; with `others`, also why the rest cannot."""
-    from lm.scaling.plan import unplannable
+    from lm.sweep import unplannable
 
     takes, refused = [], []
     for name in sorted({file.stem for folder in settings.config_folders() for file in folder.glob("*.py")}):
@@ -143,7 +143,7 @@ def _plan(o: Options, e: Experiment, rules: "Rules", sizes: list[tuple[int, int]
     """The design. A rate is measured only once the budget is known to be possible at the machine's peak."""
     from lm.data.batches import Batches
     from lm.data.tokens import prepare
-    from lm.scaling.plan import Rates, plan, size
+    from lm.sweep import Rates, plan, size
     from lm.training.loop import with_vocabulary
 
     data = prepare(e.data, report=display.stage)
@@ -160,9 +160,9 @@ def _plan(o: Options, e: Experiment, rules: "Rules", sizes: list[tuple[int, int]
         return planned(rates=None if o.rate is None else Rates((1.0,), (o.rate,)))
     from lm.bench.rates import sizes_to_measure, training_rates
     from lm.hardware import peak_flops
-    from lm.model.transformer import compute_dtype
+    from lm.model.api import build
 
-    peak, _ = peak_flops(str(compute_dtype(e.model)))
+    peak, _ = peak_flops(str(build(e.model).dtype))
     planned(rates=Rates((1.0,), (2 * peak,)))  # more than any training reaches: what is impossible now stays so
     measured = chosen[:: max(1, len(chosen) - 1)] or sizes_to_measure(e, seconds, rules)
     return planned(rates=training_rates(e, measured, display=display))
@@ -172,6 +172,7 @@ MOST_WIDE, MOST_LAYERS = 1 << 16, 1 << 10
 
 
 def _size(word: str) -> tuple[int, int]:
+    """Width and layers of a size given as a word such as 64x3."""
     match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,4})", word)
     require(match is not None, f"--sizes {word}: width x layers, such as 64x3")
     width, layers = int(match[1]), int(match[2])

@@ -9,7 +9,6 @@ import tyro
 
 from lm.arguments import InputFile, parse
 from lm.commands.common import Json, prepare_jax, print_json
-from lm.commands.fit import APPROACHES, fit_by_name
 from lm.commands.table import Table
 from lm.errors import UserError, nearest, require
 from lm.limits import Level, Seed, Whole
@@ -33,7 +32,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class ScalingOptions:
-    """Scaling figures of a table of trained models, each as PNG and SVG; what the table cannot carry is said."""
+    """Scaling figures of a table of trained models, each as PNG and SVG, and why the table cannot carry others."""
 
     points: Annotated[InputFile, tyro.conf.Positional]
     """A CSV file, one row a trained model: parameters, tokens, training FLOPs and loss (nats per token)."""
@@ -114,16 +113,15 @@ def _scaling(o: ScalingOptions) -> None:
 
 def _law(o: ScalingOptions, points):
     """The fitted law, or None and why the points do not allow it: figures that need none are drawn all the same."""
-    from lm.scaling.checks import check_resampling
-    from lm.scaling.laws import form_of
+    from lm import scaling
 
-    check_resampling(points, bootstraps=o.bootstraps, cluster="point", level=o.level, seed=o.seed)
-    name = APPROACHES.get(o.law, o.law)
-    if name not in ("isoflop", "frontier"):
-        form = form_of(name)
+    common = dict(bootstraps=o.bootstraps, level=o.level, seed=o.seed)
+    scaling.check_resampling(points, cluster="point", **common)
+    name = scaling.ALIASES.get(o.law, o.law)
+    if name not in scaling.APPROACHES:
+        form = scaling.form_of(name)
         require(form.target == "loss", f"--law {o.law} predicts {form.target}, which no scaling figure shows")
     try:
-        common = dict(bootstraps=o.bootstraps, level=o.level, seed=o.seed)
-        return fit_by_name(points, o.law, method=o.method, **common), ""
+        return scaling.fit_by_name(points, o.law, method=o.method, **common), ""
     except UserError as reason:
         return None, f"{o.law} was not fitted: {reason}"

@@ -51,9 +51,7 @@ def run(arguments: list[str]) -> int:
     folder = o.out or RUNS / name
     require(not folder.exists() or folder.is_dir(), f"--out {folder}: a file, where the sweep's folder would be")
     prepare_jax()
-    from lm.scaling.board import Board
-    from lm.scaling.jobs import jobs_of
-    from lm.scaling.sweep import sweep
+    from lm.sweep import Board, jobs_of, sweep
     from lm.training.display import Display
 
     with Display() as display:
@@ -98,14 +96,17 @@ def _estimate(jobs, o: Options, display) -> int:
 
 def _experiments(config: str, o: Options, rest: list[str]) -> tuple[str, list[Experiment]]:
     """The sweep's name and its experiments."""
-    from lm.scaling.design import Design
-    from lm.scaling.grid import grid, of_design
+    from lm.sweep import Design, from_design, grid
 
     if config.endswith(".json"):
         require(o.design is None, f"{config} is a design already; give --design with a CONFIG")
         design = Design.read(config)
         require(not rest, f"{' '.join(rest)}: settings of a design are in its file; give --design with a CONFIG")
-        name, experiments = Path(config).stem, of_design(_known(design.experiment, config), design)
+        try:
+            e = settings.from_dict(design.experiment)
+        except UserError as error:
+            raise UserError(f"{config}: {error}") from error
+        name, experiments = Path(config).stem, from_design(e, design)
     elif (several := settings.load_experiments(config)) is not None:
         require(o.design is None, f"{config} builds its own list of experiments; --design is for a single one")
         require(not rest, f"{' '.join(rest)}: {config} builds a list; change settings there, or with --grid KEY=VALUE")
@@ -113,35 +114,26 @@ def _experiments(config: str, o: Options, rest: list[str]) -> tuple[str, list[Ex
     else:
         e = parse_train([config, *rest]).experiment
         require(bool(o.design or o.grid), f"{config} is one experiment: give --grid KEY=A,B or --design sweep.json")
-        name, experiments = e.name, of_design(e, Design.read(o.design)) if o.design else [e]
+        name, experiments = e.name, from_design(e, Design.read(o.design)) if o.design else [e]
     made = grid(experiments, o.grid)
     tell_surprises(made, [word.partition("=")[0].replace("-", "_") for word in o.grid])
     return name, made
 
 
-def _known(values: dict, path: str) -> Experiment:
-    try:
-        return settings.from_dict(values)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
 def table(found) -> str:
     """An estimate as lines for a person."""
-    from lm.scaling.board import clock
+    from lm.sweep import clock
 
-    width = max(len(row["name"]) for row in found.runs)
-    heads = f"{'parameters':>12}{'tokens':>14}{'steps':>9}{'branch':>9}{'FLOPs':>10}{'adds':>10}{'time':>9}"
-    lines = [f"{'run':<{width}}  {heads}"]
+    rows = [["run", "parameters", "tokens", "steps", "branch", "FLOPs", "adds", "time"]]
     for row in found.runs:
         branch = "" if row["branch_step"] is None else f"{row['branch_step']:,}"
-        lines.append(
-            f"{row['name']:<{width}}  {row['params_total']:>12,}{row['tokens']:>14,}{row['steps']:>9,}{branch:>9}"
-            f"{row['flops']:>10.2e}{row['flops_added']:>10.2e}{clock(row['seconds']):>9}"
-        )
+        counts = [f"{row[key]:,}" for key in ("params_total", "tokens", "steps")]
+        costs = [f"{row[key]:.2e}" for key in ("flops", "flops_added")]
+        rows.append([row["name"], *counts, branch, *costs, clock(row["seconds"])])
     saved = found.flops_without_trunks / found.flops
     trunks = len({row["trunk"] for row in found.runs})
-    lines += [
+    lines = [
+        *_aligned(rows),
         f"{len(found.runs)} runs from {trunks} trunks: {found.flops:.3e} FLOPs, {saved:.2f} times cheaper than alone",
         f"about {clock(found.seconds)} at the rate measured now, up to {found.side_by_side} side by side; of it "
         f"{clock(found.compile_seconds)} to compile {found.programs} program{'s' * (found.programs > 1)}",
@@ -161,7 +153,9 @@ def report(result, count: int, following: list[str]) -> str:
         told += f", {len(names)} {how}" if names else ""
     lines = [told]
     if result.standings:
-        lines += ["", *_columns(result.standings[:SHOWN])]
+        shown = result.standings[:SHOWN]
+        heads = [key.split(".")[-1] for key in shown[0]]
+        lines += ["", *_aligned([heads, *([_cell(key, row[key]) for key in row] for row in shown)])]
     if (more := len(result.standings) - SHOWN) > 0:
         lines.append(f"and {more} more in {result.points}")
     if missing := result.failed | result.stopped_early:
@@ -171,15 +165,13 @@ def report(result, count: int, following: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _columns(rows: list[dict]) -> list[str]:
-    """Rows of equal keys as lines: names to the left, numbers to the right."""
-    cells = [[key.split(".")[-1] for key in rows[0]], *([_cell(key, row[key]) for key in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for name, *numbers in cells:
-        aligned = (number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True))
-        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
-    return lines
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines: names to the left, numbers to the right."""
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [
+        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
+        for name, *cells in rows
+    ]
 
 
 def _cell(key: str, value) -> str:
@@ -201,9 +193,8 @@ def next_commands(result, best: str | None, arguments: list[str]) -> list[str]:
 
 def _for_points(path: Path, figures: str) -> list[list[str]]:
     """What the points can carry: a law where they tell size from data, or rates where several were tried."""
-    from lm.scaling.plan import BYTES
-    from lm.scaling.points import read_points
-    from lm.scaling.precision import obstacle
+    from lm.scaling import read_points
+    from lm.sweep import BYTES, obstacle
 
     points = read_points(path)
     if obstacle(BYTES, points.params, points.tokens) is None:

@@ -1,23 +1,27 @@
-"""What models cost and how loss depends on it.
+"""Scaling laws: points -> law -> plot. How the loss of trained models depends on their size, tokens and compute.
 
-Names are imported when they are first used: training asks for FLOPs alone, and should not wait for the fits.
+Names are imported when they are first used. Axes, in suffixes of arrays of this room, where none of a model's occur:
+n points (trained models), m errors of hold-outs, g groups of points that differ in their seed, R resamples or starts
+side by side, S starts of one problem, P parameters as search coordinates (see solve.py), U those that are not held,
+K linear coefficients, M subsets of them, G nodes of a grid, Z places along a profile, Q cuts in compute, I columns that
+a law reads, X budgets at which it is asked.
 """
 
-import importlib
+import lazy_loader
 
-_HOMES = {
-    "fit": "lm.scaling.fitting.fit", "Unidentifiable": "lm.scaling.fitting.Unidentifiable",
-    "fit_frontier": "lm.scaling.isoflop.fit_frontier", "Estimate": "lm.scaling.law.Estimate",
-    "Law": "lm.scaling.law.Law", "LAWS": "lm.scaling.laws.LAWS", "Points": "lm.scaling.points.Points",
-    "make_points": "lm.scaling.points.make_points", "read_points": "lm.scaling.points.read_points",
-    "write_prediction": "lm.scaling.predictions.write_prediction",
-    "score_prediction": "lm.scaling.predictions.score_prediction",
-}  # fmt: skip
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lm.scaling' has no attribute {name!r}")
-    module, _, attribute = _HOMES[name].rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["conventions", "flops", "plot"],
+    submod_attrs={
+        "chinchilla": ["Chinchilla"],
+        "fitting": ["ALIASES", "fit", "fit_by_name", "Unidentifiable", "against_law"],
+        "isoflop": ["APPROACHES", "fit_frontier", "Frontier", "regress", "valleys"],
+        "law": ["Estimate", "Law", "cost_of"],
+        "laws": ["LAWS", "evaluate", "form_of"],
+        "points": ["Points", "make_points", "read_points"],
+        "predictions": ["matching", "predict_at", "rolled", "score_prediction", "write_prediction"],
+        "problem": ["make_problem", "objective_at"],
+        "resampling": ["check_resampling"],
+        "report": ["describe", "describe_scores"],
+    },
+)

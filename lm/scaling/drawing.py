@@ -13,6 +13,7 @@ QUANTITIES = {"flops": "training FLOPs C", "params": "parameters N", "tokens": "
 LOSS = "loss, nats per token"
 ABOVE = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 """A legend that hides no curve."""
+FAR = 30.0
 
 
 def label(points: Points, quantity: str) -> str:
@@ -29,45 +30,47 @@ def counted_by(points: Points, quantity: str) -> str:
 
 
 def reach(values: np.ndarray, beyond: float = 1.0) -> np.ndarray:
+    """100 values over the range of these and a factor beyond it."""
     return np.geomspace(values.min() / min(beyond, 1.5), values.max() * beyond, 100)
 
 
 def norm_of(values: np.ndarray) -> LogNorm:
+    """The logarithmic scale of colours for these values."""
     low, high = float(values.min()), float(values.max())
     return LogNorm(low, high if high > low else 1.01 * low)
 
 
 def colourbar(figure, axes, norm: LogNorm, said: str, side: str = "right") -> None:
+    """Add the scale of colours, with ticks that can be read."""
     bar = figure.colorbar(plt.cm.ScalarMappable(norm, COLOURS), ax=axes, label=said, location=side)
     _ticks(bar.ax.yaxis if side == "right" else bar.ax.xaxis, norm.vmin, norm.vmax)
 
 
 def window(axes, loss: np.ndarray) -> None:
-    """Of the losses but for the few that diverged."""
+    """Show the range of the losses but for the few that diverged."""
     low, high = loss.min(), np.percentile(loss, 98)
     if low < high:
         axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
 
 
-def _near(axes, curve: np.ndarray, factor: float = 30.0) -> None:
-    """No further from the curve than a factor: a band that the points do not bound would hide the rest."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, curve.min() / factor), min(high, curve.max() * factor))
-
-
 def finish(axes, x: str, y: str, logs: str = "", near: np.ndarray | None = None) -> None:
-    """Labels, and logarithmic axes with ticks that can be read; near: a curve to stay near of."""
+    """Set labels and logarithmic axes with ticks that can be read.
+
+    near: a curve from which y goes no further than a factor of FAR, as a band that the points do not bound would hide
+    the rest.
+    """
     axes.set(xlabel=x, ylabel=y)
     for name in logs:
         getattr(axes, f"set_{name}scale")("log")
     if near is not None:
-        _near(axes, near)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, near.min() / FAR), min(high, near.max() * FAR))
     for name in logs:
         _ticks(getattr(axes, f"{name}axis"), *getattr(axes, f"get_{name}lim")())
 
 
 def _ticks(axis, low: float, high: float) -> None:
-    """Powers of ten, or as many numbers between them as it takes to read a short axis, and no more."""
+    """Label powers of ten, or as many numbers between them as it takes to read a short axis, and no more."""
     for subs in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5), (1, 1.5, 2, 3, 5, 7)):
         tens = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
         ticks = np.outer(tens, subs).ravel()

@@ -8,18 +8,26 @@ import numpy as np
 from lm.errors import UserError, require
 from lm.scaling import intervals
 from lm.scaling.agreement import against_valleys, disagreement
-from lm.scaling.checks import check_choice, check_delta, check_held, check_resampling
-from lm.scaling.law import Estimate, Law, interval, widening
+from lm.scaling.isoflop import APPROACHES, VALLEYS, Frontier, fit_frontier
+from lm.scaling.law import Estimate, Fitted, Law, interval, widening
 from lm.scaling.laws import Form, form_of
 from lm.scaling.points import Points
 from lm.scaling.predictions import score
-from lm.scaling.problem import METHODS, Problem, make_problem, named, objective_of_constant, solve
-from lm.scaling.verdicts import bounded, consistent, scatters_beyond, verdict
+from lm.scaling.problem import METHODS, Problem, jacobian, make_problem, named, objective_of_constant, solve
+from lm.scaling.resampling import check_choice, check_held, check_resampling, is_number, shown_number
+from lm.scaling.verdicts import (
+    COLLINEAR,
+    PARALLEL,
+    bounded,
+    condition_number,
+    consistent,
+    scatters_beyond,
+    verdict,
+)
 
-COLLINEAR = 2e4
-"""Condition number from which parameters are refused: good designs have some hundreds, constant D/N 1e5 and more."""
-PARALLEL = 0.9999
-"""Correlation of ln N and ln D from which they count as one."""
+ALIASES = {"approach1": "frontier", "approach2": "isoflop", "approach3": "chinchilla"}
+"""Names that Hoffmann et al. 2022 made known."""
+SMALLEST_DELTA, LARGEST_DELTA = 1e-9, 1e3
 DRAWS = 1000
 """Draws from the asymptotic normal where no bootstraps were asked for."""
 FEW_BOOTSTRAPS = 100
@@ -48,7 +56,10 @@ def fit(
     form, held = form_of(law), dict(fixed or {})
     check_resampling(points, bootstraps=bootstraps, cluster=cluster, level=level, seed=seed)
     check_choice("--method", method, METHODS)
-    check_delta(delta)
+    require(
+        is_number(delta) and SMALLEST_DELTA <= delta <= LARGEST_DELTA,
+        f"--delta {shown_number(delta)}: from {SMALLEST_DELTA:g} (--method l1 goes to nothing) to {LARGEST_DELTA:g}",
+    )
     for name, value in held.items():
         check_held(name, value, parameters=form.parameters, positive=form.logs, law=law)
     fitted, held_out = _split(points, hold_out)
@@ -61,26 +72,47 @@ def fit(
     )
     problem = make_problem(fitted, form, method, delta, held)
     theta_P, objective, counts = solve(problem, _base(form, fitted, held))
-    condition = intervals.condition_number(problem, theta_P)
-    _refuse_collinear(form, fitted, condition, law)
+    condition = condition_number(jacobian(problem, theta_P))
+    _refuse_collinear(form, fitted, condition)
     if bootstraps:
         theta_RP = intervals.bootstrap(problem, theta_P, fitted, bootstraps, cluster, seed)
     else:
         theta_RP = intervals.normal_draws(problem, theta_P, DRAWS, seed)
     result = _law(problem, fitted, theta_P, _finite(named(form, theta_RP), law), level, cluster, objective)
-    said = _warnings(form, problem, fitted, result.values(), counts, cluster, condition)
+    said = _warnings(problem, fitted, result.values(), counts, cluster, condition)
     if 0 < bootstraps < FEW_BOOTSTRAPS:
         said.append(f"few bootstraps: {bootstraps}; standard errors and bands are rough below {FEW_BOOTSTRAPS}")
     result = dataclasses.replace(
         result, condition=condition, starts=counts, warnings=[*said, *result.warnings],
-        dropping=_dropping(form, fitted, result.values(), method, delta, held),
+        dropping=_dropping(problem, fitted, result.values(), delta),
     )  # fmt: skip
-    result = dataclasses.replace(result, warnings=[*result.warnings, *against_valleys(result)])
+    result = result.warned(*against_valleys(result))
     return result if held_out is None else score(result, held_out)
 
 
-def against_law(valleys: Law) -> list[str]:
-    """A warning where the law (approach 3), fitted to the same points, finds another exponent than their valleys."""
+def fit_by_name(
+    points: Points, law: str, *, method: str = "huber", delta: float = 1e-3, valley: str = VALLEYS[0],
+    fixed: Mapping[str, float] | None = None, hold_out: np.ndarray | None = None, **common,
+) -> Fitted:  # fmt: skip
+    """Fit a law, or an approach to the optimum alone, under any of its names: `fit` or `fit_frontier`.
+
+    common: options of both, such as bootstraps, cluster, level and seed.
+    """
+    name = ALIASES.get(law, law)
+    if name not in APPROACHES:
+        return fit(points, name, method=method, delta=delta, hold_out=hold_out, fixed=fixed, **common)
+    require(hold_out is None, f"--hold-out: {name} fits the optimum and predicts no losses; use --law chinchilla")
+    require(not fixed, f"--fix: {name} is two straight lines in logarithms and holds no parameter")
+    return fit_frontier(points, name, valley=valley, **common)
+
+
+def against_law(valleys: Frontier) -> list[str]:
+    """A warning where the law (approach 3), fitted to the same points, finds another exponent than their valleys.
+
+    There is none for approach 1, which has no valleys.
+    """
+    if valleys.method not in VALLEYS:
+        return []
     try:
         law = fit(valleys.data, "chinchilla", bootstraps=0, level=valleys.level)
     except UserError:
@@ -114,7 +146,7 @@ def _base(form: Form, points: Points, held: dict[str, float]) -> dict[str, float
 
 
 def _finite(draws: dict[str, np.ndarray], law: str) -> dict[str, np.ndarray]:
-    """The resamples whose every parameter a float holds."""
+    """The resamples all of whose parameters a float can hold."""
     finite_R = np.all([np.isfinite(drawn) for drawn in draws.values()], axis=0)
     if finite_R.sum() < 2:
         raise Unidentifiable(f"these points do not determine {law}: resamples lead to parameters beyond any number")
@@ -129,22 +161,28 @@ def _law(
     values = {name: float(value) for name, value in named(form, theta_P).items()}
     ends = intervals.profiles(problem, theta_P, level)
     estimates = {name: Estimate(value, 0.0, value, value) for name, value in problem.held.items()}
-    for name, profile in ends.items():
-        low, high = profile.low, profile.high
-        if cluster != "point":  # of seed noise, and of what a run's points share, a profile knows nothing
+    for name, (low, high) in ends.items():
+        if cluster != "point":  # a profile knows nothing of seed noise, and of what a run's points share
             stretched = interval(values[name], draws[name], level, 1.0)
             low, high = min(low, stretched[0]), max(high, stretched[1])
         e = Estimate(values[name], float(np.std(draws[name])), low, high)
         estimates[name] = bounded(e, positive=name in form.logs)
     estimates = {name: estimates[name] for name in form.parameters}
-    said, free = [], int(problem.free_P.sum())
+    said = []
     if explains := objective < (1 - 1e-9) * objective_of_constant(problem):
-        verdicts = {name: _verdict(name, e, form, problem.held, level) for name, e in estimates.items()}
+        verdicts = {
+            name: verdict(e, positive=name in form.logs, scattered=scatters_beyond(e, level))
+            for name, e in estimates.items()
+        }
     else:
         verdicts = dict.fromkeys(form.parameters, "no: the law fits no better than one constant")
-        verdicts |= dict.fromkeys(problem.held, "fixed")
         said.append("the law fits these points no better than one constant would: its parameters mean nothing")
-    derived = _derived(form, values, draws, level, widening(problem.method, len(points), free))
+    verdicts |= dict.fromkeys(problem.held, "fixed")
+    widen, drawn = widening(problem.method, len(points), int(problem.free_P.sum())), form.derived(draws)
+    derived = {
+        name: Estimate(float(value), float(np.std(drawn[name])), *interval(value, drawn[name], level, widen))
+        for name, value in form.derived(values).items()
+    }
     shown = {name: consistent(e, level) for name, e in estimates.items()}
     if hidden := [name for name, e in shown.items() if e.se is None]:
         said.append(f"no standard error of {', '.join(hidden)}: resamples and interval contradict each other")
@@ -159,51 +197,35 @@ def _law(
     )  # fmt: skip
 
 
-def _refuse_collinear(form: Form, points: Points, condition: float, law: str) -> None:
+def _refuse_collinear(form: Form, points: Points, condition: float) -> None:
     why, collinear = "the points do not vary enough in " + " and ".join(form.inputs), False
     if {"params", "tokens"} <= set(form.inputs):
         n, d = np.log(points.params), np.log(points.tokens)
-        alone = [of for of, x in (("size", n), ("number of tokens", d)) if np.ptp(x) < 1e-6]
+        alone = [name for name, x in (("size", n), ("number of tokens", d)) if np.ptp(x) < 1e-6]
         ratio, shared = np.exp(d - n), 0.0 if alone else min(abs(float(np.corrcoef(n, d)[0, 1])), 1 - 1e-12)
-        # Of the design alone: where the optimum itself is degenerate, the Jacobian's number can look harmless.
-        design = np.sqrt((1 + shared) / (1 - shared))
-        collinear = shared > PARALLEL or ratio.max() / ratio.min() < 1.1
-        condition = max(condition, design)
-        if shared > PARALLEL:
-            why = f"ln N and ln D are correlated at {shared:.6f}, so N and D cannot be told apart"
-        if alone:
-            why = f"every point has the same {' and '.join(alone)}"
-        if ratio.max() / ratio.min() < 1.1:
+        constant = ratio.max() / ratio.min() < 1.1
+        collinear = shared > PARALLEL or constant
+        # The design's own number: where the optimum itself is degenerate, the Jacobian's can look harmless.
+        condition = max(condition, np.sqrt((1 + shared) / (1 - shared)))
+        if constant:
             why = (
                 f"every point has about {ratio.mean():.3g} tokens per parameter, so what N and D contribute cannot "
                 "be told apart"
             )
-    if condition < COLLINEAR and not collinear:
-        return
-    raise Unidentifiable(
-        f"these points do not determine {law}: condition number {condition:.3g} (good "
-        f"designs have some hundreds): {why}; vary N and D independently (`lm plan`), fix a parameter, or fit "
-        "L(C) alone with --law power"
-    )
+        elif alone:
+            why = f"every point has the same {' and '.join(alone)}"
+        elif shared > PARALLEL:
+            why = f"ln N and ln D are correlated at {shared:.6f}, so N and D cannot be told apart"
+    if condition >= COLLINEAR or collinear:
+        raise Unidentifiable(
+            f"these points do not determine {form.name}: condition number {condition:.3g} (good "
+            f"designs have some hundreds): {why}; vary N and D independently (`lm plan`), fix a parameter, or fit "
+            "L(C) alone with --law power"
+        )
 
 
-def _derived(form: Form, values: dict, draws: dict, level: float, widen: float) -> dict[str, Estimate]:
-    drawn = form.derived(draws)
-    return {
-        name: Estimate(float(value), float(np.std(drawn[name])), *interval(value, drawn[name], level, widen))
-        for name, value in form.derived(values).items()
-    }
-
-
-def _verdict(name: str, e: Estimate, form: Form, held: dict, level: float) -> str:
-    if name in held:
-        return "fixed"
-    return verdict(e, positive=name in form.logs, scattered=scatters_beyond(e, level))
-
-
-def _warnings(form: Form, problem: Problem, points: Points, values: dict, counts: dict, cluster: str, condition: float):
-    said = points.doubts()
-    free = int(problem.free_P.sum())
+def _warnings(problem: Problem, points: Points, values: dict, counts: dict, cluster: str, condition: float):
+    said, form, free = points.doubts(), problem.form, int(problem.free_P.sum())
     if len(points) < 3 * free:
         said.append(f"few points: {len(points)} for {free} parameters; the intervals are rough")
     if not counts["moved"]:
@@ -232,11 +254,11 @@ def _warnings(form: Form, problem: Problem, points: Points, values: dict, counts
     return said
 
 
-def _dropping(form: Form, points: Points, values: dict, method: str, delta: float, held: dict) -> dict:
+def _dropping(problem: Problem, points: Points, values: dict, delta: float) -> dict:
     """Each parameter with and without the dropped points."""
     if points.dropped is None:
         return {}
-    everything = points.with_dropped()
-    theta_P, _, _ = solve(make_problem(everything, form, method, delta, held), _base(form, everything, held))
+    everything, form, held = points.with_dropped(), problem.form, problem.held
+    theta_P, _, _ = solve(make_problem(everything, form, problem.method, delta, held), _base(form, everything, held))
     again = named(form, theta_P)
     return {name: [values[name], float(again[name])] for name in form.parameters}

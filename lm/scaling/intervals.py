@@ -1,54 +1,28 @@
-"""How far a fit can be trusted: resampling, profile likelihood, and whether the points determine the parameters at all.
-
-R resamples, P parameters (search coordinates, see solve.py), n points.
-"""
+"""How far a fit can be trusted: refits of resamples, asymptotic errors and profile likelihood."""
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from lm.errors import require
-from lm.scaling.laws import double
 from lm.scaling.points import Points
-from lm.scaling.problem import Problem, jacobian, residuals_at
-from lm.scaling.solve import metric, polish
+from lm.scaling.problem import Problem, jacobian, refit, residuals_at
+from lm.scaling.resampling import redrawn_losses, resampled_counts
 
 OFFSETS = np.geomspace(0.3, 60, 14)
 """Where a profile is taken, in asymptotic standard errors from the fit, on either side."""
 
 
 def bootstrap(problem: Problem, theta_P: np.ndarray, points: Points, count: int, cluster: str, seed: int) -> np.ndarray:
-    """theta_RP of `count` refits, each from the fit's own place.
-
-    cluster: "point" resamples the points; "run" whole runs, whose points share a trunk and so are not independent;
-    "noise" keeps every point and draws its loss anew about the fit, by the points' sd from seed to seed.
-    The stream is numpy's frozen legacy generator, the one that Besiroglu et al. (2024) drew from.
-    """
-    random = np.random.RandomState(seed)
-    p, n = problem, len(points)
-    w_Rn, y_Rn = p.w_n, p.y_n
+    """theta_RP of `count` refits, each from the fit's own place. cluster: see `lm.scaling.resampling.CLUSTERS`."""
+    p, w, y = problem, problem.w_n, problem.y_n
     if cluster == "noise":
-        fitted_n = _fitted(p, theta_P)
-        y_Rn = fitted_n * np.exp(points.sd / fitted_n * random.standard_normal((count, n)))
+        r_n = residuals_at(p, theta_P) / p.x["precision"]
+        fitted_n = p.y_n * np.exp(r_n) if p.misfit.log else p.y_n + r_n
+        y = np.stack(list(redrawn_losses(points, fitted_n, count, seed)))
     else:
-        if cluster == "run":
-            names, run_n = np.unique(points.run, return_inverse=True)
-        else:
-            names, run_n = np.arange(n), np.arange(n)
-        require(len(names) > 1, f"--cluster {cluster}: all points are of one run")
-        drawn = random.randint(0, len(names), (count, len(names)))
-        w_Rn = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])[:, run_n]
-    with double():
-        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, p.w_n, p.deltas[0]))
-    start_RP = np.broadcast_to(theta_P, (count, len(theta_P)))
-    return polish(p.misfit, start_RP, p.x, y_Rn, w_Rn, p.free_P, M_PP, p.deltas)[0]
-
-
-def _fitted(problem: Problem, theta_P: np.ndarray) -> np.ndarray:
-    r_n = residuals_at(problem, theta_P) / problem.x["precision"]
-    return problem.y_n * np.exp(r_n) if problem.misfit.log else problem.y_n + r_n
+        w = np.stack(list(resampled_counts(points, [np.arange(len(points))], count, cluster, seed)))
+    return refit(p, np.broadcast_to(theta_P, (count, len(theta_P))), theta_P, y=y, w=w)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +38,9 @@ class Spread:
 
 
 def spread(problem: Problem, theta_P: np.ndarray) -> Spread:
-    """Huber 1981, chapter 7, with n - P degrees of freedom. The objective is over delta: psi lies in [-1, 1].
+    """The residuals' scatter as of Huber 1981, chapter 7, with n - U degrees of freedom.
+
+    The objective is over delta: psi lies in [-1, 1].
 
     E psi' is the share of residuals within delta, over delta. With delta far below the scatter few are, and as many as
     there are parameters are always near zero: so the share is taken from a window half as wide as the scatter, and
@@ -88,93 +64,76 @@ def covariance(problem: Problem, theta_P: np.ndarray, s: Spread, *, robust: bool
     robust: with each point's own psi^2 in the middle (White 1980), as noise is seldom the same everywhere; squares are
     corrected for leverage, by which a point draws the fit to itself.
     """
-    J_nP = jacobian(problem, theta_P)
-    inverse_Pn = np.linalg.pinv(J_nP, rcond=3e-8)  # J' J would square its condition, and a variance come out negative
+    J_nU = jacobian(problem, theta_P)
+    inverse_Un = np.linalg.pinv(J_nU, rcond=3e-8)  # J' J would square its condition, and a variance come out negative
     if not robust:
-        return s.score2 / s.slope**2 * inverse_Pn @ inverse_Pn.T
+        return s.score2 / s.slope**2 * inverse_Un @ inverse_Un.T
     r_n = residuals_at(problem, theta_P)
     if np.isinf(problem.delta):
-        leverage_n = np.einsum("np,pn->n", J_nP, inverse_Pn)
+        leverage_n = np.einsum("np,pn->n", J_nU, inverse_Un)
         score2_n = np.maximum(r_n**2, 1e-30) / np.maximum(1 - leverage_n, 1e-3) ** 2
     else:
-        freedom = len(r_n) / max(len(r_n) - J_nP.shape[1], 1)
+        freedom = len(r_n) / max(len(r_n) - J_nU.shape[1], 1)
         score2_n = freedom * np.maximum(np.minimum(np.abs(r_n) / problem.delta, 1) ** 2, 1e-30)
-    return (inverse_Pn * score2_n) @ inverse_Pn.T / s.slope**2
+    return (inverse_Un * score2_n) @ inverse_Un.T / s.slope**2
 
 
-def condition_number(problem: Problem, theta_P: np.ndarray) -> float:
-    """Of the Jacobian with its columns made equally long: how nearly one parameter can stand in for the others."""
-    J_nP = jacobian(problem, theta_P)
-    length_P = np.linalg.norm(J_nP, axis=0)
-    return float(np.linalg.cond(J_nP / np.where(length_P > 0, length_P, 1))) if length_P.all() else np.inf
+def profiles(problem: Problem, theta_P: np.ndarray, level: float) -> dict[str, tuple[float, float]]:
+    """Ends of profile-likelihood intervals by parameter.
 
-
-@dataclasses.dataclass(frozen=True)
-class Profile:
-    """One parameter's profile: the objective's rise, in units of its chi-squared, with the others refitted."""
-
-    values: np.ndarray
-    rise: np.ndarray
-    low: float
-    high: float
-
-
-def profiles(problem: Problem, theta_P: np.ndarray, level: float) -> dict[str, Profile]:
-    """Profile-likelihood intervals: where 2 (Q(value) - Q) E psi' / E psi^2 passes F's quantile with (1, n - P).
+    They are where 2 (Q(value) - Q) E psi' / E psi^2 passes F's quantile with (1, n - P).
 
     The rise is rescaled by plain over robust variance, so that noise that differs between points counts (Kent 1982).
     An end that is never passed is infinite (or 0, for a positive parameter's lower end): the points do not bound it.
     """
     p, s = problem, spread(problem, theta_P)
     free = np.flatnonzero(p.free_P)
-    V, plain = covariance(p, theta_P, s), covariance(p, theta_P, s, robust=False)
-    offset_K = np.concatenate([-OFFSETS[::-1], OFFSETS])
-    value_FK = theta_P[free][:, None] + np.sqrt(np.diag(V))[:, None] * offset_K
-    rise_FK = _rises(p, theta_P, value_FK, V) * s.slope / s.score2
-    rise_FK *= (np.diag(plain) / np.diag(V))[:, None]
+    V_UU, plain_UU = covariance(p, theta_P, s), covariance(p, theta_P, s, robust=False)
+    offset_Z = np.concatenate([-OFFSETS[::-1], OFFSETS])
+    value_UZ = theta_P[free][:, None] + np.sqrt(np.diag(V_UU))[:, None] * offset_Z
+    rise_UZ = _rises(p, theta_P, value_UZ, V_UU) * s.slope / s.score2
+    rise_UZ *= (np.diag(plain_UU) / np.diag(V_UU))[:, None]
     limit = stdtrit(max(len(p.y_n) - len(free), 1), (1 + level) / 2) ** 2
     found, middle = {}, len(OFFSETS)
-    for index, value_K, rise_K in zip(free, value_FK, rise_FK, strict=True):
+    for index, value_Z, rise_Z in zip(free, value_UZ, rise_UZ, strict=True):
         name = p.form.parameters[index]
         natural = np.exp if name in p.form.logs else np.asarray
-        low = _crossing(theta_P[index], value_K[:middle][::-1], rise_K[:middle][::-1], limit)
-        high = _crossing(theta_P[index], value_K[middle:], rise_K[middle:], limit)
+        low = _crossing(theta_P[index], value_Z[:middle][::-1], rise_Z[:middle][::-1], limit)
+        high = _crossing(theta_P[index], value_Z[middle:], rise_Z[middle:], limit)
         low, high = (-np.inf if low is None else low), (np.inf if high is None else high)
         with np.errstate(over="ignore"):  # what no float holds is infinite
-            found[name] = Profile(natural(value_K), rise_K, float(natural(low)), float(natural(high)))
+            found[name] = float(natural(low)), float(natural(high))
     return found
 
 
-def _rises(p: Problem, theta_P: np.ndarray, value_FK: np.ndarray, V: np.ndarray) -> np.ndarray:
-    """Twice the objective's rise, [F, K], with each free parameter in turn at its values and the others refitted.
+def _rises(p: Problem, theta_P: np.ndarray, value_UZ: np.ndarray, V_UU: np.ndarray) -> np.ndarray:
+    """Twice the objective's rise, [U, Z], with each free parameter in turn at its values and the others refitted.
 
     The others begin both along the valley and where they are: far out one of the two starts may lead nowhere.
     """
     free = np.flatnonzero(p.free_P)
-    F, K = value_FK.shape
-    start_SFKP = np.tile(theta_P, (2, F, K, 1))
+    U, Z = value_UZ.shape
+    start_SUZP = np.tile(theta_P, (2, U, Z, 1))
     for j, index in enumerate(free):
-        start_SFKP[0, j][:, free] += (value_FK[j] - theta_P[index])[:, None] * V[:, j] / V[j, j]
-        start_SFKP[:, j, :, index] = value_FK[j]
-    others_FP = p.free_P & (np.arange(len(theta_P)) != free[:, None])
-    rows = np.broadcast_to(others_FP[None, :, None], start_SFKP.shape).reshape(-1, len(theta_P))
-    with double():
-        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_P), p.x, p.y_n, p.w_n, p.deltas[0]))
-    begin = np.concatenate([theta_P[None], start_SFKP.reshape(-1, len(theta_P))])
-    _, cost = polish(p.misfit, begin, p.x, p.y_n, p.w_n, np.concatenate([p.free_P[None], rows]), M_PP, p.deltas)
-    lowest_FK = np.fmin(*cost[1:].reshape(2, F, K))  # nan only where neither start led anywhere
-    return 2 * (lowest_FK - cost[0])
+        start_SUZP[0, j][:, free] += (value_UZ[j] - theta_P[index])[:, None] * V_UU[:, j] / V_UU[j, j]
+        start_SUZP[:, j, :, index] = value_UZ[j]
+    others_UP = p.free_P & (np.arange(len(theta_P)) != free[:, None])
+    rows = np.broadcast_to(others_UP[None, :, None], start_SUZP.shape).reshape(-1, len(theta_P))
+    start_RP = np.concatenate([theta_P[None], start_SUZP.reshape(-1, len(theta_P))])
+    _, cost = refit(p, start_RP, theta_P, free=np.concatenate([p.free_P[None], rows]))
+    lowest_UZ = np.fmin(*cost[1:].reshape(2, U, Z))  # nan only where neither start led anywhere
+    return 2 * (lowest_UZ - cost[0])
 
 
-def _crossing(centre: float, value_K: np.ndarray, rise_K: np.ndarray, limit: float) -> float | None:
+def _crossing(centre: float, value_Z: np.ndarray, rise_Z: np.ndarray, limit: float) -> float | None:
     """Where the rise first passes the limit going outwards; its square root is nearly straight in between.
 
     None where it does not, or where the objective is no number before it does: that bounds nothing.
     """
-    known = np.isfinite(rise_K)
-    last = len(rise_K) if known.all() else int(np.argmin(known))
-    root = np.sqrt(np.maximum(np.concatenate([[0], rise_K[:last]]), 0))
-    values = np.concatenate([[centre], value_K])
+    known = np.isfinite(rise_Z)
+    last = len(rise_Z) if known.all() else int(np.argmin(known))
+    root = np.sqrt(np.maximum(np.concatenate([[0], rise_Z[:last]]), 0))
+    values = np.concatenate([[centre], value_Z])
     above = np.flatnonzero(root > np.sqrt(limit))
     if not len(above):
         return None
@@ -184,10 +143,10 @@ def _crossing(centre: float, value_K: np.ndarray, rise_K: np.ndarray, limit: flo
 
 
 def normal_draws(problem: Problem, theta_P: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """theta_RP from the asymptotic normal: what stands in for resamples where none were asked for."""
-    V = covariance(problem, theta_P, spread(problem, theta_P))
+    """theta_RP drawn from the asymptotic normal, which stands in for resamples where none were asked for."""
+    V_UU = covariance(problem, theta_P, spread(problem, theta_P))
     theta_RP = np.tile(theta_P, (count, 1))
-    values, vectors = np.linalg.eigh(V)
-    z = np.random.RandomState(seed).standard_normal((count, len(V)))
+    values, vectors = np.linalg.eigh(V_UU)
+    z = np.random.RandomState(seed).standard_normal((count, len(V_UU)))
     theta_RP[:, problem.free_P] += z * np.sqrt(np.maximum(values, 0)) @ vectors.T
     return theta_RP

@@ -7,14 +7,15 @@ weight. Approach 2 takes the bottom of a valley of equal budgets, by a parabola 
 
 import dataclasses
 import warnings as python_warnings
+from collections.abc import Callable
 
 import numpy as np
 from scipy.special import stdtrit
 
 from lm.errors import UserError, require
-from lm.scaling.checks import check_choice, check_resampling
-from lm.scaling.law import Estimate, Law
+from lm.scaling.law import Estimate, Fitted, percentiles
 from lm.scaling.points import Points
+from lm.scaling.resampling import check_choice, check_resampling, redrawn_losses, resampled_counts
 from lm.scaling.verdicts import bounded, consistent, verdict
 
 APPROACHES = {"isoflop": "approach 2", "frontier": "approach 1"}
@@ -26,6 +27,10 @@ FEWEST, DRAWS = 10, 1000
 """Resamples below which there is no interval; draws of bands where no number was asked for."""
 WINDOW = 3
 """Points on either side of the lowest that a windowed parabola takes: over a wide range a valley is no parabola."""
+SAME_BUDGET = 0.1
+"""Difference in ln C up to which points are of one budget."""
+LEVELS = 40
+"""Budgets, evenly spread in ln C, at which approach 1 looks at the envelope."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,32 +43,32 @@ class Optimum:
     loss: float
 
 
-class Frontier(Law):
+class Frontier(Fitted):
     """N* = N0 C^a and D* = D0 C^b; it says nothing of the loss elsewhere."""
 
     def predict(self, *_, **__):
+        """Refuse, as only a `Law` predicts losses."""
         raise UserError(f"{self.name} fits where the loss is lowest, not the loss; fit --law chinchilla to predict")
 
-    predict_interval = predict
-
     def exponents(self) -> dict[str, Estimate]:
+        """a and b of N* ~ C^a and D* ~ C^b."""
         return {name: self.parameters[name] for name in "ab"}
 
     def optimum(self, flops) -> dict[str, np.ndarray]:
-        c = np.log(np.atleast_1d(np.asarray(flops, np.float64)))
-        p, tails = self.values(), [50 * (1 - self.level), 50 * (1 + self.level)]
-        found = {}
+        """params and tokens of the lowest loss at each budget, with `*_low` and `*_high` where there are draws."""
+        c_X = np.log(np.atleast_1d(np.asarray(flops, np.float64)))
+        p, found = self.values(), {}
         for name, scale, power in (("params", "N0", "a"), ("tokens", "D0", "b")):
-            found[name] = np.exp(np.log(p[scale]) + p[power] * c)
-            if not len(self.draws[power]):
-                continue
-            drawn_RF = np.log(self.draws[scale])[:, None] + self.draws[power][:, None] * c
-            found[f"{name}_low"], found[f"{name}_high"] = np.exp(np.percentile(drawn_RF, tails, axis=0))
+            found[name] = np.exp(np.log(p[scale]) + p[power] * c_X)
+            if len(self.draws[power]):
+                drawn_RX = np.log(self.draws[scale])[:, None] + self.draws[power][:, None] * c_X
+                found[f"{name}_low"], found[f"{name}_high"] = np.exp(percentiles(drawn_RX, self.level))
         return found
 
 
-def budgets(points: Points, tolerance: float = 0.1) -> list[np.ndarray]:
-    """Indices of points of about equal FLOPs, ordered by N: every ln C within `tolerance` of its group's median.
+# --- approach 2: valleys of equal budgets ---------------------------------------------------------------------------
+def budgets(points: Points) -> list[np.ndarray]:
+    """Indices of points of about equal FLOPs, ordered by N: every ln C within SAME_BUDGET of its group's median.
 
     Groups end where ln C jumps by more than that, and, where budgets lie so close that they would chain, from the
     smallest on as soon as the next would be too far from the middle of its group.
@@ -74,8 +79,7 @@ def budgets(points: Points, tolerance: float = 0.1) -> list[np.ndarray]:
     for i in range(1, len(order)):
         group = log_c[starts[-1] : i + 1]
         middle = (group[(len(group) - 1) // 2] + group[len(group) // 2]) / 2  # the median: they ascend
-        far = max(group[-1] - middle, middle - group[0]) > tolerance
-        if far or log_c[i] - log_c[i - 1] > tolerance:
+        if max(group[-1] - middle, middle - group[0], log_c[i] - log_c[i - 1]) > SAME_BUDGET:
             starts.append(i)
     groups = np.split(order, starts[1:])
     return [group[np.argsort(points.params[group])] for group in groups]
@@ -88,10 +92,10 @@ def bottom(n: np.ndarray, loss: np.ndarray, valley: str) -> float | None:
     side of the lowest; quadratic-all: through all.
     """
     n, which = np.unique(n, return_inverse=True)
-    loss = np.bincount(which, loss) / np.bincount(which)  # the mean of runs that differ in their seed
-    lowest = int(np.argmin(loss))
     if len(n) < (4 if valley == "akima" else 3):
         return None
+    loss = np.bincount(which, loss) / np.bincount(which)  # the mean of runs that differ in their seed
+    lowest = int(np.argmin(loss))
     if valley == "akima":
         from scipy.interpolate import Akima1DInterpolator  # slow to import, and seldom needed
 
@@ -108,27 +112,29 @@ def bottom(n: np.ndarray, loss: np.ndarray, valley: str) -> float | None:
     return float(centre) if n[0] <= centre <= n[-1] else None
 
 
-def valley_of(points: Points, group: np.ndarray, valley: str) -> Optimum | None:
+def _valley(points: Points, group: np.ndarray, valley: str) -> Optimum | None:
     """The bottom of the valley of one budget's points, where they bracket it."""
     n, loss = np.log(points.params[group]), points.loss[group]
     centre = bottom(n, loss, valley)
     if centre is None:
         return None
-    others = np.log(points.flops[group]), n, np.log(points.tokens[group]), loss
-    return Optimum(*(float(np.interp(centre, n, of)) for of in others))
+    return Optimum(
+        flops=float(np.interp(centre, n, np.log(points.flops[group]))), params=float(np.interp(centre, n, n)),
+        tokens=float(np.interp(centre, n, np.log(points.tokens[group]))), loss=float(np.interp(centre, n, loss)),
+    )  # fmt: skip
 
 
-def valleys(points: Points, valley: str, tolerance: float = 0.1) -> list[Optimum]:
+def valleys(points: Points, valley: str) -> list[Optimum]:
     """Approach 2: the bottom of every budget that has one. valley: one of VALLEYS."""
     check_choice("--valley", valley, VALLEYS)
-    return _bottoms(points, budgets(points, tolerance), valley)
+    return _there(_valley(points, group, valley) for group in budgets(points))
 
 
-def _bottoms(points: Points, groups: list[np.ndarray], valley: str) -> list[Optimum]:
-    found = [valley_of(points, group, valley) for group in groups]
+def _there(found) -> list[Optimum]:
     return [optimum for optimum in found if optimum is not None]
 
 
+# --- approach 1: the envelope of the sizes' curves ------------------------------------------------------------------
 def envelope(points: Points, levels: np.ndarray) -> list[Optimum | None]:
     """Approach 1: at each ln C of `levels` the size whose loss curve, interpolated in ln C, is lowest.
 
@@ -136,11 +142,12 @@ def envelope(points: Points, levels: np.ndarray) -> list[Optimum | None]:
     where the lowest is the smallest or the largest size: what lies beyond is not known.
     """
     curves = []
-    for n in np.unique(points.params):
-        rows = np.flatnonzero(points.params == n)
+    for params in np.unique(points.params):
+        rows = np.flatnonzero(points.params == params)
         rows = rows[np.argsort(points.flops[rows])]
         if len(rows) > 1:
-            curves.append((np.log(n), *(np.log(of[rows]) for of in (points.flops, points.loss, points.tokens))))
+            c, loss, d = (np.log(values[rows]) for values in (points.flops, points.loss, points.tokens))
+            curves.append((np.log(params), c, loss, d))
 
     def lowest(level: float) -> Optimum | None:
         reach = [
@@ -151,11 +158,12 @@ def envelope(points: Points, levels: np.ndarray) -> list[Optimum | None]:
         if len(reach) < 3 or min(reach)[1] in (reach[0][1], reach[-1][1]):
             return None
         loss, n, d = min(reach)
-        return Optimum(float(level), float(n), d, float(np.exp(loss)))
+        return Optimum(flops=float(level), params=float(n), tokens=d, loss=float(np.exp(loss)))
 
     return [lowest(level) for level in levels]
 
 
+# --- the line through the optima ------------------------------------------------------------------------------------
 def regress(optima: list[Optimum], sd: np.ndarray | None = None) -> dict[str, float]:
     """a, b, N0, D0 by least squares on logarithms, weighted by 1/sd^2 of ln N* where a study has measured that."""
     c, n, d = (np.array([getattr(o, name) for o in optima]) for name in ("flops", "params", "tokens"))
@@ -195,6 +203,7 @@ def scatter_about(c: np.ndarray, y: np.ndarray) -> Scatter:
     return Scatter((effect_Kn * scaled_n) @ effect_Kn.T, freedom_K)
 
 
+# --- the fit --------------------------------------------------------------------------------------------------------
 def fit_frontier(
     points: Points, law: str = "isoflop", *, valley: str = VALLEYS[0], bootstraps: int = 1000, cluster: str = "point",
     level: float = 0.9, seed: int = 42,
@@ -212,7 +221,7 @@ def fit_frontier(
     check_resampling(points, bootstraps=bootstraps, cluster=cluster, level=level, seed=seed)
     groups, find = _approach(points, law, valley)
     found = find(points, groups)
-    optima = [optimum for optimum in found if optimum is not None]
+    optima = _there(found)
     require(
         len(optima) >= 3,
         f"{law}: only {len(optima)} of {len(found)} budgets have a lowest loss that points on both sides bracket; it "
@@ -223,14 +232,15 @@ def fit_frontier(
         "frontier: fewer than 3 sizes make the envelope, too few for an exponent: train more sizes, or a wider range "
         "of budgets",
     )
-    require(np.ptp([o.flops for o in optima]) > 1e-3, f"{law}: the bottoms lie at one budget; train several")
+    c = np.array([o.flops for o in optima])
+    require(np.ptp(c) > 1e-3, f"{law}: the bottoms lie at one budget; train several")
     values = regress(optima)
     if law == "isoflop" and (cluster == "point" or not bootstraps):
         estimates, draws = _from_scatter(optima, values, level, bootstraps or DRAWS, seed)
     else:
-        draws = _resampled(points, law, found, groups, find, count=bootstraps, cluster=cluster, seed=seed)
-        estimates = {name: _estimate(values[name], draws[name], level) for name in values}
-    estimates = {name: _plausible(name, e, level) for name, e in estimates.items()}
+        again = (find(*one) for one in _resamples(points, groups, bootstraps, cluster, seed))
+        draws = _regressions(found, again, law)
+        estimates = {name: _estimate(name, values[name], draws[name], level) for name in values}
     rest = [o.params - np.log(values["N0"]) - values["a"] * o.flops for o in optima]
     return Frontier(
         name=law, formula="N* = N0 C^a, D* = D0 C^b", source=f"Hoffmann et al. 2022, {APPROACHES[law]}",
@@ -238,9 +248,28 @@ def fit_frontier(
         objective=float(np.sum(np.square(rest))), points=len(points),
         dropped=0 if points.dropped is None else len(points.dropped), conventions=points.conventions,
         identifiable={name: _verdict(name, e) for name, e in estimates.items()},
-        warnings=_warnings(points, law, valley, len(optima), len(found)), condition=_condition(optima), starts={},
-        scatter=float(np.std(rest)), data=points, draws=draws, alternatives=_alternatives(points, optima),
+        warnings=_warnings(points, law, valley, len(optima), len(found)),
+        condition=float(np.linalg.cond(np.stack([np.ones_like(c), (c - c.mean()) / len(c)], 1))), starts={},
+        scatter=float(np.std(rest)), data=points, draws=draws, alternatives=_alternatives(points, values["a"]),
     )  # fmt: skip
+
+
+def _approach(points: Points, law: str, valley: str) -> tuple[list[np.ndarray], Callable]:
+    """The groups of rows to look at, and find(points, groups) -> one Optimum or None for each budget."""
+    if law == "isoflop":
+        return budgets(points), lambda some, groups: [_valley(some, group, valley) for group in groups]
+    counts = np.unique(points.params, return_counts=True)[1]
+    require(
+        (counts > 1).sum() > 2,
+        f"approach 1 needs at least 3 sizes trained to several budgets each; there are {(counts > 1).sum()}",
+    )
+    levels = np.linspace(*np.log([points.flops.min(), points.flops.max()]), LEVELS + 2)[1:-1]
+    return [np.arange(len(points))], lambda some, groups: envelope(some.where(groups[0]), levels)
+
+
+def _several_sizes(optima: list[Optimum], law: str) -> bool:
+    """Whether an envelope has three sizes: it knows none but those trained, at however many budgets one looks."""
+    return law != "frontier" or len({round(o.params, 9) for o in optima}) >= 3
 
 
 def _from_scatter(optima: list[Optimum], values: dict, level: float, count: int, seed: int):
@@ -259,78 +288,46 @@ def _from_scatter(optima: list[Optimum], values: dict, level: float, count: int,
         heavy_R = np.sqrt(s.freedom_K[1] / random.chisquare(s.freedom_K[1], count))  # a normal over this is Student's t
         drawn_RK = centre_K + heavy_R[:, None] * random.multivariate_normal(np.zeros(2), s.covariance_KK, count)
         draws[scale], draws[slope] = np.exp(np.clip(drawn_RK[:, 0], -700, 700)), drawn_RK[:, 1]  # what floats hold
-    return {name: estimates[name] for name in values}, draws
+    return {name: _plausible(name, estimates[name], level) for name in values}, draws
 
 
-def _resampled(
-    points: Points, law: str, found: list, groups: list[np.ndarray], find, *, count: int, cluster: str, seed: int
-) -> dict[str, np.ndarray]:
-    """a, b, N0, D0 of `count` resamples, of the budgets that have a bottom in the points themselves."""
-    random, draws = np.random.RandomState(seed), []
-    for _ in range(count):
-        again = find(*_resample(points, groups, cluster, random))
-        optima = [there for here, there in zip(found, again, strict=True) if here is not None and there is not None]
-        if len(optima) >= 3 and _several_sizes(optima, law):
-            draws.append(regress(optima))
-    return {name: np.array([draw[name] for draw in draws]) for name in ("a", "b", "N0", "D0")}
-
-
-def _approach(points: Points, law: str, valley: str):
-    """The groups of rows to look at, and find(points, groups) -> one Optimum or None for each budget."""
-    if law == "isoflop":
-        return budgets(points), lambda some, groups: [valley_of(some, group, valley) for group in groups]
-    counts = np.unique(points.params, return_counts=True)[1]
-    require(
-        (counts > 1).sum() > 2,
-        f"approach 1 needs at least 3 sizes trained to several budgets each; there are {(counts > 1).sum()}",
-    )
-    levels = np.linspace(*np.log([points.flops.min(), points.flops.max()]), 42)[1:-1]
-    return [np.arange(len(points))], lambda some, groups: envelope(some.where(groups[0]), levels)
-
-
-def _several_sizes(optima: list[Optimum], law: str) -> bool:
-    """An envelope knows no sizes but those trained, however many budgets it is looked at."""
-    return law != "frontier" or len({round(o.params, 9) for o in optima}) >= 3
-
-
-def _resample(points: Points, groups: list[np.ndarray], cluster: str, random: np.random.RandomState):
+def _resamples(points: Points, groups: list[np.ndarray], count: int, cluster: str, seed: int):
+    """Points with other losses, or groups with fewer rows: a row that is drawn twice is there once."""
     if cluster == "noise":
-        noisy = points.loss * np.exp(points.sd / points.loss * random.standard_normal(len(points)))
-        return dataclasses.replace(points, loss=noisy), groups
-    if cluster == "run":
-        names = np.unique(points.run)
-        chosen = np.isin(points.run, random.choice(names, len(names)))
-        return points, [group[chosen[group]] for group in groups]
-    drawn = [np.isin(group, random.choice(group, len(group))) for group in groups]
-    return points, [group[kept] for group, kept in zip(groups, drawn, strict=True)]
+        for loss_n in redrawn_losses(points, points.loss, count, seed):
+            yield dataclasses.replace(points, loss=loss_n), groups
+    else:
+        for count_n in resampled_counts(points, groups, count, cluster, seed):
+            yield points, [group[count_n[group] > 0] for group in groups]
 
 
-def _estimate(value: float, drawn: np.ndarray, level: float) -> Estimate:
+def _regressions(found: list, again, law: str) -> dict[str, np.ndarray]:
+    """a, b, N0, D0 of resamples' optima, of the budgets that have a bottom in the points themselves."""
+    drawn = []
+    for resample in again:
+        optima = _there(there for here, there in zip(found, resample, strict=True) if here is not None)
+        if len(optima) >= 3 and _several_sizes(optima, law):
+            drawn.append(regress(optima))
+    return {name: np.array([one[name] for one in drawn]) for name in ("a", "b", "N0", "D0")}
+
+
+def _estimate(name: str, value: float, drawn: np.ndarray, level: float) -> Estimate:
     """The resamples' percentiles, stretched to the value where it lies outside; none of too few."""
     if len(drawn) < FEWEST:
         return Estimate(value, None, None, None)
-    low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
-    low, high = min(float(low), value), max(float(high), value)
-    return Estimate(value, float(np.std(drawn)), low, high)
-
-
-def _condition(optima: list[Optimum]) -> float:
-    c = np.array([o.flops for o in optima])
-    return float(np.linalg.cond(np.stack([np.ones_like(c), (c - c.mean()) / len(c)], 1)))
-
-
-def _alternatives(points: Points, optima: list[Optimum]) -> dict[str, float]:
-    """The exponent a by each way to find the bottoms: how much the choice of window decides."""
-    found, groups = {"as reported": regress(optima)["a"]}, budgets(points)
-    for valley in VALLEYS:
-        bottoms = _bottoms(points, groups, valley)
-        if len(bottoms) >= 3:
-            found[valley] = regress(bottoms)["a"]
-    return found
+    low, high = percentiles(drawn, level)
+    e = Estimate(value, float(np.std(drawn)), min(float(low), value), max(float(high), value))
+    return _plausible(name, e, level)
 
 
 def _plausible(name: str, e: Estimate, level: float) -> Estimate:
-    return e if e.low is None else consistent(bounded(e, positive=name in SCALES), level)
+    return consistent(bounded(e, positive=name in SCALES), level)
+
+
+def _alternatives(points: Points, reported: float) -> dict[str, float]:
+    """The exponent a by each way to find the bottoms: how much the choice of window decides."""
+    found = {valley: valleys(points, valley) for valley in VALLEYS}
+    return {"as reported": reported} | {name: regress(o)["a"] for name, o in found.items() if len(o) >= 3}
 
 
 def _verdict(name: str, e: Estimate) -> str:

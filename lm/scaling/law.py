@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from lm.errors import require
-from lm.scaling.laws import evaluate, form_of
+from lm.scaling.laws import Form, evaluate, form_of
 from lm.scaling.points import Points
 from lm.scaling.problem import Problem
 
@@ -21,10 +21,6 @@ class Estimate:
     se: float | None
     low: float | None
     high: float | None
-
-    def to_json(self) -> dict[str, float | None]:
-        finite = lambda value: None if value is None or not math.isfinite(value) else float(value)  # noqa: E731
-        return {name: finite(getattr(self, name)) for name in ("value", "se", "low", "high")}
 
 
 TAILS = 5.0
@@ -56,27 +52,20 @@ class HoldOuts:
         factor = np.exp(self.half_width(distance, level))
         return np.minimum(low, predicted / factor), np.maximum(high, predicted * factor)
 
-    def reach(self) -> float:
-        """Times a cut's compute of the furthest point that was predicted."""
-        return max(cut["furthest"] for cut in self.cuts)
-
     def bias(self) -> float | None:
         """Mean slope, where the errors behind all cuts (three at least) grow to the same side; otherwise None."""
         slopes = np.array([cut["slope"] for cut in self.cuts])
         one_sided = len(slopes) >= 3 and abs(np.sign(slopes).sum()) == len(slopes)
         return float(slopes.mean()) if one_sided else None
 
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class Law:
-    """L(N, D) fitted to points. Loss in nats per token, params and tokens as `conventions` says.
+class Fitted:
+    """What every fit to points reports, of the loss or of the compute-optimal frontier alone.
 
     derived: quantities computed from the parameters, such as the exponents a, b of the compute-optimal frontier.
     draws: parameters of the resamples (or of the asymptotic normal, without any) that bands are made of.
-    scatter: standard deviation of a run's loss about the law. dropping: what the dropped points would change.
+    scatter: standard deviation about the fit. dropping: what the dropped points would change.
     hold_outs: how far off predictions from these points have been (`lm.scaling.holdouts`); None before any is made.
     """
 
@@ -100,18 +89,46 @@ class Law:
     held_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     hold_outs: HoldOuts | None = None
     data: Points | None = dataclasses.field(default=None, repr=False)
-    problem: Problem | None = dataclasses.field(default=None, repr=False)
     draws: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
     alternatives: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def values(self) -> dict[str, float]:
+        """The parameters' values by name."""
         return {name: estimate.value for name, estimate in self.parameters.items()}
+
+    def warned(self, *texts: str) -> "Fitted":
+        """The same fit with more warnings."""
+        return dataclasses.replace(self, warnings=[*self.warnings, *texts])
+
+    def to_json(self) -> dict[str, Any]:
+        """What `lm fit --json` prints; numbers that JSON does not have are None."""
+        unlisted = ("name", "data", "draws", "problem")
+        shown = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in unlisted}
+        own = {"exponents": self.exponents()} if "a" in self.derived else {}
+        return _as_json({"law": self.name} | shown | own)
+
+
+@dataclasses.dataclass(frozen=True)
+class Law(Fitted):
+    """A loss fitted to points. In nats per token, params and tokens as `conventions` says."""
+
+    problem: Problem | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def form(self) -> Form:
+        """The law's formula."""
+        return form_of(self.name)
+
+    @property
+    def shares_budgets(self) -> bool:
+        """Whether it predicts the loss from N and D alone, and so says how to share a budget between them."""
+        return set(self.form.inputs) == {"params", "tokens"} and self.form.target == "loss"
 
     def predict(self, params=None, tokens=None, **columns) -> np.ndarray:
         """Loss at N, D (and whatever else the law reads, by name); arrays go together."""
         return self._evaluate(self.values(), params, tokens, columns)
 
-    def predict_interval(self, params=None, tokens=None, *, level=None, scatter: bool = True, **columns):
+    def predict_interval(self, params=None, tokens=None, *, scatter: bool = True, **columns):
         """(low, high) of a new run's loss there; scatter=False: of the law itself, without a run's own noise."""
         shape = np.broadcast_shapes(*(np.shape(v) for v in (params, tokens, *columns.values()) if v is not None))
         draws = {name: drawn.reshape(-1, *(1,) * len(shape)) for name, drawn in self.draws.items()}
@@ -119,24 +136,28 @@ class Law:
         if scatter:
             noise = self.scatter * np.random.RandomState(1).standard_normal((len(loss_Rn), *(1,) * len(shape)))
             loss_Rn = loss_Rn + noise if self.method == "squares" else loss_Rn * np.exp(noise)
-        return _band(loss_Rn, self.level if level is None else level)
+        return tuple(percentiles(loss_Rn, self.level))
 
     def optimum(self, flops) -> dict[str, np.ndarray]:
-        """Of the lowest loss at each budget: params, tokens and loss, with `*_low` and `*_high` of the first two.
+        """The lowest loss at each budget: params, tokens and loss, with `*_low` and `*_high` of the first two.
 
         C = k N^(1+g) D as in the points; k = 6, g = 0 where they count 6ND.
         """
         flops = np.atleast_1d(np.asarray(flops, np.float64))
         k, g = cost_of(self.data)
-        n_n = self._best_n(self.values(), flops, k, g)
-        n_Rn = self._best_n({name: drawn[:, None] for name, drawn in self.draws.items()}, flops, k, g)
-        tokens = lambda n: np.exp(np.log(flops / k) - (1 + g) * n)  # noqa: E731
-        low, high = _band(n_Rn, self.level)
-        low, high = np.minimum(low, n_n), np.maximum(high, n_n)  # resamples of exact points round beside the value
+
+        def tokens(log_params):
+            return np.exp(np.log(flops / k) - (1 + g) * log_params)
+
+        n_X = self._best_n(self.values(), flops, k, g)
+        low_X, high_X = percentiles(
+            self._best_n({name: drawn[:, None] for name, drawn in self.draws.items()}, flops, k, g), self.level
+        )
+        low_X, high_X = np.minimum(low_X, n_X), np.maximum(high_X, n_X)  # draws of exact points round beside the value
         return {
-            "params": np.exp(n_n), "tokens": tokens(n_n), "loss": self.predict(np.exp(n_n), tokens(n_n)),
-            "params_low": np.exp(low), "params_high": np.exp(high),
-            "tokens_low": tokens(high), "tokens_high": tokens(low),
+            "params": np.exp(n_X), "tokens": tokens(n_X), "loss": self.predict(np.exp(n_X), tokens(n_X)),
+            "params_low": np.exp(low_X), "params_high": np.exp(high_X),
+            "tokens_low": tokens(high_X), "tokens_high": tokens(low_X),
         }  # fmt: skip
 
     def exponents(self) -> dict[str, Estimate]:
@@ -146,41 +167,36 @@ class Law:
         """
         ends = self.data.flops.min() * np.array([1, 10])
         k, g = cost_of(self.data)
-        slope = lambda p: np.diff(self._best_n(p, ends, k, g), axis=-1)[..., 0] / np.log(ends[1] / ends[0])  # noqa: E731
-        a, drawn = float(slope(self.values())), slope({name: draw[:, None] for name, draw in self.draws.items()})
-        fixed = sum(verdict == "fixed" for verdict in self.identifiable.values())
-        low, high = interval(a, drawn, self.level, widening(self.method, self.points, len(self.parameters) - fixed))
-        se = float(np.std(drawn))
-        b_of = lambda value: 1 - (1 + g) * value  # noqa: E731
-        return {"a": Estimate(a, se, low, high), "b": Estimate(b_of(a), (1 + g) * se, b_of(high), b_of(low))}
 
-    def to_json(self) -> dict[str, Any]:
-        estimates = lambda of: {name: estimate.to_json() for name, estimate in of.items()}  # noqa: E731
-        keep = ("objective", "points", "dropped", "conventions", "identifiable", "warnings", "method", "level")
-        more = ("formula", "source", "condition", "starts", "scatter", "dropping", "held_out", "alternatives")
-        return _finite(
-            {"law": self.name, "parameters": estimates(self.parameters)}
-            | {name: getattr(self, name) for name in keep}
-            | {"derived": estimates(self.derived)}
-            | ({"exponents": estimates(self.exponents())} if "a" in self.derived else {})
-            | {name: getattr(self, name) for name in more}
-            | {"hold_outs": None if self.hold_outs is None else self.hold_outs.to_json()}
-        )
+        def slope(p: dict) -> np.ndarray:
+            return np.diff(self._best_n(p, ends, k, g), axis=-1)[..., 0] / np.log(ends[1] / ends[0])
+
+        def tokens_exponent(a: float) -> float:
+            return 1 - (1 + g) * a
+
+        a, drawn_R = float(slope(self.values())), slope({name: draw[:, None] for name, draw in self.draws.items()})
+        fixed = sum(verdict == "fixed" for verdict in self.identifiable.values())
+        low, high = interval(a, drawn_R, self.level, widening(self.method, self.points, len(self.parameters) - fixed))
+        se = float(np.std(drawn_R))
+        b = Estimate(tokens_exponent(a), (1 + g) * se, tokens_exponent(high), tokens_exponent(low))
+        return {"a": Estimate(a, se, low, high), "b": b}
 
     def _evaluate(self, p: dict, params, tokens, columns: dict) -> np.ndarray:
-        given = {name: value for name, value in (("params", params), ("tokens", tokens)) if value is not None} | columns
-        form = form_of(self.name)
-        missing = [name for name in form.inputs if name not in given]
-        require(not missing, f"{self.name} predicts from {', '.join(form.inputs)}; {', '.join(missing)} missing")
-        return evaluate(form, p, given)
+        by_name = {"params": params, "tokens": tokens} | columns
+        missing = [name for name in self.form.inputs if by_name.get(name) is None]
+        inputs = ", ".join(self.form.inputs)
+        require(not missing, f"{self.name} predicts from {inputs}; {', '.join(missing)} missing")
+        return evaluate(self.form, p, by_name)
 
     def _best_n(self, p: dict, flops: np.ndarray, k: float, g: float) -> np.ndarray:
         """ln N of the lowest loss with D = C / (k N^(1+g)), by golden section; a law's valley has one bottom."""
-        require(
-            set(form_of(self.name).inputs) == {"params", "tokens"}, f"{self.name} does not say how to share a budget"
-        )
+        inputs = set(self.form.inputs)
+        require(inputs == {"params", "tokens"}, f"{self.name} does not say how to share a budget")
         budget = np.log(flops / k)
-        loss = lambda n: self._evaluate(p, np.exp(n), np.exp(budget - (1 + g) * n), {})  # noqa: E731
+
+        def loss(n):
+            return self._evaluate(p, np.exp(n), np.exp(budget - (1 + g) * n), {})
+
         low = np.zeros(np.broadcast_shapes(budget.shape, *(np.shape(value) for value in p.values())))
         high, golden = low + budget / (1 + g), (math.sqrt(5) - 1) / 2
         for _ in range(60):
@@ -190,12 +206,14 @@ class Law:
         return (low + high) / 2
 
 
-def _finite(value: Any) -> Any:
-    """A JSON value with null for the numbers that JSON does not have."""
+def _as_json(value: Any) -> Any:
+    """A JSON value, with None for the numbers that JSON does not have."""
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: _as_json(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [_as_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -209,17 +227,17 @@ def cost_of(points: Points) -> tuple[float, float]:
 
 
 def widening(method: str, points: int, free: int) -> float:
-    """Of intervals from resampled squares, too narrow by the fit's degrees of freedom (Hesterberg 2015); absolute
-    values are not."""
+    """The factor that intervals from resampled squares need: without it they are too narrow by the fit's degrees of
+    freedom (Hesterberg 2015), which those of absolute values are not."""
     return math.sqrt(points / (points - free)) if "squares" in method else 1.0
+
+
+def percentiles(values: np.ndarray, level: float) -> np.ndarray:
+    """The ends between which the middle `level` of the values lies, along the first axis: [2, ...]."""
+    return np.percentile(values, [50 * (1 - level), 50 * (1 + level)], axis=0)
 
 
 def interval(value: float, drawn: np.ndarray, level: float, widen: float) -> tuple[float, float]:
     """The resamples' percentiles about a value, widened, and stretched to the value where it lies outside."""
-    low, high = value + widen * (np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)]) - value)
+    low, high = value + widen * (percentiles(drawn, level) - value)
     return min(float(low), value), max(float(high), value)
-
-
-def _band(values_Rn: np.ndarray, level: float):
-    tail = 100 * (1 - level) / 2
-    return np.percentile(values_Rn, tail, axis=0), np.percentile(values_Rn, 100 - tail, axis=0)

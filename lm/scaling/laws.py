@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.errors import UserError, nearest
+from lm.scaling.chinchilla import chinchilla_loss, chinchilla_terms, frontier_exponents
 
 
 @contextlib.contextmanager
@@ -25,14 +26,6 @@ def double():
 EXPONENTS = tuple(np.geomspace(0.015, 2.0, 40))
 """Starts for an exponent. Neighbours are 13% apart, several standard errors less than a basin is wide."""
 SIGNED = tuple(np.linspace(-1.5, 1.5, 31))
-
-
-def _nothing(g: dict, x: dict) -> list:
-    return []
-
-
-def _one(g: dict) -> float:
-    return 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,8 +46,8 @@ class Form:
     inputs: tuple[str, ...]
     predict: Callable
     grid: dict[str, tuple[float, ...]]
-    terms: Callable = _nothing
-    outer: Callable = _one
+    terms: Callable = lambda g, x: []
+    outer: Callable = lambda g: 1.0
     assemble: Callable = lambda g, coefficients: {}
     logs: frozenset[str] = frozenset()
     target: str = "loss"
@@ -64,8 +57,13 @@ class Form:
     """Quantities computed from the parameters that people quote, such as the exponent a of N*(C)."""
 
 
-def _named(*names):
-    return lambda g, coefficients: dict(zip(names, coefficients, strict=True))
+def _sum_of_terms(coefficients: tuple[str, ...], terms: Callable, grid: dict[str, tuple[float, ...]], **rest) -> Form:
+    """A law that is a sum of positive coefficients times terms: said once, it is predicted from and fitted by."""
+    return Form(
+        parameters=(*coefficients, *grid), grid=grid, terms=terms, logs=frozenset(coefficients),
+        predict=lambda p, x: sum(p[name] * term for name, term in zip(coefficients, terms(p, x), strict=True)),
+        assemble=lambda g, found: dict(zip(coefficients, found, strict=True)), **rest,
+    )  # fmt: skip
 
 
 # Kaplan et al. 2020, equations 1.1, 1.2 and 1.5: no irreducible loss.
@@ -78,7 +76,7 @@ def _single(column: str, scale: str, exponent: str, label: str, equation: str) -
         source=f"Kaplan et al. 2020, {equation}", parameters=(scale, exponent), inputs=(column,),
         predict=lambda p, x: jnp.exp(p[exponent] * (jnp.log(p[scale]) - x[column])),
         grid={exponent: EXPONENTS}, terms=lambda g, x: [jnp.exp(-x[column])], outer=lambda g: g[exponent],
-        assemble=_named(scale), logs=frozenset({scale}),
+        assemble=lambda g, k: {scale: k[0]}, logs=frozenset({scale}),
     )  # fmt: skip
 
 
@@ -101,29 +99,14 @@ KAPLAN_ND = Form(
 
 # Hoffmann et al. 2022, equation 2 and approach 3.
 
-
-def frontier_exponents(p: dict) -> dict:
-    """N* = G (C/6)^a, D* = (C/6)^b / G of the compute-optimal frontier (Hoffmann et al. 2022, equation 4)."""
-    total = p["alpha"] + p["beta"]
-    return {"a": p["beta"] / total, "b": p["alpha"] / total}
-
-
-CHINCHILLA = Form(
-    name="chinchilla",
-    formula="L = E + A / N^alpha + B / D^beta",
-    source="Hoffmann et al. 2022, equation 2",
-    parameters=("E", "A", "B", "alpha", "beta"),
-    inputs=("params", "tokens"),
-    predict=lambda p, x: (
-        p["E"] + p["A"] * jnp.exp(-p["alpha"] * x["params"]) + p["B"] * jnp.exp(-p["beta"] * x["tokens"])
+CHINCHILLA = _sum_of_terms(
+    ("E", "A", "B"),
+    lambda g, x: chinchilla_terms(
+        g | {"E": jnp.ones_like(x["params"]), "A": 1.0, "B": 1.0}, x["params"], x["tokens"], jnp.exp
     ),
-    grid={"alpha": EXPONENTS, "beta": EXPONENTS},
-    terms=lambda g, x: [
-        jnp.ones_like(x["params"]), jnp.exp(-g["alpha"] * x["params"]), jnp.exp(-g["beta"] * x["tokens"])
-    ],
-    assemble=_named("E", "A", "B"),
-    logs=frozenset({"E", "A", "B"}),
-    derived=frontier_exponents,
+    {"alpha": EXPONENTS, "beta": EXPONENTS},
+    name="chinchilla", formula="L = E + A / N^alpha + B / D^beta", source="Hoffmann et al. 2022, equation 2",
+    inputs=("params", "tokens"), derived=frontier_exponents,
 )  # fmt: skip
 
 # Gadre et al. 2024, equation 4: over-training at M tokens per parameter. C = 6 N D, so that (C/M)^eta = (6 N^2)^eta.
@@ -134,19 +117,10 @@ def _overtraining_terms(g: dict, x: dict) -> list:
     return [jnp.ones_like(c), jnp.exp(-g["eta"] * (c - m)), jnp.exp(-g["eta"] * (c + m))]
 
 
-OVERTRAINING = Form(
-    name="overtraining",
-    formula="L = E + (a M^eta + b M^-eta) C^-eta, M = D/N, C = 6ND",
-    source="Gadre et al. 2024, equation 4",
-    parameters=("E", "a", "b", "eta"),
-    inputs=("params", "tokens"),
-    predict=lambda p, x: sum(
-        p[name] * term for name, term in zip("Eab", _overtraining_terms(p, x), strict=True)
-    ),
-    grid={"eta": tuple(np.geomspace(0.005, 1.0, 80))},
-    terms=_overtraining_terms,
-    assemble=_named("E", "a", "b"),
-    logs=frozenset({"E", "a", "b"}),
+OVERTRAINING = _sum_of_terms(
+    ("E", "a", "b"), _overtraining_terms, {"eta": tuple(np.geomspace(0.005, 1.0, 80))},
+    name="overtraining", formula="L = E + (a M^eta + b M^-eta) C^-eta, M = D/N, C = 6ND",
+    source="Gadre et al. 2024, equation 4", inputs=("params", "tokens"),
 )  # fmt: skip
 
 # Muennighoff et al. 2023, equations 5 to 7: tokens seen again, and parameters beyond what they feed, count for less.
@@ -163,7 +137,7 @@ def _repeated(p: dict, x: dict):
     fed = (jnp.log(p["alpha"] * p["A"] / (p["beta"] * p["B"])) + p["beta"] * x["unique_tokens"]) / p["alpha"]
     n = _effective(x["params"], jnp.minimum(fed, x["params"]), p["R_N"])
     d = _effective(x["tokens"], x["unique_tokens"], p["R_D"])
-    return p["E"] + p["A"] * jnp.exp(-p["alpha"] * n) + p["B"] * jnp.exp(-p["beta"] * d)
+    return chinchilla_loss(p, n, d, jnp.exp)
 
 
 REPEATED = Form(
@@ -180,27 +154,19 @@ REPEATED = Form(
 
 # Power laws, with and without a floor.
 
-POWER = Form(
-    name="power",
-    formula="L = E + K / C^gamma",
-    source="Henighan et al. 2020, equation 1.1",
-    parameters=("E", "K", "gamma"),
-    inputs=("flops",),
-    predict=lambda p, x: p["E"] + p["K"] * jnp.exp(-p["gamma"] * x["flops"]),
-    grid={"gamma": tuple(np.geomspace(0.005, 1.5, 100))},
-    terms=lambda g, x: [jnp.ones_like(x["flops"]), jnp.exp(-g["gamma"] * x["flops"])],
-    assemble=_named("E", "K"),
-    logs=frozenset({"E", "K"}),
-)
+POWER = _sum_of_terms(
+    ("E", "K"), lambda g, x: [jnp.ones_like(x["flops"]), jnp.exp(-g["gamma"] * x["flops"])],
+    {"gamma": tuple(np.geomspace(0.005, 1.5, 100))},
+    name="power", formula="L = E + K / C^gamma", source="Henighan et al. 2020, equation 1.1", inputs=("flops",),
+)  # fmt: skip
 
 
 def _setting(name: str, target: str, formula: str, source: str, columns: dict[str, str]) -> Form:
     """k times powers of columns: `columns` maps exponent to column. Linear in logarithms, so one basin."""
-    power = lambda p, x: jnp.exp(sum(p[exponent] * x[column] for exponent, column in columns.items()))  # noqa: E731
-    return Form(
-        name=name, formula=formula, source=source, parameters=("k", *columns), inputs=tuple(columns.values()),
-        predict=lambda p, x: p["k"] * power(p, x), grid=dict.fromkeys(columns, SIGNED),
-        terms=lambda g, x: [power(g, x)], assemble=_named("k"), logs=frozenset({"k"}), target=target,
+    return _sum_of_terms(
+        ("k",), lambda g, x: [jnp.exp(sum(g[exponent] * x[column] for exponent, column in columns.items()))],
+        dict.fromkeys(columns, SIGNED),
+        name=name, formula=formula, source=source, inputs=tuple(columns.values()), target=target,
     )  # fmt: skip
 
 
@@ -223,13 +189,14 @@ LAWS = {form.name: form for form in _LAWS}
 
 
 def form_of(name: str) -> Form:
+    """The law of that name; UserError, with the nearest one, where there is none."""
     if name not in LAWS:
         raise UserError(f"{name}: no such law{nearest(name, LAWS)} (there are {', '.join(LAWS)})")
     return LAWS[name]
 
 
 def logs_of(form: Form, columns: dict) -> dict[str, np.ndarray]:
-    """The logarithms a law reads, from columns by name."""
+    """The logarithms that a law reads, from columns by name."""
     return {name: np.log(np.asarray(columns[name], np.float64)) for name in form.inputs}
 
 

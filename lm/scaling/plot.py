@@ -5,7 +5,9 @@ cannot carry it; law is None where none could be fitted. Labels name the convent
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -26,20 +28,20 @@ from lm.scaling.drawing import (
     reach,
     window,
 )
-from lm.scaling.fitting import fit
-from lm.scaling.isoflop import VALLEYS, Optimum, budgets, fit_frontier, valley_of
-from lm.scaling.law import Estimate, Law, cost_of
-from lm.scaling.laws import form_of
-from lm.scaling.points import KNOWN, Points
+from lm.scaling.fitting import fit_by_name
+from lm.scaling.isoflop import VALLEYS, Optimum, budgets, valleys
+from lm.scaling.law import Estimate, Fitted, Law, cost_of
+from lm.scaling.points import Points
 from lm.scaling.predictions import intervals_at
+from lm.scaling.table import KNOWN
 
 PUBLISHED = {"Hoffmann et al.": 0.50, "Kaplan et al.": 0.73}
 """Exponents a of N* = G C^a that the switch of conventions explains (Pearce & Song 2024)."""
 
 
-def isoflop(points: Points, law: Law | None) -> plt.Figure:
+def isoflop(points: Points, law: Fitted | None) -> plt.Figure:
     """Loss against N at each budget, with the law along it (or straight lines) and the bottoms of the valleys."""
-    groups = _budgets(points)
+    groups = [group for group in budgets(points) if len(np.unique(points.params[group])) >= 3]
     require(len(groups) >= 2, f"no equal budgets: {len(groups)} with three or more sizes at about the same FLOPs")
     norm, cost = norm_of(points.flops), cost_of(points)
     figure, axes = plt.subplots(layout="constrained")
@@ -47,25 +49,25 @@ def isoflop(points: Points, law: Law | None) -> plt.Figure:
         c = float(np.exp(np.log(points.flops[group]).mean()))
         colour, n = COLOURS(norm(c)), points.params[group]
         axes.plot(n, points.loss[group], "o", color=colour, markersize=4.5)
-        if _shares(law):
+        if _shares_budgets(law):
             fine = np.geomspace(n.min() / 1.2, n.max() * 1.2, 80)
             axes.plot(fine, law.predict(fine, c / (cost[0] * fine ** (1 + cost[1]))), color=colour, linewidth=1.4)
         else:
             axes.plot(n, points.loss[group], color=colour, linewidth=1.2)
     found, valley = _valleys(points, law)
     if found:
-        n, loss = (np.array([getattr(o, name) for o in found]) for name in ("params", "loss"))
-        axes.plot(np.exp(n), loss, "*", color="black", markersize=11, zorder=3, label=f"lowest ({valley})")
+        n, loss = np.exp([o.params for o in found]), [o.loss for o in found]
+        axes.plot(n, loss, "*", color="black", markersize=11, zorder=3, label=f"lowest ({valley})")
     finish(axes, label(points, "params"), LOSS, logs="x")
     window(axes, points.loss[np.concatenate(groups)])
     colourbar(figure, axes, norm, label(points, "flops"))
-    if _shares(law):
+    if _shares_budgets(law):
         axes.plot([], [], color="0.4", label=f"{law.name} fit")
     axes.legend(**ABOVE)
     return figure
 
 
-def frontier(points: Points, law: Law | None) -> plt.Figure:
+def frontier(points: Points, law: Fitted | None) -> plt.Figure:
     """N* and D* against C, with the law's band and the bottoms of the valleys."""
     flops = reach(points.flops, beyond=10)
     best = _fitted(law).optimum(flops)
@@ -75,22 +77,22 @@ def frontier(points: Points, law: Law | None) -> plt.Figure:
         if f"{name}_low" in best:
             _fill(axes, flops, best[f"{name}_low"], best[f"{name}_high"], law)
         axes.plot(flops, best[name], color="C0", label=f"{law.name}: exponent {powers[power].value:.3f}")
-        _bottoms(axes, points, law, lambda o, name=name: getattr(o, name))
+        _bottoms(axes, points, law, operator.attrgetter(name))
         _beyond(axes, points)
         finish(axes, label(points, "flops"), f"compute-optimal\n{label(points, name)}", logs="xy", near=best[name])
         axes.legend()
     return figure
 
 
-def losses(points: Points, law: Law | None) -> plt.Figure:
+def losses(points: Points, law: Fitted | None) -> plt.Figure:
     """Loss against C, N and D with the law, and below each what the law leaves over.
 
     Curves: at the compute-optimal share against C, with both intervals of a new run as far as 10 times the largest
     compute, and against N or D at five values of the other.
     """
-    form = form_of(_fitted(law).name) if law is None or law.name not in ("isoflop", "frontier") else None
-    require(form is not None and form.target == "loss", f"{law.name} does not predict losses; fit --law chinchilla")
-    rest = 100 * (points.loss / law.predict(**{name: points.column(name) for name in form.inputs}) - 1)
+    predicts = isinstance(_fitted(law), Law) and law.form.target == "loss"
+    require(predicts, f"{law.name} does not predict losses; fit --law chinchilla")
+    rest = 100 * (points.loss / law.predict(**{name: points.column(name) for name in law.form.inputs}) - 1)
     lowest = points.loss.min()
     figure, panels = plt.subplots(
         2, 3, figsize=(13, 7.2), layout="constrained", sharex="col", sharey="row", height_ratios=(2, 1)
@@ -100,11 +102,10 @@ def losses(points: Points, law: Law | None) -> plt.Figure:
         norm = norm_of(points.column(by))
         colour = COLOURS(norm(points.column(by)))
         above.scatter(points.column(name), points.loss, c=colour, s=16)
-        if name == "flops" and _shares(law):
+        if name == "flops" and law.shares_budgets:
             lowest = draw_intervals(above, law, reach(points.flops, beyond=10))
-        for line, value, said in _curves(points, law, name, by):
-            x = reach(points.column(name), beyond=10 if name == "flops" and value is None else 1)
-            above.plot(x, line(x), color="black" if value is None else COLOURS(norm(value)), linewidth=1.3, label=said)
+        for x, loss, line, said in _curves(points, law, name, by):
+            above.plot(x, loss, color=line, linewidth=1.3, label=said)
         below.scatter(points.column(name), rest, c=colour, s=12)
         below.axhline(0, color="black", linewidth=0.8)
         finish(above, "", LOSS if name == "flops" else "", logs="x")
@@ -128,16 +129,16 @@ def draw_intervals(axes, law: Law, flops: np.ndarray) -> float:
     return float(ends["low"].min())
 
 
-def isoloss(points: Points, law: Law | None) -> plt.Figure:
+def isoloss(points: Points, law: Fitted | None) -> plt.Figure:
     """Contours of the law's loss over N and D, the points it was fitted to, and the compute-optimal frontier."""
-    require(_shares(_fitted(law)), f"{law.name} is no law of N and D alone; fit --law chinchilla")
+    require(_shares_budgets(_fitted(law)), f"{law.name} is no law of N and D alone; fit --law chinchilla")
     n, d = reach(points.params, beyond=3), reach(points.tokens, beyond=3)
     loss_DN = law.predict(n[None, :], d[:, None])
     figure, axes = plt.subplots(figsize=(7.6, 5.2), layout="constrained")
-    low, high = loss_DN.min(), min(loss_DN.max(), 1.2 * points.loss.max())
+    low, high, floor = loss_DN.min(), min(loss_DN.max(), 1.2 * points.loss.max()), law.values().get("E", 0.0)
     # Evenly spaced in the logarithm of what can still be gained, as the contours then are on the page.
-    gained = np.geomspace(max(high - law.values().get("E", 0.0), 1e-3), max(low - law.values().get("E", 0.0), 1e-3), 12)
-    lines = axes.contour(n, d, loss_DN, levels=np.sort(gained + law.values().get("E", 0.0)), cmap=COLOURS.reversed())
+    gained = np.geomspace(max(high - floor, 1e-3), max(low - floor, 1e-3), 12)
+    lines = axes.contour(n, d, loss_DN, levels=np.sort(gained + floor), cmap=COLOURS.reversed())
     for text in axes.clabel(lines, fmt="%.2f", fontsize=11, inline=False, colors="black"):
         text.set_bbox(dict(facecolor="white", edgecolor="none", pad=0.5, alpha=0.85))
     axes.plot(points.params, points.tokens, "o", color="0.35", markersize=3.5, alpha=0.7, label="trained models")
@@ -149,7 +150,7 @@ def isoloss(points: Points, law: Law | None) -> plt.Figure:
     return figure
 
 
-def ratio(points: Points, law: Law | None) -> plt.Figure:
+def ratio(points: Points, law: Fitted | None) -> plt.Figure:
     """Compute-optimal tokens per parameter against C, with its band."""
     flops = reach(points.flops, beyond=10)
     best = _fitted(law).optimum(flops)
@@ -166,7 +167,7 @@ def ratio(points: Points, law: Law | None) -> plt.Figure:
     return figure
 
 
-def exponents(points: Points, law: Law | None, *, bootstraps: int = 100) -> plt.Figure:
+def exponents(points: Points, law: Fitted | None, *, bootstraps: int = 100) -> plt.Figure:
     """The exponent a of N* ~ C^a by every method, in every way to count N and C that the table has."""
     counted, level = recounts(points), 0.9 if law is None else law.level
     found = {(method, how): _exponent(method, counted[how], level, bootstraps) for method in METHODS for how in counted}
@@ -177,7 +178,8 @@ def exponents(points: Points, law: Law | None, *, bootstraps: int = 100) -> plt.
         axes.text(a, -0.62, name, ha="center", va="bottom", fontsize=10, color="0.3")
     for row, method in enumerate(METHODS):
         if not any(found[method, how] for how in counted):
-            axes.text(0.02, row, "not determined", color="0.5", fontsize=10, va="center", **_of_rows(axes))
+            beside = axes.get_yaxis_transform()
+            axes.text(0.02, row, "not determined", color="0.5", fontsize=10, va="center", transform=beside)
         for i, how in enumerate(counted):
             if e := found[method, how]:
                 y = row + 0.8 * ((i + 0.5) / len(counted) - 0.5)
@@ -193,19 +195,15 @@ def exponents(points: Points, law: Law | None, *, bootstraps: int = 100) -> plt.
     return figure
 
 
-def _of_rows(axes) -> dict:
-    return dict(transform=axes.get_yaxis_transform())
-
-
 def _exponent(method: str, points: Points, level: float, bootstraps: int) -> Estimate | None:
-    """None where these points do not determine it."""
+    """The exponent a by one method, or None where these points do not determine it."""
     try:
         return METHODS[method](points, level, bootstraps).exponents()["a"]
     except UserError:
         return None
 
 
-def learning_rates(points: Points, law: Law | None) -> plt.Figure:
+def learning_rates(points: Points, law: Fitted | None) -> plt.Figure:
     """Loss against learning rate, a line a width (and a number of tokens, where there are several), and the best rate.
 
     Where runs differ in their base width there is a panel for each: with a base the widths' best rates should agree.
@@ -262,21 +260,17 @@ def best_rate(rate: np.ndarray, loss: np.ndarray) -> float | None:
     return float(rate[low] * np.exp(-slope / (2 * bend)))
 
 
-FIGURES: dict[str, Callable[[Points, Law | None], plt.Figure]] = {
+FIGURES: dict[str, Callable[[Points, Fitted | None], plt.Figure]] = {
     "isoflop": isoflop, "frontier": frontier, "losses": losses, "isoloss": isoloss, "ratio": ratio,
     "exponents": exponents, "learning_rates": learning_rates,
 }  # fmt: skip
 
 
 def draw(
-    points: Points,
-    law: Law | None,
-    folder: Path,
-    *,
-    only: Sequence[str] = (),
+    points: Points, law: Fitted | None, folder: Path, *, only: Sequence[str] = (),
     formats: Sequence[str] = (".png", ".svg"),
 ) -> tuple[list[Path], dict[str, str]]:  # fmt: skip
-    """Write every figure that the table can carry; what was written, and why each other was skipped."""
+    """Write every figure that the table can carry; return the files, and why each other figure was skipped."""
     written, skipped = [], {}
     for name in only or FIGURES:
         with plt.rc_context(STYLE):
@@ -293,14 +287,15 @@ def draw(
 
 def recounts(points: Points) -> dict[str, Points]:
     """The same models counted in every way that the table has columns for: total or not, exact FLOPs or 6ND."""
-    n, c = (
-        {said: points.columns[name] for said, names in KNOWN[of].items() for name in names if name in points.columns}
-        for of in ("params", "flops")
-    )
+
+    def counts_of(quantity: str) -> dict[str, np.ndarray]:
+        there = ((said, name) for said, names in KNOWN[quantity].items() for name in names if name in points.columns)
+        found = {said: points.columns[name] for said, name in there}
+        return found or {counted_by(points, quantity): points.column(quantity)}
+
     found = {}
-    for params_said, params in (n or {counted_by(points, "params"): points.params}).items():
-        six = 6 * params * points.tokens
-        counts = c or {counted_by(points, "flops"): points.flops}
+    for params_said, params in counts_of("params").items():
+        six, counts = 6 * params * points.tokens, counts_of("flops")
         if not any(np.allclose(flops, six, rtol=1e-3) for flops in counts.values()):
             counts = counts | {"6ND": six}
         for flops_said, flops in counts.items():
@@ -310,69 +305,57 @@ def recounts(points: Points) -> dict[str, Points]:
     return found
 
 
-def _chinchilla(method: str):
-    return lambda points, level, bootstraps: fit(points, "chinchilla", method=method, level=level, bootstraps=0)
-
-
-def _frontier(law: str, valley: str = VALLEYS[0]):
-    return lambda points, level, bootstraps: fit_frontier(
-        points, law, valley=valley, level=level, bootstraps=bootstraps
-    )
+def _fit(points: Points, level: float, bootstraps: int, *, law: str, **how: str) -> Fitted:
+    return fit_by_name(points, law, level=level, bootstraps=0 if law == "chinchilla" else bootstraps, **how)
 
 
 METHODS = {
-    "law, Huber": _chinchilla("huber"), "law, absolute": _chinchilla("l1"), "law, squares": _chinchilla("squares"),
-    "isoFLOP, parabola": _frontier("isoflop", "quadratic"), "isoFLOP, Akima": _frontier("isoflop", "akima"),
-    "envelope": _frontier("frontier"),
-}  # fmt: skip
+    "law, Huber": functools.partial(_fit, law="chinchilla", method="huber"),
+    "law, absolute": functools.partial(_fit, law="chinchilla", method="l1"),
+    "law, squares": functools.partial(_fit, law="chinchilla", method="squares"),
+    "isoFLOP, parabola": functools.partial(_fit, law="isoflop", valley="quadratic"),
+    "isoFLOP, Akima": functools.partial(_fit, law="isoflop", valley="akima"),
+    "envelope": functools.partial(_fit, law="frontier"),
+}
 """Hoffmann et al.'s approaches 3 (the parametric law), 2 and 1."""
 
 
-def _fitted(law: Law | None) -> Law:
+def _fitted(law: Fitted | None) -> Fitted:
     require(law is not None, "there is no fitted law")
     return law
 
 
-def _shares(law: Law | None) -> bool:
-    """Whether a law predicts the loss from N and D alone."""
-    if law is None or law.name in ("isoflop", "frontier"):
-        return False
-    form = form_of(law.name)
-    return set(form.inputs) == {"params", "tokens"} and form.target == "loss"
+def _shares_budgets(law: Fitted | None) -> bool:
+    return isinstance(law, Law) and law.shares_budgets
 
 
-def _curves(points: Points, law: Law, name: str, by: str):
-    """(function of x, value of `by` or None, legend) of each curve of the loss against `name`."""
-    if form_of(law.name).inputs == (name,):
-        return [(lambda x: law.predict(**{name: x}), None, f"{law.name} fit")]
-    if not _shares(law):
-        return []
-    if name == "flops":
-        return [(lambda x: law.optimum(x)["loss"], None, "compute-optimal")]
-    values = np.geomspace(points.column(by).min(), points.column(by).max(), 5)
-    return [(lambda x, v=v: law.predict(**{name: x, by: np.full_like(x, v)}), v, None) for v in values]
+def _curves(points: Points, law: Law, name: str, by: str) -> Iterator[tuple[np.ndarray, np.ndarray, str, str | None]]:
+    """x, the loss there, colour and legend of each curve of a law's loss against `name`."""
+    x = reach(points.column(name), beyond=10 if name == "flops" else 1)
+    if law.form.inputs == (name,):
+        yield x, law.predict(**{name: x}), "black", f"{law.name} fit"
+    elif law.shares_budgets and name == "flops":
+        yield x, law.optimum(x)["loss"], "black", "compute-optimal"
+    elif law.shares_budgets:
+        other = points.column(by)
+        for value in np.geomspace(other.min(), other.max(), 5):
+            yield x, law.predict(**{name: x, by: np.full_like(x, value)}), COLOURS(norm_of(other)(value)), None
 
 
-def _budgets(points: Points) -> list[np.ndarray]:
-    """Equal budgets with at least three sizes."""
-    return [group for group in budgets(points) if len(np.unique(points.params[group])) >= 3]
-
-
-def _valleys(points: Points, law: Law | None) -> tuple[list[Optimum], str]:
+def _valleys(points: Points, law: Fitted | None) -> tuple[list[Optimum], str]:
     """The bottoms of the equal budgets' valleys, and how they were found: as the law says, or by parabolas."""
     valley = law.method if law is not None and law.method in VALLEYS else VALLEYS[0]
-    found = [valley_of(points, group, valley) for group in _budgets(points)]
-    return [optimum for optimum in found if optimum is not None], valley
+    return valleys(points, valley), valley
 
 
-def _bottoms(axes, points: Points, law: Law, value: Callable) -> None:
+def _bottoms(axes, points: Points, law: Fitted, value: Callable) -> None:
     found, valley = _valleys(points, law)
     if found:
         at, bottoms = np.exp([o.flops for o in found]), np.exp([value(o) for o in found])
         axes.plot(at, bottoms, "*", color="black", markersize=9, label=f"valleys ({valley})")
 
 
-def _fill(axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, law: Law) -> None:
+def _fill(axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, law: Fitted) -> None:
     axes.fill_between(x, low, high, color="C0", alpha=0.2, linewidth=0, label=f"{law.level:.0%} band")
 
 

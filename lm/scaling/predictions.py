@@ -17,7 +17,7 @@ import numpy as np
 from lm.errors import UserError, require
 from lm.files import whole
 from lm.scaling.holdouts import roll
-from lm.scaling.law import Law, cost_of
+from lm.scaling.law import Fitted, Law, cost_of
 from lm.scaling.laws import form_of
 from lm.scaling.points import Points
 
@@ -59,11 +59,11 @@ def beyond(law: Law, flops: float, what: str) -> list[str]:
     ]
 
 
-def rolled(law: Law) -> Law:
+def rolled(law: Fitted) -> Law:
     """The law with rolling hold-outs of its points, and warnings of what they show."""
     if law.hold_outs is not None:
         return law
-    require(law.problem is not None, f"{law.name} fits the optimum and predicts no losses; use --law chinchilla")
+    require(isinstance(law, Law), f"{law.name} fits the optimum and predicts no losses; use --law chinchilla")
     found, said = roll(law), []
     if not found.cuts:
         said.append(f"no rolling hold-outs, so that only the interval that supposes the law exists: {found.why}")
@@ -73,13 +73,13 @@ def rolled(law: Law) -> Law:
             f"hold-outs of these points all predict too {side}, by {abs(np.expm1(bias * np.log(10))):.2g} a tenfold "
             f"compute: expect losses {other} the predictions"
         )
-    return dataclasses.replace(law, hold_outs=found, warnings=[*law.warnings, *said])
+    return dataclasses.replace(law.warned(*said), hold_outs=found)
 
 
-def predict_at(law: Law, at: list[dict[str, float]]) -> tuple[list[dict[str, Any]], list[str]]:
+def predict_at(law: Fitted, at: list[dict[str, float]]) -> tuple[list[dict[str, Any]], list[str]]:
     """What the law predicts at each place, with both intervals, and a warning where the furthest is far out."""
     law = rolled(law)
-    rows = [_row(law, _with_flops(law, place)) for place in at]
+    rows = [_row(law, place if "flops" in place else place | {"flops": _flops(law, **place)}) for place in at]
     cost = [row["flops"] for row in rows]
     most = int(np.argmax(cost))
     where = ", ".join(f"{name} {value:g}" for name, value in at[most].items())
@@ -89,8 +89,8 @@ def predict_at(law: Law, at: list[dict[str, float]]) -> tuple[list[dict[str, Any
 def score(law: Law, unseen: Points) -> Law:
     """The law with its predictions of unseen points beside what they turned out to be."""
     law = rolled(law)
-    columns = {name: unseen.column(name) for name in (*form_of(law.name).inputs, "flops")}
-    actual = unseen.column(form_of(law.name).target)
+    columns = {name: unseen.column(name) for name in (*law.form.inputs, "flops")}
+    actual = unseen.column(law.form.target)
     at = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(unseen))]
     rows = [_row(law, place) for place in at]
     rows = [row | _outcome(row, float(loss)) for row, loss in zip(rows, actual, strict=True)]
@@ -98,7 +98,7 @@ def score(law: Law, unseen: Points) -> Law:
     factor = most / law.data.flops.max()
     said = [f"the furthest held-out point has {factor:.3g} times the compute of the largest fitted one"]
     said = beyond(law, most, "the furthest held-out point") or (said if factor > 1 else [])
-    return dataclasses.replace(law, held_out=rows, warnings=[*law.warnings, *said])
+    return dataclasses.replace(law.warned(*said), held_out=rows)
 
 
 def intervals_at(law: Law, **at) -> dict[str, Any]:
@@ -118,35 +118,35 @@ def _row(law: Law, at: dict[str, float]) -> dict[str, Any]:
     return at | {name: None if number is None else float(number) for name, number in numbers.items()}
 
 
+def _flops(law: Law, *, params: float, tokens: float) -> float:
+    """The training FLOPs of a place, as the fitted points count them."""
+    k, g = cost_of(law.data)
+    return k * params ** (1 + g) * tokens
+
+
 def _outcome(row: dict[str, Any], actual: float) -> dict[str, Any]:
-    """What came true, and which of the intervals hold it."""
-    found = {
-        "actual": actual, "error": row["predicted"] / actual - 1, "inside": bool(row["low"] <= actual <= row["high"])
-    }  # fmt: skip
+    """What came true, and whether the intervals hold it."""
+    inside = bool(row["low"] <= actual <= row["high"])
+    found = {"actual": actual, "error": row["predicted"] / actual - 1, "inside": inside}
     if row.get("calibrated_low") is not None:  # without hold-outs, or in a prediction sealed before there were any
         found["inside_calibrated"] = bool(row["calibrated_low"] <= actual <= row["calibrated_high"])
     return found
 
 
-def _with_flops(law: Law, at: dict[str, float]) -> dict[str, float]:
-    """A place with the training FLOPs it takes, as the fitted points count them."""
-    if "flops" in at:
-        return at
-    k, g = cost_of(law.data)
-    return at | {"flops": k * at["params"] ** (1 + g) * at["tokens"]}
-
-
-def write_prediction(law: Law, path: str | Path, at: list[dict[str, float]]) -> Path:
+def write_prediction(law: Fitted, path: str | Path, at: list[dict[str, float]] | None = None) -> Path:
     """Write what the law predicts at each place before anything is trained there, sealed with SHA-256.
 
-    The seal covers the fit, the predictions and the hash of the points, so a later change of any of them shows.
+    at: places with the columns that the law reads; None for those of its held-out points. The seal covers the fit, the
+    predictions and the hash of the points, so a later change of any of them shows.
     """
     law = rolled(law)
-    rows, _ = predict_at(law, at)
+    held_out = [{name: row[name] for name in (*law.form.inputs, "flops")} for row in law.held_out]
+    require(bool(at or held_out), "--write-prediction: of which models? --at N,D ... or --hold-out")
+    rows, _ = predict_at(law, at or held_out)
     body = {
         "law": law.name, "formula": law.formula, "method": law.method, "level": law.level, "points": law.points,
         "points_sha256": law.data.sha256(), "conventions": law.conventions, "parameters": law.values(),
-        "predictions": rows, "hold_outs": law.hold_outs.to_json(),
+        "predictions": rows, "hold_outs": dataclasses.asdict(law.hold_outs),
     }  # fmt: skip
     path = Path(path)
     require(not path.exists(), f"{path} exists: a prediction is not written twice; choose another name")

@@ -47,15 +47,17 @@ class Problem:
 
     @property
     def form(self) -> Form:
+        """The law that is fitted."""
         return self.misfit.form
 
     @property
     def free_P(self) -> np.ndarray:
+        """Which parameters are not held."""
         return np.array([name not in self.held for name in self.form.parameters])
 
     @property
     def unit(self) -> float:
-        """What the solver's objective is multiplied with to be the published one: it divides Huber's by delta."""
+        """The factor from the solver's objective to the published one, as the solver divides Huber's by delta."""
         return {"huber": self.delta, "l1": 1.0}.get(self.method, 2.0)  # squares: sum of r^2, not of r^2/2
 
 
@@ -75,7 +77,10 @@ def make_problem(
     final = {"huber": delta, "l1": 1e-9}.get(method, np.inf)
     deltas = tuple(np.geomspace(1e-3, final, 10)) if method == "l1" else (final,)
     x = logs_of(form, {name: points.column(name) for name in form.inputs}) | {"precision": precision_n}
-    return Problem(Misfit(form, log), method, x, y_n, np.ones(len(points)), held, final, deltas)
+    return Problem(
+        misfit=Misfit(form, log), method=method, x=x, y_n=y_n, w_n=np.ones(len(points)), held=held, delta=final,
+        deltas=deltas,
+    )  # fmt: skip
 
 
 def solve(problem: Problem, begin: Mapping[str, float] | None = None) -> tuple[np.ndarray, float, dict[str, int]]:
@@ -86,8 +91,7 @@ def solve(problem: Problem, begin: Mapping[str, float] | None = None) -> tuple[n
     p, first = problem, problem.deltas[0]
     with double():
         theta_RP, tried = starts(p.misfit, p.x, p.y_n, p.w_n, {**(begin or {}), **p.held}, first)
-        M_PP = np.asarray(metric(p.misfit, jnp.asarray(theta_RP[0]), p.x, p.y_n, p.w_n, first))
-    ended_RP, cost_R = polish(p.misfit, theta_RP, p.x, p.y_n, p.w_n, p.free_P, M_PP, p.deltas)
+    ended_RP, cost_R = refit(p, theta_RP, theta_RP[0])
     cost_R = np.where(np.isfinite(cost_R), cost_R, np.inf)
     best = int(np.argmin(cost_R))
     require(np.isfinite(cost_R[best]), f"{p.form.name}: no start leads anywhere finite; are the columns right?")
@@ -116,14 +120,31 @@ def objective_of_constant(problem: Problem) -> float:
     return min(values) * problem.unit
 
 
+def refit(
+    problem: Problem, start_RP, centre_P, *, y=None, w=None, free=None, centre_w=None
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """theta_RP and cost_R (over delta) at the bottoms of the basins in which R starts are.
+
+    y, w, free: other targets, weights and free parameters, for all or a row a start. centre_P, centre_w: parameters and
+    weights at which the length of steps is measured.
+    """
+    p = problem
+    at = table(p.x, p.y_n, p.w_n if centre_w is None else centre_w)
+    with double():
+        M_PP = np.asarray(metric(p.misfit, jnp.asarray(centre_P), *at, p.deltas[0]))
+    y, w, free = p.y_n if y is None else y, p.w_n if w is None else w, p.free_P if free is None else free
+    return polish(p.misfit, start_RP, p.x, y, w, free, M_PP, p.deltas)
+
+
 def residuals_at(problem: Problem, theta_P) -> np.ndarray:
+    """Residuals of the points, [n], as the objective sees them."""
     with double():
         x, y_n, _ = table(problem.x, problem.y_n, problem.w_n)
         return np.asarray(residuals(problem.misfit, jnp.asarray(theta_P), x, y_n))[: len(problem.y_n)]
 
 
 def jacobian(problem: Problem, theta_P) -> np.ndarray:
-    """d residual / d theta of the free parameters: [n, free]."""
+    """Derivatives of the residuals by the free parameters: [n, U]."""
     with double():
         x, y_n, _ = table(problem.x, problem.y_n, problem.w_n)
         J_nP = np.asarray(residual_slopes(problem.misfit, jnp.asarray(theta_P), x, y_n))

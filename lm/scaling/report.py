@@ -44,7 +44,8 @@ def _own_exponents(law: Law) -> list[str]:
     own = law.exponents()
     if abs(own["a"].value - law.derived["a"].value) < 1e-3:
         return []
-    said = [f"{of}* ~ C^{own[n].value:.4f} [{own[n].low:.4f}, {own[n].high:.4f}]" for of, n in (("N", "a"), ("D", "b"))]
+    said = [f"{name}* ~ C^{own[power].value:.4f} [{own[power].low:.4f}, {own[power].high:.4f}]"
+            for name, power in (("N", "a"), ("D", "b"))]  # fmt: skip
     return ["", f"a and b are for C ~ N D; in the points' own FLOPs {', '.join(said)}"]
 
 
@@ -59,20 +60,21 @@ def _number(value: float | None) -> str:
 
 
 def describe_hold_outs(law: Law) -> str:
-    """What the second of a prediction's intervals rests on."""
+    """The hold-outs on which the second of a prediction's intervals rests, in words."""
     found = law.hold_outs
     if not found.cuts:
         return "if the law holds: see the warnings for why there are no hold-outs"
     first, last, tenfold = found.cuts[0], found.cuts[-1], math.expm1(found.growth * math.log(10))
+    furthest = max(cut["furthest"] for cut in found.cuts)
     return (
         f"hold-outs: {len(found.cuts)} refits of the {first['fitted']} to {last['fitted']} points of least compute "
-        f"predicted the others, at up to {found.reach():.3g} times the refit's compute;\n"
+        f"predicted the others, at up to {furthest:.3g} times the refit's compute;\n"
         f"they missed by {found.scatter:.2%} near by, and by {tenfold:.2%} a tenfold compute (scales of Student's t)"
     )
 
 
 def describe_scores(rows: list[dict[str, Any]]) -> str:
-    """Predictions beside what came true, with the interval if the law holds and the one that hold-outs say."""
+    """Predictions beside what came true, with the interval if the law holds and the one by hold-outs."""
     head = f"{'params':>11}{'tokens':>11}{'predicted':>11}   {'if the law holds':<19}{'by hold-outs':<19}"
     lines = [head + f"{'actual':>9}{'error':>9}"]
     for row in rows:

@@ -1,7 +1,6 @@
 """Minimise a law's misfit: starts that find the basin, and damped Newton steps that end at its bottom.
 
-Search coordinates theta_P: parameters in the law's order, those in `form.logs` as logarithms. Axes: R problems side by
-side (starts, or bootstraps), P parameters, n points, G grid nodes, K linear coefficients.
+Search coordinates theta_P: parameters in the law's order, those in `form.logs` as logarithms.
 """
 
 import functools
@@ -26,7 +25,7 @@ ROWS = 48
 
 
 class Misfit(NamedTuple):
-    """What is minimised: sum_i w_i h(v_i r_i), h Huber's function divided by delta; infinite delta is least squares.
+    """The objective: sum_i w_i h(v_i r_i), h Huber's function divided by delta; infinite delta is least squares.
 
     log: r = ln(prediction/y), otherwise the difference. v: `x["precision"]`, 1 over the noise of each point relative to
     its mean. w: how often a resample has the point.
@@ -47,7 +46,7 @@ def pack(form: Form, p: dict):
 
 
 def filled(array) -> np.ndarray:
-    """Its last axis, points, up to a multiple of ROWS with copies of the last one."""
+    """The array with its last axis, points, filled up to a multiple of ROWS with copies of the last one."""
     array = np.asarray(array)
     return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, -array.shape[-1] % ROWS)], mode="edge")
 
@@ -60,13 +59,14 @@ def table(x: dict, y, w) -> tuple[dict, np.ndarray, np.ndarray]:
 
 @functools.partial(jax.jit, static_argnames=("misfit",))
 def residuals(misfit: Misfit, theta_P, x: dict, y_n):
+    """Differences between the law and the points, [n], in units of each point's relative noise."""
     prediction_n = misfit.form.predict(unpack(misfit.form, theta_P), x)
     return x["precision"] * (jnp.log(prediction_n) - jnp.log(y_n) if misfit.log else prediction_n - y_n)
 
 
 @functools.partial(jax.jit, static_argnames=("misfit",))
 def residual_slopes(misfit: Misfit, theta_P, x: dict, y_n):
-    """d residual / d theta: [n, P]."""
+    """Derivatives of the residuals by theta: [n, P]."""
     return jax.jacfwd(lambda theta: residuals(misfit, theta, x, y_n))(theta_P)
 
 
@@ -78,6 +78,7 @@ def huber(r, delta):
 
 
 def _unit(delta):
+    """Huber's delta, or 1 for squares."""
     return jnp.where(jnp.isinf(delta), 1.0, delta)
 
 
@@ -87,13 +88,9 @@ def cost(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
     return jnp.sum(w_n * huber(residuals(misfit, theta_P, x, y_n), delta))
 
 
+@functools.partial(jax.jit, static_argnames=("misfit",))
 def metric(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
     """J' W J with the weights of iterated least squares: how far a step goes, in the units of the objective."""
-    return _metric(misfit, theta_P, *table(x, y_n, w_n), delta)
-
-
-@functools.partial(jax.jit, static_argnames=("misfit",))
-def _metric(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
     J_nP = residual_slopes(misfit, theta_P, x, y_n)
     r_n = jnp.abs(residuals(misfit, theta_P, x, y_n))
     v_n = w_n / jnp.where(jnp.isinf(delta), 1.0, jnp.maximum(r_n, delta))
@@ -102,6 +99,8 @@ def _metric(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
 
 
 class _Descent(NamedTuple):
+    """Where a search is: the objective with its slopes there, its damping and steps so far, and whether it is over."""
+
     theta: jax.Array
     value: jax.Array
     gradient: jax.Array
@@ -124,27 +123,31 @@ def _descend(misfit: Misfit, theta_P, x, y_n, w_n, free_P, M_PP, delta, steps: i
         no_more = jnp.isfinite(s.value) & (jnp.abs(jnp.dot(move, s.gradient)) <= 1e-13 * s.value)
         damping = jnp.where(better, jnp.maximum(s.damping / 5, 1e-9), s.damping * 4)
         done = (no_more & (better | (s.damping <= 1))) | (damping > 1e9)
-        keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
         return _Descent(
-            keep(theta, s.theta), keep(value, s.value), keep(jnp.where(free_P, gradient, 0), s.gradient),
-            keep(hessian, s.hessian), damping, s.step + 1, done,
+            theta=jnp.where(better, theta, s.theta),
+            value=jnp.where(better, value, s.value),
+            gradient=jnp.where(better, jnp.where(free_P, gradient, 0), s.gradient),
+            hessian=jnp.where(better, hessian, s.hessian),
+            damping=damping, step=s.step + 1, done=done,
         )  # fmt: skip
 
     # The first step goes nowhere, from worse than anything: so the expansion is compiled only once.
-    nowhere = jnp.zeros(P), jnp.eye(P), jnp.float64(0.05), jnp.int32(0), jnp.bool_(False)
-    start = _Descent(theta_P, jnp.float64(jnp.inf), *nowhere)
+    start = _Descent(
+        theta=theta_P, value=jnp.float64(jnp.inf), gradient=jnp.zeros(P), hessian=jnp.eye(P),
+        damping=jnp.float64(0.05), step=jnp.int32(0), done=jnp.bool_(False),
+    )  # fmt: skip
     end = jax.lax.while_loop(lambda s: ~s.done & (s.step < steps), one, start)
-    return end.theta, end.value, end.step
+    return end.theta, end.value
 
 
 def expand(misfit: Misfit, theta_P, x, y_n, w_n, delta):
     """The objective over delta with its gradient and exact Hessian."""
-    of = lambda theta: residuals(misfit, theta, x, y_n)  # noqa: E731
-    r_n, J_nP = of(theta_P), jax.jacfwd(of)(theta_P)
+    residuals_at = functools.partial(residuals, misfit, x=x, y_n=y_n)
+    r_n, J_nP = residuals_at(theta_P), jax.jacfwd(residuals_at)(theta_P)
     inside_n = jnp.abs(r_n) <= delta
     slope_n = w_n * jnp.where(inside_n, r_n / _unit(delta), jnp.sign(r_n))
     bend_n = w_n * inside_n / _unit(delta)
-    curvature_PP = jax.jacfwd(jax.grad(lambda theta: jnp.sum(slope_n * of(theta))))(theta_P)
+    curvature_PP = jax.jacfwd(jax.grad(lambda theta: jnp.sum(slope_n * residuals_at(theta))))(theta_P)
     return (jnp.sum(w_n * huber(r_n, delta)), J_nP.T @ slope_n, J_nP.T @ (bend_n[:, None] * J_nP) + curvature_PP)
 
 
@@ -178,7 +181,7 @@ def polish(misfit: Misfit, theta_RP, x, y, w, free, M_PP, deltas, steps: int = 1
         theta, y_Rn, w_Rn, free_RP = (row[take] for row in rows)
         with double():  # a context of this thread
             for delta in deltas:
-                theta, value, _ = _descend_many(misfit, theta, x, y_Rn, w_Rn, free_RP, M_PP, delta, steps)
+                theta, value = _descend_many(misfit, theta, x, y_Rn, w_Rn, free_RP, M_PP, delta, steps)
             return np.asarray(theta), np.asarray(value)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:

@@ -10,15 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lm.scaling.design import Design
-from lm.scaling.plan import size
+from lm.scaling.chinchilla import Chinchilla
 from lm.scaling.points import make_points, read_points
-from lm.scaling.precision import Theta
-from lm.scaling.sweep import COLUMNS
+from lm.sweep.design import Design
+from lm.sweep.planning import size
+from lm.sweep.running import COLUMNS
 
 SCRIPT = "scaling_cpu"
 pytestmark = pytest.mark.slow
-TRUTH = Theta(E=0.7, A=18.0, B=60.0, alpha=0.35, beta=0.33)
+TRUTH = Chinchilla(E=0.7, A=18.0, B=60.0, alpha=0.35, beta=0.33)
 NOISE = 5e-4
 BEST = (0.05, 0.4)
 """k and p of the best learning rate, k width^-p."""
@@ -174,7 +174,7 @@ def test_a_study_that_is_done_trains_and_plans_nothing(done, script, monkeypatch
     def refuse(*_, **__):
         raise AssertionError("again")
 
-    for name in ("plan", "write_prediction", "trunk"):
+    for name in ("plan", "write_prediction", "trunk_rows"):
         monkeypatch.setattr(script, name, refuse)
     seals = [(done.folder / name).read_bytes() for name in ("prediction-total.json", "held-out.json")]
     call(script, monkeypatch, done.folder, done.text)

@@ -146,6 +146,15 @@ def test_budgets_that_lie_close_do_not_chain():
     assert 5 <= len(groups) <= 8
 
 
+def test_a_budget_whose_runs_are_all_left_out_has_no_bottom():
+    """Every budget has a run of its own, so that resampled runs leave some budgets empty."""
+    noisy = synthetic(0.002)
+    points = make_points(noisy.params, noisy.tokens, noisy.loss, run=np.repeat(np.arange(5), 9))
+    law = fit_frontier(points, bootstraps=40, cluster="run")
+    assert law.values() == fit_frontier(points, bootstraps=0).values()
+    assert bottom(np.array([]), np.array([]), "quadratic") is None
+
+
 def test_an_envelope_of_one_size_has_no_exponent():
     """Of three sizes over a wide range of budgets the middle one alone is ever lowest between others."""
     params, tokens = (axis.ravel() for axis in np.meshgrid([1e7, 1e8, 1e9], np.geomspace(1e8, 1e11, 30)))

@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from lm.scaling import Estimate
-from lm.scaling.verdicts import bounded, consistent, scatters_beyond, verdict
+from lm.scaling.verdicts import bounded, condition_number, consistent, scatters_beyond, verdict
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,13 @@ from lm.scaling.verdicts import bounded, consistent, scatters_beyond, verdict
 )
 def test_verdicts(estimate, positive, expected):
     assert verdict(estimate, positive=positive) == expected
+
+
+def test_the_condition_number_knows_no_lengths_of_columns():
+    """It is 1 for orthogonal columns, and the root of (1 + cos) / (1 - cos) for two of them at an angle."""
+    assert condition_number(np.diag([1.0, 1e6, 1e-6])) == pytest.approx(1)
+    assert condition_number(np.array([[1.0, 500.0], [0.0, 500 * 3**0.5]])) == pytest.approx(3**0.5)
+    assert condition_number(np.array([[1.0, 0.0], [2.0, 0.0]])) == math.inf
 
 
 def test_an_end_a_million_times_away_bounds_nothing():

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lm import settings
 from lm.config import Experiment, parse_duration
 from lm.errors import UserError, nearest, require
-from lm.scaling.design import Design
+from lm.sweep.design import Design
 
 MOST_RUNS = 4096
 """Most runs of a sweep: more would be a mistake in typing."""
@@ -52,7 +52,7 @@ def _axis(word: str) -> tuple[str, list[str]]:
     return key, found
 
 
-def of_design(e: Experiment, design: Design) -> list[Experiment]:
+def from_design(e: Experiment, design: Design) -> list[Experiment]:
     """An experiment for every row. A warm-up in percent is that of the trunk's shortest row: a trunk has but one."""
     amount, unit = parse_duration(e.schedule.warmup)
     made = []

@@ -11,7 +11,12 @@ from rich.table import Table
 from lm.console import as_text
 from lm.errors import UserError, require
 from lm.files import whole
-from lm.scaling.precision import Theta
+from lm.scaling.chinchilla import Chinchilla
+
+TITLES = (
+    "parameters", "tokens", "tok/param", "batch", "steps", "branch at", "cooldown", "FLOPs", "adds", "seconds"
+)  # fmt: skip
+"""Columns of a design's table, beside the model."""
 
 
 def shape(layers: int, width: int, heads: int) -> dict[str, Any]:
@@ -49,15 +54,15 @@ class Row:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value, where = getattr(self, field.name), f"row {str(self.name)[:40]}: {field.name}"
+            number = isinstance(value, int | float) and not isinstance(value, bool)
             if field.type is str:
                 require(isinstance(value, str), f"{where} is no text")
             elif field.type is int:
                 least = 0 if field.name == "branch_step" else 1
-                right = isinstance(value, int) and not isinstance(value, bool) and value >= least
+                right = number and isinstance(value, int) and value >= least
                 require(right, f"{where} is not a whole number from {least} up")
             elif value is not None or field.name != "seconds":
-                right = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-                require(right, f"{where} is not a positive number")
+                require(number and 0 < value < math.inf, f"{where} is not a positive number")
         right = self.branch_step == self.steps - self.cooldown_steps
         require(right, f"row {self.name}: {self.steps} steps are not {self.branch_step} and {self.cooldown_steps} more")
 
@@ -71,12 +76,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """A sweep, and what it is predicted to cost and to tell. Predictions hold if the assumed law and noise do."""
+    """A sweep, and what it is predicted to cost and to tell, if the assumed law and noise are right."""
 
     experiment: dict[str, Any]
     """What all rows have in common, as lm.settings.to_dict gives it."""
     rows: tuple[Row, ...]
-    law: Theta
+    law: Chinchilla
     law_from: str
     """Where the assumed law and noise come from."""
     noise: float
@@ -91,16 +96,18 @@ class Design:
     predicted loss as a fraction of it."""
     corpus_tokens: int | None
     flops: float
-    """Of the whole sweep."""
+    """What the whole sweep costs."""
     flops_without_trunks: float
-    """Had every row been trained from scratch."""
+    """What it would cost, had every row been trained from scratch."""
     seconds: float | None
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """The design as JSON has it: what its file holds, and `lm plan --json` prints."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def write(self, path: str | Path) -> None:
+        """Write the file that `read` understands."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as file:
             file.write(json.dumps(self.to_json(), indent=1) + "\n")
@@ -116,7 +123,7 @@ class Design:
             require(not missing, f"no {', '.join(missing)}")
             require(isinstance(values["experiment"], dict) and bool(values["rows"]), "no experiment, or no rows")
             rows = tuple(Row(**row) for row in values.pop("rows"))
-            law, warnings = Theta(**values.pop("law")), tuple(values.pop("warnings"))
+            law, warnings = Chinchilla(**values.pop("law")), tuple(values.pop("warnings"))
             return cls(rows=rows, law=law, warnings=warnings, **values)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             why = str(error).removeprefix("Row.__init__() ").removeprefix("Design.__init__() ")[:200]
@@ -129,19 +136,7 @@ class Design:
     def _rows(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("model")
-        titles = (
-            "parameters",
-            "tokens",
-            "tok/param",
-            "batch",
-            "steps",
-            "branch at",
-            "cooldown",
-            "FLOPs",
-            "adds",
-            "seconds",
-        )
-        for title in titles:
+        for title in TITLES:
             table.add_column(title, justify="right")
         for r in self.rows:
             seconds = "" if r.seconds is None else f"{r.seconds:.1f}"
@@ -154,16 +149,13 @@ class Design:
 
     def _facts(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column()
-        table.add_column()
-        se, t = self.standard_errors, self.target
+        se, t, law = self.standard_errors, self.target, self.law
         trunks = len({row.trunk for row in self.rows})
         saved = self.flops_without_trunks / self.flops
         table.add_row("models", f"{len(self.rows)} from {trunks} trunks, {saved:.2f} times cheaper than each alone")
         table.add_row("FLOPs in all", f"{self.flops:.3e}")
         if self.seconds is not None:
             table.add_row("time in all", f"{self.seconds / 60:.1f} minutes")
-        law = self.law
         formula = f"L = {law.E:.3g} + {law.A:.3g}/N^{law.alpha:.3g} + {law.B:.3g}/D^{law.beta:.3g}"
         table.add_row("law", f"{formula} ({self.law_from})")
         table.add_row("noise", f"{self.noise:.2%} of the loss between seeds, {self.shared_noise:.0%} shared in a trunk")

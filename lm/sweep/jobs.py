@@ -7,21 +7,22 @@ from scratch, bit for bit on a CPU, at the cost of its decay. Trunks of one shap
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from lm import settings
 from lm.config import DataConfig, Experiment, Steps
 from lm.data.batches import Batches
 from lm.data.tokens import Prepared, prepare
 from lm.errors import UserError
-from lm.model.transformer import parameter_count
-from lm.scaling.flops import train_flops
-from lm.scaling.grid import require_distinct
+from lm.model.api import build
+from lm.sweep.grids import require_distinct
 from lm.training.loop import with_vocabulary
 
 MOST_PACKED = 8
 """Most runs side by side."""
+LENGTHS = frozenset({"name", "train.steps", "schedule.warmup", "schedule.decay"})
+"""Settings in which the runs of a trunk may differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +36,11 @@ class Job:
     params_total: int
     params_nonembedding: int
     flops_per_step: float
-    """Exact, of training."""
+    """Exact FLOPs of a training step."""
 
     @property
     def name(self) -> str:
+        """The experiment's name."""
         return self.experiment.name
 
     @property
@@ -48,12 +50,26 @@ class Job:
 
     @property
     def flops(self) -> float:
-        """Of training alone."""
+        """FLOPs of all its training steps."""
         return self.flops_per_step * self.steps.total
+
+    def dotted(self, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+        """The experiment's dotted settings, without some."""
+        flat = settings.flatten(settings.to_dict(self.experiment))
+        return {key: value for key, value in flat.items() if key not in leave_out}
 
 
 Trunk = tuple[Job, ...]
 """Jobs that share their steps before they branch off, in the order in which they do; the last is the trunk itself."""
+T = TypeVar("T")
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], Any]) -> list[list[T]]:
+    """Items of equal keys together, in the order of the first of each."""
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(json.dumps(key(item)), []).append(item)
+    return list(groups.values())
 
 
 def jobs_of(experiments: Sequence[Experiment], display=None) -> list[Job]:
@@ -78,75 +94,59 @@ def jobs_of(experiments: Sequence[Experiment], display=None) -> list[Job]:
 def _job(e: Experiment, data: Prepared) -> Job:
     e = with_vocabulary(e, data)
     epoch = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed).epoch_tokens
-    flops = train_flops(e.model) * e.batch_tokens
-    return Job(e, e.steps(epoch), data.hashes, *parameter_count(e.model), flops)
+    total, nonembedding = build(e.model).parameter_count()
+    return Job(
+        experiment=e, steps=e.steps(epoch), hashes=data.hashes, params_total=total, params_nonembedding=nonembedding,
+        flops_per_step=build(e.model).cost().training_flops * e.batch_tokens,
+    )  # fmt: skip
 
 
 def trunks(jobs: Sequence[Job]) -> list[Trunk]:
     """Jobs by the steps they share, in the order of the first of each."""
-    found: dict[str, list[Job]] = {}
-    for job in jobs:
-        found.setdefault(_shared(job), []).append(job)
-    return [tuple(sorted(group, key=lambda job: (job.branch_step, job.steps.total))) for group in found.values()]
 
+    def shared(job: Job) -> Any:
+        """A key of what a job does before it decays; with its log points, as a state holds the sums since the last."""
+        return [job.dotted(LENGTHS), job.steps.warmup, job.steps.log_every] if job.branch_step else job.name
 
-def _shared(job: Job) -> str:
-    """The same for jobs that do the same before they decay; log points count, as a state holds the sums since."""
-    if not job.branch_step:
-        return job.name
-    return json.dumps([_but_for_length(job), job.steps.warmup, job.steps.log_every])
-
-
-def _but_for_length(job: Job) -> dict[str, Any]:
-    own = {"name", "train.steps", "schedule.warmup", "schedule.decay"}
-    return {key: value for key, value in settings.flatten(settings.to_dict(job.experiment)).items() if key not in own}
+    groups = _grouped(jobs, shared)
+    return [tuple(sorted(group, key=lambda job: (job.branch_step, job.steps.total))) for group in groups]
 
 
 def parted(jobs: Sequence[Job]) -> str | None:
     """Which setting in percent keeps runs that differ only in length from sharing a trunk, and what would not."""
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        if job.branch_step:
-            groups.setdefault(json.dumps(_but_for_length(job)), []).append(job)
-    for part, leaf in (("schedule", "warmup"), ("train", "log_every")):
-        setting = {key: str(getattr(getattr(group[0].experiment, part), leaf)) for key, group in groups.items()}
-        steps = {key: sorted({getattr(job.steps, leaf) for job in group}) for key, group in groups.items()}
-        apart = [key for key in groups if len(steps[key]) > 1 and "%" in setting[key]]
+    groups = _grouped((job for job in jobs if job.branch_step), lambda job: job.dotted(LENGTHS))
+    for setting, in_steps in (
+        ("schedule.warmup", lambda job: job.steps.warmup),
+        ("train.log_every", lambda job: job.steps.log_every),
+    ):
+        percent = [group for group in groups if "%" in str(group[0].dotted()[setting])]
+        apart = [group for group in percent if len(set(map(in_steps, group))) > 1]
         if apart:
-            first = steps[apart[0]]
-            count = sum(len(groups[key]) for key in apart)
+            first = sorted(set(map(in_steps, apart[0])))
             return (
-                f"{count} runs differ only in length but share no trunk: {part}.{leaf} {setting[apart[0]]} is "
-                f"{', '.join(map(str, first))} steps; as one number of steps, such as {max(first[0], 1)}, it would let "
-                "each branch off a longer one"
+                f"{sum(map(len, apart))} runs differ only in length but share no trunk: {setting} "
+                f"{apart[0][0].dotted()[setting]} is {', '.join(map(str, first))} steps; as one number of steps, "
+                f"such as {max(first[0], 1)}, it would let each branch off a longer one"
             )
     return None
 
 
 def differing(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
-    """Of each job, by name, the dotted settings in which not all are the same."""
-    flat = {job.name: settings.flatten(settings.to_dict(job.experiment)) for job in jobs}
-    every = list(flat.values())
-    keys = [key for key in every[0] if key != "name" and any(values[key] != every[0][key] for values in every)]
+    """The dotted settings in which not all jobs are the same, of each job by name."""
+    flat = {job.name: job.dotted({"name"}) for job in jobs}
+    first, *others = flat.values()
+    keys = [key for key in first if any(values[key] != first[key] for values in others)]
     return {name: {key: values[key] for key in keys} for name, values in flat.items()}
 
 
 def alike(found: Sequence[Trunk]) -> list[list[Trunk]]:
     """Trunks grouped by what they have in common: all but what is traced, and where they branch."""
-    groups: dict[str, list[Trunk]] = {}
-    for trunk in found:
-        groups.setdefault(json.dumps([_program(job) for job in trunk]), []).append(trunk)
-    return list(groups.values())
+    return _grouped(found, lambda trunk: [[job.dotted(settings.PACKABLE), job.branch_step] for job in trunk])
 
 
 def packs(found: Sequence[Trunk], most: int = MOST_PACKED) -> list[list[Trunk]]:
     """Trunks that can train side by side, at most so many."""
     return [group[i : i + most] for group in alike(found) for i in range(0, len(group), most)]
-
-
-def _program(job: Job) -> list:
-    flat = settings.flatten(settings.to_dict(job.experiment))
-    return [{key: value for key, value in flat.items() if key not in settings.PACKABLE}, job.branch_step]
 
 
 def added_steps(trunk: Trunk) -> Iterator[tuple[Job, int]]:

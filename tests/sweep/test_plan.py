@@ -12,13 +12,25 @@ from lm import settings
 from lm.config import Experiment, ModelConfig
 from lm.errors import UserError
 from lm.model.api import build
-from lm.scaling import precision
-from lm.scaling.design import Design
-from lm.scaling.plan import BYTES, NOISE, SHARED, Rates, Rules, batch_of, fitted, layers_of, plan, residual_noise, size
-from lm.scaling.precision import Theta
+from lm.scaling.chinchilla import Chinchilla
+from lm.sweep import precision
+from lm.sweep.design import Design
+from lm.sweep.planning import (
+    BYTES,
+    NOISE,
+    SHARED,
+    Rates,
+    Rules,
+    batch_of,
+    layers_of,
+    pilot_law,
+    plan,
+    residual_noise,
+    size,
+)
 
 BASE = Experiment(model=ModelConfig(context=128, vocab=257, tied=True))
-LAW = Theta(E=0.7, A=12.0, B=50.0, alpha=0.33, beta=0.28)
+LAW = Chinchilla(E=0.7, A=12.0, B=50.0, alpha=0.33, beta=0.28)
 N, D = (x.ravel() for x in np.meshgrid(np.geomspace(1e4, 4e5, 5), np.geomspace(5e5, 4e7, 5)))
 
 
@@ -27,10 +39,10 @@ def points(design: Design) -> tuple[np.ndarray, np.ndarray]:
 
 
 # --- predicted errors ------------------------------------------------------------------------------------------------
-def refits(law: Theta, run: np.ndarray, shared: float, sd: float, repeats: int) -> np.ndarray:
+def refits(law: Chinchilla, run: np.ndarray, shared: float, sd: float, repeats: int) -> np.ndarray:
     """ln E, ln A, ln B, alpha and beta fitted to losses whose noise is partly common to a run: [repeats, 5]."""
     rng, start = np.random.default_rng(0), np.array([*np.log([law.E, law.A, law.B]), law.alpha, law.beta])
-    theta = lambda p: Theta(*np.exp(p[:3]), *p[3:])  # noqa: E731
+    theta = lambda p: Chinchilla(*np.exp(p[:3]), *p[3:])  # noqa: E731
     found = []
     for _ in range(repeats):
         common = rng.normal(size=run.max() + 1)[run] * math.sqrt(shared)
@@ -51,13 +63,13 @@ def test_predicted_errors_are_those_of_refits(shared):
     a = found[:, 4] / (found[:, 3] + found[:, 4])
     assert precision.standard_errors(LAW, V)["a"] == pytest.approx(a.std(), rel=0.12)
     ahead = LAW.optimum(1e15)
-    predicted = [math.log(Theta(*np.exp(p[:3]), *p[3:]).loss(*ahead)) for p in found]
+    predicted = [math.log(Chinchilla(*np.exp(p[:3]), *p[3:]).loss(*ahead)) for p in found]
     assert precision.prediction_error(LAW, V, *ahead) == pytest.approx(np.std(predicted), rel=0.12)
 
 
 def test_gradient_equals_differences():
     p = np.array([*np.log([LAW.E, LAW.A, LAW.B]), LAW.alpha, LAW.beta])
-    log_loss = lambda p: np.log(Theta(*np.exp(p[:3]), *p[3:]).loss(N, D))  # noqa: E731
+    log_loss = lambda p: np.log(Chinchilla(*np.exp(p[:3]), *p[3:]).loss(N, D))  # noqa: E731
     for i in range(5):
         h = 1e-6 * np.eye(5)[i]
         assert LAW.gradient(N, D)[:, i] == pytest.approx((log_loss(p + h) - log_loss(p - h)) / 2e-6, rel=1e-4, abs=1e-8)
@@ -262,7 +274,7 @@ def test_a_plan_starts_from_a_pilot(tmp_path):
     loss = LAW.loss(N, D) * np.exp(0.001 * rng.normal(size=len(N)))
     rows = [f"{n},{d},{6 * n * d},{value}" for n, d, value in zip(N, D, loss, strict=True)]
     path.write_text("\n".join(["params_total,tokens,flops_exact,loss", *rows]))
-    pilot = fitted(path)
+    pilot = pilot_law(path)
     assert 0.0006 < pilot["noise"] < 0.0014
     se = precision.standard_errors(LAW, precision.covariance(LAW, N, D, 0.001))
     assert abs(pilot["law"].a - LAW.a) < 4 * se["a"] and abs(pilot["law"].E - LAW.E) < 4 * se["E"]

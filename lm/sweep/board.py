@@ -18,7 +18,7 @@ ROWS = 24
 
 @dataclasses.dataclass
 class Entry:
-    """One run as shown."""
+    """What is shown of one run."""
 
     total: int
     status: str = "waiting"
@@ -27,7 +27,7 @@ class Entry:
 
 
 class Board:
-    """Takes the place of a training's Display for all packs of a sweep. quiet=True shows nothing."""
+    """The display of a whole sweep, in place of a training's Display for all its packs. quiet=True shows nothing."""
 
     def __init__(self, quiet: bool = False):
         self.console = console(stderr=True, quiet=quiet)
@@ -39,7 +39,7 @@ class Board:
         self.preparing = ""
         self.began, self.made = time.perf_counter(), 0.0
 
-    # --- the sweep's ---
+    # --- what a sweep tells ---
     @contextlib.contextmanager
     def watching(self, totals: Mapping[str, int]) -> Iterator[None]:
         """Show runs, given by name with their steps, until the end of the block."""
@@ -66,24 +66,26 @@ class Board:
         entry.status, entry.step, entry.loss = status, step, loss
 
     def ended(self) -> int:
+        """How many runs are over, whatever became of them."""
         return sum(entry.status not in ("waiting", "training") for entry in self.entries.values())
 
     def tell_end(self, name: str, told: str) -> None:
-        """A line for a run that has ended."""
+        """Print a line for a run that has ended."""
         ended, eta = self.ended(), self.eta()
         when = "" if eta is None or ended == len(self.entries) else f"  ETA {clock(eta)}"
         self.tell(f"{ended}/{len(self.entries)}  {name}  {self.entries[name].status}  {told}{when}")
 
     def tell(self, text: str) -> None:
-        """A line of text that stays."""
+        """Print a line of text that stays."""
         self.console.print(text, soft_wrap=True)
 
     def eta(self) -> float | None:
-        """Seconds, at the speed so far."""
+        """Seconds to the end at the speed so far; None before anything is known of that."""
         seconds = time.perf_counter() - self.began
         return (self.left - (self.made - self.made_before)) * seconds / self.made if self.made else None
 
     def table(self) -> Table:
+        """The runs that there is room for, with what is going on below them."""
         eta = self.eta()
         caption = f"{self.ended()} of {len(self.entries)} runs  {self.preparing}"
         table = Table(
@@ -100,7 +102,7 @@ class Board:
         return table
 
     def _shown(self, rows: int) -> list[str]:
-        """In the order of the sweep: those in training before all, then the last ended and the next."""
+        """Names in the order of the sweep: all in training, then as many of the last ended and the next as fit."""
         names = list(self.entries)
         training = [name for name in names if self.entries[name].status == "training"][:rows]
         waiting = [name for name in names if self.entries[name].status == "waiting"]
@@ -118,11 +120,12 @@ class Board:
         self.preparing = ""
 
     def stage(self, name: str, done: int, total: int | None) -> None:
+        """Show what is being prepared."""
         share = f" {done / total:.0%}" if total else ""
         self.preparing = f"{name}{share}  "
 
     def training(self, step: int, total: int, report: dict[str, Any], tokens_per_second: float) -> None:
-        """Loss is the mean of a pack's."""
+        """Show the step of the runs in training, with the mean loss of their pack."""
         self.preparing = ""
         self.made = self.made_before + self.per_step * (step - self.first_step)
         for name in self.current:
@@ -130,16 +133,18 @@ class Board:
                 self.entries[name].step, self.entries[name].loss = step, report["loss"]
 
     def clear(self) -> None:
+        """Show nothing as being prepared."""
         self.preparing = ""
 
     def evaluated(self, record: dict[str, Any], total: int) -> None:
-        """Not shown; what counts is the loss at the end."""
+        """Show nothing of it; what counts is the loss at the end."""
 
     def say(self, text: str) -> None:
-        """Not shown: of dozens of runs it is too much. The sweep itself tells what became of each."""
+        """Show nothing: of dozens of runs it is too much. The sweep itself tells what became of each."""
 
 
 def clock(seconds: float) -> str:
+    """A time as 1:02:03 or 2:03."""
     minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -10,8 +10,8 @@ from lm.bench.rates import sizes_to_measure, training_rates
 from lm.commands.sweep import Options, _experiments
 from lm.config import Experiment, ModelConfig
 from lm.model.api import build
-from lm.scaling.design import Design
-from lm.scaling.plan import Rates, Rules, size
+from lm.sweep.design import Design
+from lm.sweep.planning import Rates, Rules, size
 
 SMALL = ("--tokens-per-parameter", "0.05", "8", "--least-steps", "2")
 """Runs short enough for a corpus of 16 kB."""

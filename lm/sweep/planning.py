@@ -10,30 +10,28 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from lm import scaling
 from lm.config import Experiment, ModelConfig, duration_steps
 from lm.errors import UserError, require
-from lm.model.transformer import parameter_count
-from lm.scaling import precision
-from lm.scaling.design import Design, Row, shape
-from lm.scaling.flops import train_flops
-from lm.scaling.grid import of_design
-from lm.scaling.precision import Theta
+from lm.model.api import build
+from lm.scaling.chinchilla import Chinchilla
 from lm.settings import to_dict
+from lm.sweep import precision
+from lm.sweep.design import Design, Row, shape
+from lm.sweep.grids import from_design
 
 WIDTHS = (16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024)
 BATCH_TOKENS, BATCH_AT, BATCH_EXPONENT = 2048, 1e6, 0.38
 """A batch of 2,048 tokens for a run of a million, growing with the run's tokens as D^0.38 (Bergsma et al. 2025)."""
 LARGEST_VOCABULARY = 1024
 """Beyond, embeddings outweigh the rest of tiny models and the law in N breaks."""
-OCTAVE = 8
-"""The largest C is sought on a grid with this many values for each factor of two,"""
-OCTAVES = 12
-"""down to the whole budget over two to this power."""
-BYTES = Theta(E=0.7, A=18.0, B=34.0, alpha=0.35, beta=0.3)
+OCTAVE, OCTAVES = 8, 12
+"""The largest C is sought on a grid with 8 values for each factor of two, down to the whole budget over 2^12."""
+BYTES = Chinchilla(E=0.7, A=18.0, B=34.0, alpha=0.35, beta=0.3)
 """Assumed for small models of bytes, in nats: within 5% of what 10 to 165 thousand parameters reached on one and four
 million bytes of the stdlib corpus. Too few runs for exponents; that takes a pilot."""
 NOISE, SHARED = 0.006, 0.5
@@ -60,21 +58,20 @@ class Rules:
     head_width: int = 16
     """About this wide."""
     batch_tokens: int = BATCH_TOKENS
-    """Of a step in a run of a million tokens. Smaller: the large sizes reach least_steps at less compute."""
+    """In a step of a run of a million tokens. Smaller: the large sizes reach least_steps at less compute."""
 
     def __post_init__(self):
         low, high = self.tokens_per_parameter
         require(0 < low <= high < math.inf, f"tokens per parameter {low:g} to {high:g}: the least first, both positive")
         right = all(0 < ratio < math.inf for ratio in self.ratios)
         require(right, f"ratios {self.ratios}: tokens per parameter must be positive")
-        require(
-            self.spacing is None or 1 < self.spacing < math.inf, f"spacing {self.spacing}: must be above 1, or None"
-        )
-        require(self.least_steps >= 1, f"least steps {self.least_steps}: must be at least 1")
+        right = self.spacing is None or 1 < self.spacing < math.inf
+        require(right, f"spacing {self.spacing}: must be above 1, or None")
         require(0 < self.cooldown < 1, f"cooldown {self.cooldown}: a fraction between 0 and 1, such as 0.15")
         require(self.span > 1, f"span {self.span}: must be above 1")
-        require(self.head_width >= 2, f"head width {self.head_width}: must be at least 2")
-        require(self.batch_tokens >= 1, f"batch tokens {self.batch_tokens}: must be at least 1")
+        for name, least in (("least_steps", 1), ("head_width", 2), ("batch_tokens", 1)):
+            value = getattr(self, name)
+            require(value >= least, f"{name.replace('_', ' ')} {value}: must be at least {least}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +82,10 @@ class Rates:
     """Ascending."""
     flops_per_second: tuple[float, ...]
     setup_seconds: float = 0.0
-    """Compiling, once a size."""
+    """Time to compile, once a size."""
 
     def at(self, params: float) -> float:
+        """FLOP/s of a model of so many parameters."""
         known = np.log(self.params), np.log(self.flops_per_second)
         return float(np.exp(np.interp(math.log(params), *known)))
 
@@ -100,12 +98,13 @@ class Budget:
     seconds: float | None
 
     def allows(self, rows: Sequence[Row]) -> bool:
+        """Whether the rows cost no more."""
         if self.flops is not None and sum(row.flops_added for row in rows) > self.flops:
             return False
         return self.seconds is None or sum(row.seconds for row in rows) <= self.seconds
 
     def most_flops(self, rates: Rates | None) -> float:
-        """No sweep within the budget has more."""
+        """The FLOPs that no sweep within the budget exceeds."""
         in_time = math.inf if self.seconds is None else self.seconds * max(rates.flops_per_second)
         return min(in_time, math.inf if self.flops is None else self.flops)
 
@@ -114,6 +113,7 @@ class Budget:
         return " and ".join(parts + ([f"{self.seconds / 60:.3g} minutes"] if self.seconds else []))
 
 
+# --- sizes -----------------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Size:
     """A model of the design."""
@@ -124,10 +124,9 @@ class Size:
     params_total: int
     params_nonembedding: int
     flops: float
-    """Exact, of training, a token."""
+    """Exact training FLOPs of a token."""
 
 
-# --- sizes -----------------------------------------------------------------------------------------------------------
 def layers_of(width: int) -> int:
     """2 layers up to D=48, 4 at 80, 8 at 256, 12 at 768: slower than the width."""
     return max(2, min(width // 20, 6 + width // 128))
@@ -140,19 +139,18 @@ def size(base: ModelConfig, width: int, layers: int | None = None, head_width: i
         heads -= 1
     changes = {key.removeprefix("model."): value for key, value in shape(layers, width, heads).items()}
     c = dataclasses.replace(base, **changes)
-    return Size(layers, width, heads, *parameter_count(c), train_flops(c))
+    total, nonembedding = build(c).parameter_count()
+    return Size(
+        layers=layers, width=width, heads=heads, params_total=total, params_nonembedding=nonembedding,
+        flops=build(c).cost().training_flops,
+    )  # fmt: skip
 
 
 def affordable_sizes(base: ModelConfig, flops: float, rules: Rules) -> list[Size]:
     """Sizes of which the shortest run costs at most the whole budget."""
     least = min(rules.ratios, default=rules.tokens_per_parameter[0])
-    found = []
-    for width in WIDTHS:
-        s = size(base, width, head_width=rules.head_width)
-        if least * s.params_total * s.flops > flops:
-            break
-        found.append(s)
-    return found
+    sizes = (size(base, width, head_width=rules.head_width) for width in WIDTHS)
+    return list(itertools.takewhile(lambda s: least * s.params_total * s.flops <= flops, sizes))
 
 
 def batch_of(tokens: float, context: int, batch_tokens: int = BATCH_TOKENS) -> int:
@@ -161,7 +159,7 @@ def batch_of(tokens: float, context: int, batch_tokens: int = BATCH_TOKENS) -> i
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
-def trunk(
+def trunk_rows(
     s: Size, top: float, e: Experiment, rules: Rules, corpus_tokens: int | None, rates: Rates | None
 ) -> list[Row]:
     """A size's rows of at most `top` FLOPs, shortest first. The batch is that of the middle of its token counts."""
@@ -204,20 +202,11 @@ def _token_counts(s: Size, top: float, rules: Rules) -> list[float]:
 
 # --- the plan --------------------------------------------------------------------------------------------------------
 def plan(
-    e: Experiment,
-    *,
-    flops: float | None = None,
-    seconds: float | None = None,
-    rates: Rates | None = None,
-    corpus_tokens: int | None = None,
-    sizes: Sequence[Size] = (),
-    rules: Rules | None = None,
-    law: Theta = BYTES,
-    law_from: str = "assumed",
-    noise: float = NOISE,
-    shared_noise: float = SHARED,
+    e: Experiment, *, flops: float | None = None, seconds: float | None = None, rates: Rates | None = None,
+    corpus_tokens: int | None = None, sizes: Sequence[Size] = (), rules: Rules | None = None,
+    law: Chinchilla = BYTES, law_from: str = "assumed", noise: float = NOISE, shared_noise: float = SHARED,
     target: float | None = None,
-) -> Design:
+) -> Design:  # fmt: skip
     """The most telling design within a budget of FLOPs or of seconds at measured rates, or of both.
 
     e: what all rows have in common, its vocabulary known. corpus_tokens: of one epoch; no row sees more. sizes: these
@@ -227,54 +216,34 @@ def plan(
     sizes or tokens per parameter that do not vary.
     """
     rules, budget = rules or Rules(), Budget(flops, seconds)
-    _check(e, budget, sizes, rates, noise, shared_noise, target)
-    chosen = sorted(sizes or affordable_sizes(e.model, budget.most_flops(rates), rules), key=lambda s: s.params_total)
-    ranges = [slice(None)] if sizes else list(_ranges(chosen, rules.span))
-
-    def error(rows: list[Row]) -> float:
-        V = _covariance(law, rows, noise, shared_noise)
-        if target is None:
-            return precision.standard_errors(law, V)["a"]
-        return precision.prediction_error(law, V, *law.optimum(target, _per(rows)))
-
+    _check(e, budget, sizes, rates, noise=noise, shared_noise=shared_noise, target=target)
+    expect = functools.partial(Expectation, law=law, noise=noise, shared_noise=shared_noise, target=target)
     best, least, refused = None, math.inf, (0, "")
-    for spacing in (rules.spacing,) if rules.spacing or rules.ratios else (2.0, math.sqrt(2)):
-        of = functools.partial(trunk, e=e, rules=dataclasses.replace(rules, spacing=spacing), rates=rates)
-        trunks = _trunks(functools.partial(of, corpus_tokens=corpus_tokens), chosen, budget.most_flops(rates))
-        for rows in _affordable(trunks, ranges, budget):
-            if why := precision.obstacle(law, *_points(rows)):
-                refused = max(refused, (len(rows), why))
-            elif (found := error(rows)) < least:
-                best, least = rows, found
+    for rows in _candidates(e, budget, sizes, rules, corpus_tokens, rates):
+        expected = expect(rows)
+        if why := precision.obstacle(law, *expected.points()):
+            refused = max(refused, (len(rows), why))
+        elif (error := expected.error()) < least:
+            best, least = expected, error
     if best is None:
-        raise UserError(_refusal(refused, corpus_tokens, rules, budget))
-    design = _design(e, best, law, law_from, noise, shared_noise, target, corpus_tokens)
+        count, why = refused
+        text = f" and one epoch of {corpus_tokens:,} tokens" if corpus_tokens else ""
+        found = f"of {count} points, collinear: {why}" if count else "empty; raise the budget, or give more text"
+        limits = f"within {budget}, with at least {rules.least_steps} steps{text}"
+        raise UserError(f"no design {limits} determines the law: the largest is {found}")
+    design = best.design(e, law_from, corpus_tokens)
     _check_trainable(e, design)
     return design
 
 
-def _trunks(of: Callable[[Size, float], list[Row]], sizes: Sequence[Size], most: float) -> list[list[list[Row]]]:
-    """Rows by largest C, descending from `most`, and by size."""
-    return [[of(s, most / 2 ** (i / OCTAVE)) for s in sizes] for i in range(OCTAVES * OCTAVE)]
-
-
-def _affordable(trunks: list[list[list[Row]]], ranges: Sequence[slice], budget: Budget) -> Iterator[list[Row]]:
-    """For each range of sizes, the designs whose largest C is within an octave of what the budget allows.
-
-    Within the octave because the lines fall differently on the limits in tokens; below it less is spent, and learnt.
-    """
-    for some in ranges:
-        designs = ([row for rows in by_size[some] for row in rows] for by_size in trunks)
-        yield from itertools.islice(filter(budget.allows, designs), OCTAVE)
-
-
-def _check(e: Experiment, budget: Budget, sizes, rates, noise, shared_noise, target) -> None:
-    flops, seconds = budget.flops, budget.seconds
+def _check(e: Experiment, budget: Budget, sizes: Sequence[Size], rates: Rates | None, **numbers) -> None:
+    flops, seconds, shared = budget.flops, budget.seconds, numbers["shared_noise"]
     require(flops is not None or seconds is not None, "which budget? Give --minutes 15 or --flops 1e13")
     require(seconds is None or rates is not None, "a budget of time needs a rate: measure it, or give --rate FLOP/s")
-    for name, value in (("flops", flops), ("seconds", seconds), ("noise", noise), ("target", target)):
+    positive = {"flops": flops, "seconds": seconds, "noise": numbers["noise"], "target": numbers["target"]}
+    for name, value in positive.items():
         require(value is None or 0 < value < math.inf, f"{name} {value}: must be positive")
-    require(0 <= shared_noise < 1, f"shared noise {shared_noise}: a fraction of the variance, at least 0 and below 1")
+    require(0 <= shared < 1, f"shared noise {shared}: a fraction of the variance, at least 0 and below 1")
     names = [(s.width, s.layers) for s in sizes]
     require(len(set(names)) == len(names), f"sizes {names}: one is given twice")
     if why := unplannable(e):
@@ -297,9 +266,36 @@ def unplannable(e: Experiment) -> str | None:
     return None
 
 
+def _candidates(
+    e: Experiment, budget: Budget, sizes: Sequence[Size], rules: Rules, corpus_tokens: int | None, rates: Rates | None
+) -> Iterator[list[Row]]:
+    """For each spacing and range of sizes, the designs whose largest C is within an octave of what the budget allows.
+
+    Within the octave because the lines fall differently on the limits in tokens; below it less is spent, and learnt.
+    """
+    most = budget.most_flops(rates)
+    chosen = sorted(sizes or affordable_sizes(e.model, most, rules), key=lambda s: s.params_total)
+    ranges = [slice(None)] if sizes else list(_ranges(chosen, rules.span))
+    tops = [most / 2 ** (i / OCTAVE) for i in range(OCTAVES * OCTAVE)]
+    for spacing in (rules.spacing,) if rules.spacing or rules.ratios else (2.0, math.sqrt(2)):
+        spaced = dataclasses.replace(rules, spacing=spacing)
+        trunks = [[trunk_rows(s, top, e, spaced, corpus_tokens, rates) for s in chosen] for top in tops]
+        for some in ranges:
+            designs = ([row for rows in by_size[some] for row in rows] for by_size in trunks)
+            yield from itertools.islice(filter(budget.allows, designs), OCTAVE)
+
+
+def _ranges(sizes: Sequence[Size], span: float) -> Iterator[slice]:
+    """At least three neighbouring sizes, the largest at most `span` times the smallest."""
+    for first in range(len(sizes)):
+        for end in range(first + 3, len(sizes) + 1):
+            if sizes[end - 1].params_total <= span * sizes[first].params_total:
+                yield slice(first, end)
+
+
 def _check_trainable(e: Experiment, design: Design) -> None:
     """Refuse a warm-up that is not over where the first branch of a trunk begins."""
-    for row, made in zip(design.rows, of_design(e, design), strict=True):
+    for row, made in zip(design.rows, from_design(e, design), strict=True):
         steps = duration_steps(
             made.schedule.warmup, "schedule.warmup", batch_tokens=made.batch_tokens,
             epoch_tokens=design.corpus_tokens or row.tokens, total=row.steps,
@@ -311,84 +307,81 @@ def _check_trainable(e: Experiment, design: Design) -> None:
         )
 
 
-def _ranges(sizes: Sequence[Size], span: float) -> Iterator[slice]:
-    """At least three neighbouring sizes, the largest at most `span` times the smallest."""
-    for first in range(len(sizes)):
-        for end in range(first + 3, len(sizes) + 1):
-            if sizes[end - 1].params_total <= span * sizes[first].params_total:
-                yield slice(first, end)
+@dataclasses.dataclass(frozen=True)
+class Expectation:
+    """What rows are expected to tell of a law, with the noise between seeds and within trunks."""
 
+    rows: list[Row]
+    law: Chinchilla
+    noise: float
+    shared_noise: float
+    target: float | None
 
-def _points(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.array([[row.params_total, row.tokens] for row in rows], float).reshape(-1, 2).T)
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """N and D of the rows."""
+        return tuple(np.array([[row.params_total, row.tokens] for row in self.rows], float).reshape(-1, 2).T)
 
+    def covariance(self) -> np.ndarray:
+        """Covariance of the law's parameters as fitted to the rows, [5, 5]."""
+        trunks = np.array([row.trunk for row in self.rows])
+        return precision.covariance(self.law, *self.points(), self.noise, trunks, self.shared_noise)
 
-def _covariance(law: Theta, rows: Sequence[Row], noise: float, shared: float) -> np.ndarray:
-    return precision.covariance(law, *_points(rows), noise, np.array([row.trunk for row in rows]), shared)
+    def optimum(self, flops: float) -> tuple[float, float]:
+        """N and D of the lowest loss, at the FLOPs a parameter and token that the largest size has (6 and more)."""
+        largest = max(self.rows, key=lambda row: row.params_total)
+        return self.law.optimum(flops, largest.flops / largest.params_total / largest.tokens)
 
+    def error(self) -> float:
+        """The standard error that the design is to make small."""
+        V = self.covariance()
+        if self.target is None:
+            return precision.standard_errors(self.law, V)["a"]
+        return precision.prediction_error(self.law, V, *self.optimum(self.target))
 
-def _per(rows: Sequence[Row]) -> float:
-    """Exact FLOPs a parameter and token of the largest size: 6 and what the embedding, head and pairs make of it."""
-    largest = max(rows, key=lambda row: row.params_total)
-    return largest.flops / largest.params_total / largest.tokens
+    def design(self, e: Experiment, law_from: str, corpus_tokens: int | None) -> Design:
+        """The design, with predictions, totals and what to beware of."""
+        rows, law, V = self.rows, self.law, self.covariance()
+        errors = precision.standard_errors(law, V)
+        target = self.target or 4 * max(row.flops for row in rows)
+        N, D = self.optimum(target)
+        ahead = dict(flops=target, params=N, tokens=D, loss=float(law.loss(N, D)))
+        ahead["error"] = precision.prediction_error(law, V, N, D)
+        return Design(
+            experiment=to_dict(e), rows=tuple(rows), law=law, law_from=law_from, noise=self.noise,
+            shared_noise=self.shared_noise, standard_errors=errors, condition=precision.condition(law, *self.points()),
+            target=ahead, corpus_tokens=corpus_tokens, flops=sum(row.flops_added for row in rows),
+            flops_without_trunks=sum(row.flops for row in rows),
+            seconds=None if rows[0].seconds is None else sum(row.seconds for row in rows),
+            warnings=tuple(self._warnings(law_from, errors["a"], ahead["tokens"], corpus_tokens)),
+        )  # fmt: skip
 
-
-def _refusal(refused: tuple[int, str], corpus_tokens: int | None, rules: Rules, budget: Budget) -> str:
-    """Why there is no design, in words."""
-    text = f" and one epoch of {corpus_tokens:,} tokens" if corpus_tokens else ""
-    count, why = refused
-    found = f"of {count} points, collinear: {why}" if count else "empty; raise the budget, or give more text"
-    limits = f"within {budget}, with at least {rules.least_steps} steps{text}"
-    return f"no design {limits} determines the law: the largest is {found}"
-
-
-def _design(e: Experiment, rows, law, law_from, noise, shared, target, corpus_tokens) -> Design:
-    """Predictions, totals and what to beware of."""
-    V = _covariance(law, rows, noise, shared)
-    errors = precision.standard_errors(law, V)
-    target = target or 4 * max(row.flops for row in rows)
-    N, D = law.optimum(target, _per(rows))
-    ahead = dict(flops=target, params=N, tokens=D, loss=float(law.loss(N, D)))
-    ahead["error"] = precision.prediction_error(law, V, N, D)
-    seconds = None if rows[0].seconds is None else sum(row.seconds for row in rows)
-    return Design(
-        experiment=to_dict(e), rows=tuple(rows), law=law, law_from=law_from, noise=noise, shared_noise=shared,
-        standard_errors=errors, condition=precision.condition(law, *_points(rows)), target=ahead,
-        corpus_tokens=corpus_tokens, flops=sum(row.flops_added for row in rows),
-        flops_without_trunks=sum(row.flops for row in rows), seconds=seconds,
-        warnings=tuple(_warnings(rows, law, law_from, errors, ahead, corpus_tokens)),
-    )  # fmt: skip
-
-
-def _warnings(rows, law: Theta, law_from: str, errors: dict, ahead: dict, corpus_tokens) -> Iterator[str]:
-    if law_from == "assumed":
-        yield "law and noise are assumptions: train the cheapest rows first, then plan again with --pilot points.csv"
-    if errors["a"] > 0.1:
-        yield f"a will be known to +-{errors['a']:.2f} only: raise the budget, or repeat rows with other seeds"
-    sizes = [row.params_total for row in rows]
-    N, _ = law.optimum(max(row.flops for row in rows), _per(rows))
-    if not min(sizes) < N < max(sizes):
-        yield f"the optimum of the largest compute, {N:,.0f} parameters, lies outside the sizes: no valley around it"
-    if corpus_tokens and ahead["tokens"] > corpus_tokens:
-        yield f"the extrapolation wants {ahead['tokens']:,.0f} tokens, more than one epoch of {corpus_tokens:,}"
+    def _warnings(self, law_from: str, error: float, tokens: float, corpus_tokens: int | None) -> Iterator[str]:
+        if law_from == "assumed":
+            first = "train the cheapest rows first, then plan again with --pilot points.csv"
+            yield f"law and noise are assumptions: {first}"
+        if error > 0.1:
+            yield f"a will be known to +-{error:.2f} only: raise the budget, or repeat rows with other seeds"
+        sizes = [row.params_total for row in self.rows]
+        N, _ = self.optimum(max(row.flops for row in self.rows))
+        if not min(sizes) < N < max(sizes):
+            optimum = f"the optimum of the largest compute, {N:,.0f} parameters"
+            yield f"{optimum}, lies outside the sizes: no valley around it"
+        if corpus_tokens and tokens > corpus_tokens:
+            yield f"the extrapolation wants {tokens:,.0f} tokens, more than one epoch of {corpus_tokens:,}"
 
 
 # --- from a pilot ----------------------------------------------------------------------------------------------------
-def fitted(path) -> dict:
+def pilot_law(path) -> dict:
     """The law and the noise of points already trained, as `plan` takes them: law, law_from and noise.
 
     noise: the residuals' standard deviation in ln L. Raises UserError where the points do not determine a law.
     """
-    from lm.scaling.fitting import fit
-    from lm.scaling.points import read_points
-
-    points = read_points(path)
-    found = fit(points, "chinchilla", bootstraps=0)
-    law = Theta(**{name: float(found.parameters[name].value) for name in ("E", "A", "B", "alpha", "beta")})
+    points = scaling.read_points(path)
+    law = Chinchilla(**scaling.fit(points, "chinchilla", bootstraps=0).values())
     return {"law": law, "law_from": f"fitted to {path}", "noise": residual_noise(law, points)}
 
 
-def residual_noise(law: Theta, points) -> float:
+def residual_noise(law: Chinchilla, points) -> float:
     """Standard deviation of ln L about the law, of five parameters."""
     n = len(points.loss)
     require(n > 5, f"{n} points leave no residual of a law with 5 parameters; give --noise")

@@ -18,14 +18,14 @@ from lm.bench.sweeps import program
 from lm.cli import main
 from lm.errors import Stopped, UserError
 from lm.run import Run
-from lm.scaling.board import Board
-from lm.scaling.early import check_steps, worse
-from lm.scaling.grid import grid, of_design
-from lm.scaling.jobs import added_steps, jobs_of, packs, parted, trunks
-from lm.scaling.plan import Rules, plan
 from lm.scaling.points import read_points
-from lm.scaling.sweep import COLUMNS, sweep
 from lm.settings import load_experiment
+from lm.sweep.board import Board
+from lm.sweep.early import check_steps, worse
+from lm.sweep.grids import from_design, grid
+from lm.sweep.jobs import added_steps, jobs_of, packs, parted, trunks
+from lm.sweep.planning import Rules, plan
+from lm.sweep.running import COLUMNS, sweep
 from lm.training import loop
 from lm.training.loop import train
 from lm.training.pack import Pack
@@ -125,7 +125,7 @@ def test_a_finished_sweep_trains_nothing(swept, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("lm.scaling.sweep.train_pack", refuse)
+    monkeypatch.setattr("lm.sweep.running.train_pack", refuse)
     before = result.points.read_bytes()
     assert sweep(listed, result.folder).finished == [job.name for job in listed]
     assert result.points.read_bytes() == before
@@ -133,7 +133,7 @@ def test_a_finished_sweep_trains_nothing(swept, monkeypatch):
 
 def test_a_stopped_sweep_goes_on(corpus, tmp_path, monkeypatch):
     """Stopped at the first branch, its runs end as those of a sweep that was not."""
-    from lm.scaling import sweep as module
+    from lm.sweep import running as module
 
     listed = jobs(corpus, *LENGTHS)
     calls = []
@@ -164,7 +164,7 @@ def test_a_run_that_diverges_stops_no_other(corpus, tmp_path, monkeypatch):
 
     tried = []
     monkeypatch.setattr(
-        "lm.scaling.sweep.train_pack", lambda experiments, **_: tried.extend(e.name for e in experiments)
+        "lm.sweep.running.train_pack", lambda experiments, **_: tried.extend(e.name for e in experiments)
     )
     assert sweep(listed, tmp_path / "runs").failed == result.failed and tried == []
     sweep(listed, tmp_path / "runs", retry=True)
@@ -181,7 +181,7 @@ def test_one_runs_fault_is_not_its_packs(corpus, tmp_path, monkeypatch):
         return loop.train_pack(experiments, **given)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lm.scaling.sweep.train_pack", short_of_memory)
+        patch.setattr("lm.sweep.running.train_pack", short_of_memory)
         result = sweep(listed, tmp_path / "runs")
     assert result.finished == ["seed=0"] and "out of memory" in result.failed["seed=1"]
     assert len(read_points(result.points)) == 1
@@ -194,7 +194,7 @@ def tried(monkeypatch):
     """Names of the runs that a sweep wants to train; none of them is."""
     names = []
     monkeypatch.setattr(
-        "lm.scaling.sweep.train_pack", lambda experiments, **_: names.extend(e.name for e in experiments)
+        "lm.sweep.running.train_pack", lambda experiments, **_: names.extend(e.name for e in experiments)
     )
     return names
 
@@ -335,7 +335,7 @@ def test_a_designs_trunks_are_trunks(corpus):
     e = jobs_of([tiny.experiment(corpus, schedule__warmup="10%")])[0].experiment
     rules = Rules(tokens_per_parameter=(0.05, 8.0), least_steps=10)
     design = plan(e, flops=2e10, rules=rules)
-    found = trunks(jobs_of(of_design(e, design)))
+    found = trunks(jobs_of(from_design(e, design)))
     expected = {}
     for row in design.rows:
         expected.setdefault(row.trunk, []).append((row.name, row.branch_step, row.steps))
@@ -399,7 +399,7 @@ def stopped(experiments, **_):
 @pytest.mark.parametrize("end, status", [(no_memory, 1), (stopped, 75)])
 def test_a_sweep_that_did_not_get_there_says_so(config, capsys, monkeypatch, end, status):
     """All failed, or stopped: one line after the report, and the same in JSON."""
-    monkeypatch.setattr("lm.scaling.sweep.train_pack", end)
+    monkeypatch.setattr("lm.sweep.running.train_pack", end)
     found, out, err = run(capsys, "sweep", "several.py", "--json")
     assert found == status
     said = json.loads(out)
@@ -418,7 +418,7 @@ def test_ctrl_c_between_two_trainings_stops_a_sweep(corpus, tmp_path, monkeypatc
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
-    monkeypatch.setattr("lm.scaling.sweep.train_pack", killed)
+    monkeypatch.setattr("lm.sweep.running.train_pack", killed)
     before = signal.getsignal(signal.SIGTERM)
     result = sweep(jobs(corpus, "train.seed=0"), tmp_path)
     assert result.stopped and not result.failed and signal.getsignal(signal.SIGTERM) is before
