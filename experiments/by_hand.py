@@ -24,9 +24,7 @@ from matplotlib.figure import Figure
 
 import lm
 from lm.figures import STYLE, save
-from lm.model.attention import Attention, Stretch, attend
-from lm.model.layers import ACTIVATIONS, FeedForward
-from lm.model.taps import Taps
+from lm.model import ACTIVATIONS, Attention, FeedForward, KeysValues, Mask, Places, Taps, attend
 from lm.sample.filters import choose
 
 FIGURE = Path(__file__).parent / "figures" / "by_hand.svg"
@@ -82,8 +80,8 @@ def weigh(X: np.ndarray, A: np.ndarray) -> np.ndarray:
     (H, S), T = X.shape, A.shape[1]
     with jax.enable_x64(True):
         taps = Taps(edits={"attention.weights": lambda weights, layer: jnp.asarray(A.T, float)[None, None]})
-        seen = Stretch(jnp.zeros((1, H, S)), jnp.asarray(X.T, float)[None], jnp.ones((1, T, S), bool))
-        return np.asarray(attend(jnp.zeros((1, 1, 1, T, H)), [seen], taps))[0, 0, 0].T
+        seen = KeysValues(jnp.zeros((1, H, S)), jnp.asarray(X.T, float)[None])
+        return np.asarray(attend(jnp.zeros((1, 1, 1, T, H)), [seen], [jnp.ones((1, T, S), bool)], taps))[0, 0, 0].T
 
 
 def feed_forward(Z, W1, b1, W2, b2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

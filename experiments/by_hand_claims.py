@@ -23,12 +23,8 @@ from matplotlib.figure import Figure
 
 import lm
 from lm.figures import save
-from lm.model.attention import attend_causal, visible
-from lm.model.layers import FeedForward, Norm, project, rotate, sinusoids
-from lm.model.taps import Taps
-from lm.model.transformer import init, shapes
+from lm.model import FeedForward, KeysValues, Mask, Norm, Places, Taps, attend_among, project, rotate, sinusoids
 from lm.sample.generate import generate_naive
-from lm.scaling.flops import forward_flops
 
 FIGURE = Path(__file__).parent / "figures" / "by_hand_claims.svg"
 MODELS = {
@@ -171,7 +167,7 @@ def parts(c: lm.ModelConfig) -> dict[str, int]:
     of = {"embedding": "embeddings", "head": "embeddings", "position": "positions"}
     of |= {"attention": "attention", "feedforward": "MLP"}
     counts = dict.fromkeys([*of.values(), "norms"], 0)
-    for path, leaf in jax.tree.leaves_with_path(shapes(c)):
+    for path, leaf in jax.tree.leaves_with_path(lm.build(c).shapes()):
         names = [key.key for key in path if key.key != "blocks"]
         counts[of.get(names[0], "norms")] += math.prod(leaf.shape)
     return counts
@@ -183,7 +179,7 @@ def kv_cache() -> dict[str, list[float]]:
     made = {name: [] for name in ("n", "FLOPs, cached", "FLOPs, without", "ratio", "s, cached", "s, without", "times")}
     for n in DECODED:
         c = lm.ModelConfig(layers=4, width=128, heads=4, context=n, vocab=256, tied=True, zero_init=False)
-        read = lambda t, c=c: {part: t * flops for part, flops in forward_flops(c, t).items()}  # noqa: E731
+        read = functools.partial(flops_of_reading, lm.build(c))
         cached, without = read(n), Counter()  # each token read once; or all tokens so far, for each token
         for t in range(1, n + 1):
             without.update(read(t))
@@ -207,7 +203,7 @@ def decoding_seconds(c: lm.ModelConfig, n: int) -> tuple[float, float]:
 
     The plain path is one program for all lengths, so it reads all of the context each time, twice what it needs.
     """
-    m = lm.Model(init(c, 0), lm.bench.AnyText(c.vocab, 1), lm.Experiment(model=c), 0)
+    m = lm.Trained(lm.build(c).init(0), lm.bench.AnyText(c.vocab, 1), lm.Experiment(model=c), step=0)
     prompt = m.tokenizer.encode_ordinary("")
     cached = lambda: lm.generate(m, [""], lm.Sampler(temperature=0), max_tokens=n)[0].tokens  # noqa: E731
     plain = lambda: generate_naive(m, prompt, n)[0]  # noqa: E731
@@ -233,7 +229,8 @@ def fastest(run: Callable, rounds: int = 5) -> float:
 def quadratic_attention() -> dict[str, list[float]]:
     """Of a block's work only scores and mixing grow as T^2, and they outgrow the rest at T = 12 D."""
     D, crossing = WIDTH, 12 * WIDTH - 1
-    block = lambda T: forward_flops(lm.ModelConfig(layers=1, width=D, heads=HEADS, context=T, vocab=1))  # noqa: E731
+    model = lm.build(lm.ModelConfig(layers=1, width=D, heads=HEADS, vocab=1))
+    block = lambda T: model.cost(T).products  # noqa: E731
     quadratic = lambda T: T * block(T)["attention scores and values"]  # noqa: E731
     linear = lambda T: T * (block(T)["attention projections"] + block(T)["feed-forward"])  # noqa: E731
     assert quadratic(crossing) == linear(crossing) and quadratic(crossing + 1) > linear(crossing + 1)
@@ -260,7 +257,7 @@ def block_parts(T: int) -> tuple[Callable, Callable]:
     x, w, out = normal(1, T, WIDTH), normal(WIDTH, 3 * WIDTH), normal(WIDTH, WIDTH)
     layer = FeedForward(lm.ModelConfig(width=WIDTH, heads=HEADS, zero_init=False), nnx.Rngs(0))
     places = jnp.arange(T)[None]
-    attend = jax.jit(lambda q, k, v: attend_causal(q, k, v, visible(places, places, None), Taps()))
+    attend = jax.jit(lambda q, k, v: attend_among(q, KeysValues(k, v), Places(places), Mask(), Taps()))
     rest = jax.jit(lambda x, w, out: (project(x, w), project(x, out), layer(x, Taps())))
     jax.block_until_ready((attend(q, k, v), rest(x, w, out)))
     return lambda: attend(q, k, v), lambda: rest(x, w, out)

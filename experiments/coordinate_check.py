@@ -120,7 +120,7 @@ def moved(e: lm.Experiment, seeds: int) -> dict[str, np.ndarray]:
 
 def values(params: dict, tokens_BT, e: lm.Experiment) -> dict[str, np.ndarray]:
     """What VALUES says of these parameters."""
-    logits_BTV, taps = lm.Model(params, None, e, 0).apply(tokens_BT, taps=tuple(VALUES))
+    logits_BTV, taps = lm.Trained(params, None, e, step=0).apply(tokens_BT, taps=tuple(VALUES))
     return {
         "attention.out": np.asarray(taps["attention.out"].sum(0)),
         "mlp.hidden": np.asarray(taps["mlp.hidden"][-1]),

@@ -71,7 +71,7 @@ class Study:
     """{edit: {test: share of answers that are as they should be}}."""
 
 
-def study(m: lm.Model, facts: list, options) -> Study:
+def study(m: lm.Trained, facts: list, options) -> Study:
     completions = probe.complete(m, facts)
     table = probe.summary(completions)
     print_completions(table)
@@ -107,7 +107,7 @@ def print_completions(table: list[dict]) -> None:
         print(f"{r['relation']:<24}{seen:>9}{r['facts']:>7}{r['accuracy']:>8.3f}{share:>12}{r['probability']:>13.3f}")
 
 
-def ablate(m: lm.Model, facts: list) -> "probe.Ablation":
+def ablate(m: lm.Trained, facts: list) -> "probe.Ablation":
     """Zero ablation, returned, and mean ablation beside it: what the answers lose without a layer."""
     parts = [part for part in probe.every_part(m) if part.kind != "head"]
     batch = probe.fact_rows(m, facts)
@@ -130,7 +130,7 @@ def print_effects(effects: dict[str, np.ndarray], count: int, clean: float, corr
             print(f"{kind + ', ' + place:<24}" + "".join(f"{x:>+20.3f}" for x in effect_P[there]))
 
 
-def edit(m: lm.Model, facts: list, editable: list, site: tuple[int, str], count: int) -> dict[str, dict[str, float]]:
+def edit(m: lm.Trained, facts: list, editable: list, site: tuple[int, str], count: int) -> dict[str, dict[str, float]]:
     """Share of answers that are as they should be after edits of `count` facts, for each way to edit; before, too.
 
     An edit gives one fact, in one phrasing of the corpus, another answer of its relation. It should then be the answer

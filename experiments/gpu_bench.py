@@ -36,7 +36,6 @@ from matplotlib import ticker
 import lm
 from lm.bench import Contestant, Program, compare
 from lm.figures import STYLE, save
-from lm.scaling.flops import train_flops
 
 FIGURE = Path(__file__).parent / "figures" / "gpu_bench.svg"
 SECONDS, SMALL_SECONDS = 465, 900
@@ -256,7 +255,7 @@ def fitting(shape: dict, batch: int, *changes: dict) -> tuple[lm.Experiment, lis
 
 
 def described(e: lm.Experiment) -> str:
-    parameters = lm.model.transformer.parameter_count(e.model)[0]
+    parameters = lm.build(e.model).parameter_count()[0]
     size = f"{parameters / 1e6:.0f}M" if parameters >= 1e7 else f"{parameters / 1e3:,.0f}k"
     plain = ", plain attention" if e.model.attention == "plain" else ""
     return f"train {size}, B={e.train.batch} T={e.model.context}{plain}"
@@ -267,7 +266,7 @@ def utilisation(size: str) -> Part:
 
     def rows(scale: Scale, turns: Turns) -> Iterator[Row]:
         e, [program] = fitting(*scale.sizes[size])
-        dtype = str(lm.model.transformer.compute_dtype(e.model))
+        dtype = str(lm.build(e.model).dtype)
         limits = lm.bench.matmul_limits(dtype)
         contestants = [Contestant("lm", program.run), *(limit.contestant for limit in limits)]
         timings = compare(contestants, turns.seconds, turns.rounds)
@@ -277,7 +276,7 @@ def utilisation(size: str) -> Part:
         if known == "looked up":
             peaks[f"published peak, {published / 1e12:,.0f} TFLOP/s"] = published
         for against, peak in peaks.items():
-            share = [rate * train_flops(e.model) / peak for rate in (rates.median, rates.low, rates.high)]
+            share = [rate * lm.build(e.model).cost().training_flops / peak for rate in (rates.median, rates.low, rates.high)]
             yield Row(described(e), "share", against, *share, rates.median, "tokens/s")
 
     return rows

@@ -3,7 +3,7 @@
 python experiments/growth.py                     5 minutes on two CPU cores, nothing else running
 python experiments/growth.py --most 3 --rounds 3 the three smallest sizes of each sweep: 2 minutes
 Each sweep varies one thing. Its slope in a log-log plot, by least squares, stands beside the slope of what theory
-counts at the same sizes: FLOPs of a step (lm.scaling.flops), numbers held at once, bytes read for a token. Prints the
+counts at the same sizes: FLOPs of a step (lm.model.cost), numbers held at once, bytes read for a token. Prints the
 points, both slopes, both over the last doubling, and why they differ where they do; draws
 experiments/figures/growth.svg. Expected: experiments/RESULTS.md.
 """
@@ -22,7 +22,6 @@ from matplotlib import ticker
 import lm
 from lm.bench import Contestant, compare
 from lm.figures import STYLE, save
-from lm.scaling.flops import train_flops
 
 FIGURE = Path(__file__).parent / "figures" / "growth.svg"
 BASE, BATCH = dict(layers=4, width=128, heads=4, context=128, vocab=257), 8
@@ -117,7 +116,7 @@ class Step:
 
     @property
     def flops(self) -> float:
-        return train_flops(self.e.model) * self.e.batch_tokens
+        return lm.build(self.e.model).cost().training_flops * self.e.batch_tokens
 
     @property
     def counted_bytes(self) -> float:
@@ -176,8 +175,8 @@ def panels_of_training(steps: dict[str, list[Step]]) -> list[Panel]:
 def decoding(slots: Sequence[int], rounds: int, display: lm.Display) -> Panel:
     """Fill the caches token by token; each token reads the parameters and all of its cache's slots."""
     c = lm.ModelConfig(**(BASE | dict(context=max(slots))))
-    params = lm.model.transformer.init(c, 0)
-    m = lm.Model(params, lm.bench.AnyText(c.vocab, 1), lm.Experiment(model=c), 0)
+    params = lm.build(c).init(0)
+    m = lm.Generator(lm.Trained(params, lm.bench.AnyText(c.vocab, 1), lm.Experiment(model=c), step=0))
 
     def filling(capacity: int) -> Callable[[int], None]:
         def run(n: int) -> None:

@@ -10,12 +10,31 @@ the columns of a matrix, the tokens of a loss).
 
 from lm.model import recurrent, transformer
 from lm.model.api import Inputs, LanguageModel, build, implements
+from lm.model.attention import Attention, attend, attend_among
+from lm.model.cache import KeysValues, KVCache
+from lm.model.conventions import conventions, parameters
 from lm.model.cost import Cost
 from lm.model.kernels import over_layers
-from lm.model.layers import Linear, Norm, compute_dtype, dropout, loss_operations, project, vocabulary_logits
+from lm.model.layers import (
+    ACTIVATIONS,
+    FeedForward,
+    Linear,
+    Norm,
+    compute_dtype,
+    dropout,
+    loss_operations,
+    project,
+    rotate,
+    sinusoids,
+    vocabulary_logits,
+)
+from lm.model.mask import Mask, Places
 from lm.model.taps import Tap, Taps
+from lm.model.trained import Trained
 
 __all__ = [
-    "Cost", "Inputs", "LanguageModel", "Linear", "Norm", "Tap", "Taps", "build", "compute_dtype", "dropout",
-    "implements", "loss_operations", "over_layers", "project", "recurrent", "transformer", "vocabulary_logits",
+    "ACTIVATIONS", "Attention", "Cost", "FeedForward", "Inputs", "KVCache", "KeysValues", "LanguageModel", "Linear",
+    "Mask", "Norm", "Places", "Tap", "Taps", "Trained", "attend", "attend_among", "build", "compute_dtype",
+    "conventions", "dropout", "implements", "loss_operations", "over_layers", "parameters", "project", "recurrent",
+    "rotate", "sinusoids", "transformer", "vocabulary_logits",
 ]  # fmt: skip
