@@ -18,9 +18,8 @@ from lm.errors import Diverged
 from lm.hardware import peak_flops
 from lm.model.transformer import compute_dtype
 from lm.run import Run
-from lm.scaling.flops import train_flops
 from lm.training.resume import stable_end
-from lm.training.step import TrainState, abstract_parts, all_finite, hyperparameters, init_state, parts
+from lm.training.step import TrainState, abstract_parts, all_finite, init_state, parts
 from lm.training.trackers import TRACKERS, Tracker
 
 
@@ -35,7 +34,6 @@ class Member:
     validation: tuple[np.ndarray, np.ndarray]
     bytes_V: np.ndarray
     eot: int
-    hyper: dict
     stable_end: int | None
     writer: Checkpoints
     trackers: list[Tracker]
@@ -60,8 +58,7 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack) -> Member:
         run=run, e=e, steps=steps, eot=data.tokenizer.eot_token, bytes_V=tokenizers.token_bytes(data.tokenizer),
         batches=Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed),
         validation=validation_windows(data.validation, e.model.context, e.train.eval_tokens),
-        hyper=hyperparameters(e, steps), stable_end=stable, writer=writer,
-        trackers=[TRACKERS[name](run) for name in e.train.trackers],
+        stable_end=stable, writer=writer, trackers=[TRACKERS[name](run) for name in e.train.trackers],
     )  # fmt: skip
 
 
@@ -101,7 +98,7 @@ def training_figures(member: Member, report: dict, speed: float | None) -> dict:
     }
     if speed is not None:
         peak, _ = peak_flops(str(compute_dtype(e.model)))
-        figures |= {"tokens_per_second": speed, "mfu": speed * train_flops(e.model) / peak}
+        figures |= {"tokens_per_second": speed, "mfu": speed * member.run.record["flops_per_token"] / peak}
     return figures
 
 

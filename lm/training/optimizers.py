@@ -1,8 +1,8 @@
 """Optimizers: optax turns gradients into directions; one function here turns directions into updates.
 
 Rates and weight decay are traced numbers applied in `apply`, so that sweeping them compiles nothing. Which leaf is a
-hidden matrix, and which decays, is read from the parameters' axes, never from their number of dimensions. What a model
-with a base shape multiplies them by is said in lm/model/parametrization.py.
+hidden matrix, and which decays, is read from the parameters' axes, never from their number of dimensions.
+lm/model/parametrization.py says what a model with a base shape multiplies them by.
 """
 
 import jax
@@ -14,7 +14,7 @@ from lm.model.parametrization import is_hidden_matrix, is_matrix, multipliers
 
 
 def direction(c: OptimizerConfig, axes: dict, model: ModelConfig) -> optax.GradientTransformation:
-    """Gradient to direction of descent, before rate and decay. `axes`: the tree of lm.model.transformer.axes."""
+    """Returns what turns gradients into directions of descent, before rate and decay. axes: each parameter's."""
     transform = _direction(c, axes)
     epsilon = tree_map_axes(lambda a: multipliers(model, c.name, a).epsilon, axes)
 
@@ -55,7 +55,7 @@ def _direction(c: OptimizerConfig, axes: dict) -> optax.GradientTransformation:
 def apply(
     c: OptimizerConfig, axes: dict, params: dict, directions: dict, rate: jax.Array, h: dict, model: ModelConfig
 ) -> dict:
-    """params - rate * (direction + decay * params): decoupled weight decay (Loshchilov and Hutter 2019).
+    """Returns params - rate * (direction + decay * params): decoupled weight decay (Loshchilov and Hutter 2019).
 
     rate: fraction of the peak. h: traced learning_rate, matrix_learning_rate and weight_decay.
     """
@@ -71,11 +71,11 @@ def apply(
 
 
 def clip(gradients: dict, limit: jax.Array) -> tuple[dict, jax.Array]:
-    """Scale all gradients so that their global norm is at most `limit`; also the norm before."""
+    """Scales all gradients so that their global norm is at most `limit`. Returns them and the norm before."""
     norm = optax.tree.norm(gradients)
     return jax.tree.map(lambda g: g * jnp.minimum(1.0, limit / (norm + 1e-9)), gradients), norm
 
 
 def tree_map_axes(f, axes: dict, *trees):
-    """jax.tree.map over a tree of axes, whose leaves are tuples, and trees like the parameters."""
+    """Maps f over a tree of axes, whose leaves are tuples, and trees like the parameters."""
     return jax.tree.map(f, axes, *trees, is_leaf=lambda a: isinstance(a, tuple))
