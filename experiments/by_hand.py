@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 import lm
 from lm.figures import STYLE, save
 from lm.model import ACTIVATIONS, Attention, FeedForward, KeysValues, Mask, Places, Taps, attend
-from lm.sample.filters import choose
+from lm.sample import choose
 
 FIGURE = Path(__file__).parent / "figures" / "by_hand.svg"
 
@@ -102,19 +102,20 @@ def self_attention(X, Wq, Wk, Wv, rule: Callable | None = None, causal: bool = F
 
     rule(S) is what goes into softmax, for the scores S = K^T Q as exact integers in float64; without a rule, what the
     library makes of them, in float32. Softmax runs down columns: column j is what query j gives each key. causal: query
-    j sees keys up to j; else all positions are the same one.
+    j sees keys up to j; else every query sees all.
     """
     (H, D), T = Wq.shape, X.shape[1]
     c = lm.ModelConfig(width=D, heads=1, head_width=H, positions="none", qk_norm=False, attention="plain")
     with jax.enable_x64(True):
-        # The library's scores are float32, divided by sqrt(H): integers again after rounding.
-        edit = lambda scores, layer: rule(jnp.round(scores.astype(float) * H**0.5))  # noqa: E731
+
+        def edit(scores, layer):  # the library's are float32, divided by sqrt(H): integers again after rounding
+            return rule(jnp.round(scores.astype(float) * H**0.5))
+
         names = [f"attention.{name}" for name in ("query", "key", "value", "weights", "heads")]
         layer, taps = Attention(c, nnx.Rngs(0)), Taps(read=names, edits={"attention.scores": edit} if rule else {})
         for linear, W in ((layer.query, Wq), (layer.key, Wk), (layer.value, Wv)):
             linear.kernel[...] = W.T
-        positions_BT = (jnp.arange(T) if causal else jnp.zeros(T, int))[None]
-        layer(jnp.asarray(X.T, float)[None], positions_BT, None, None, None, None, taps)
+        layer(jnp.asarray(X.T, float)[None], Places(jnp.arange(T)[None]), Mask(causal=causal), None, None, taps)
         made = [np.asarray(taps.values[name]).reshape(T, -1).T for name in names]
     return dict(zip("QKVAZ", made, strict=True))
 

@@ -7,6 +7,7 @@ stops where the exact statement fails. Draws experiments/figures/by_hand_claims.
 """
 
 import argparse
+import functools
 import math
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ from matplotlib.figure import Figure
 import lm
 from lm.figures import save
 from lm.model import FeedForward, KeysValues, Mask, Norm, Places, Taps, attend_among, project, rotate, sinusoids
-from lm.sample.generate import generate_naive
+from lm.sample import generate_naive
 
 FIGURE = Path(__file__).parent / "figures" / "by_hand_claims.svg"
 MODELS = {
@@ -174,6 +175,11 @@ def parts(c: lm.ModelConfig) -> dict[str, int]:
 
 
 # --- what a cache saves ----------------------------------------------------------------------------------------------
+def flops_of_reading(model: lm.LanguageModel, tokens: int) -> dict[str, float]:
+    """Matrix products of reading so many tokens at once, by part."""
+    return {part: tokens * flops for part, flops in model.cost(tokens).products.items()}
+
+
 def kv_cache() -> dict[str, list[float]]:
     """Over n tokens a cache saves a factor (n + 1)/2 of the projections and (n + 2)/3 of attention, for memory."""
     made = {name: [] for name in ("n", "FLOPs, cached", "FLOPs, without", "ratio", "s, cached", "s, without", "times")}
@@ -230,9 +236,14 @@ def quadratic_attention() -> dict[str, list[float]]:
     """Of a block's work only scores and mixing grow as T^2, and they outgrow the rest at T = 12 D."""
     D, crossing = WIDTH, 12 * WIDTH - 1
     model = lm.build(lm.ModelConfig(layers=1, width=D, heads=HEADS, vocab=1))
-    block = lambda T: model.cost(T).products  # noqa: E731
-    quadratic = lambda T: T * block(T)["attention scores and values"]  # noqa: E731
-    linear = lambda T: T * (block(T)["attention projections"] + block(T)["feed-forward"])  # noqa: E731
+
+    def quadratic(T: int) -> float:
+        return flops_of_reading(model, T)["attention scores and values"]
+
+    def linear(T: int) -> float:
+        block = flops_of_reading(model, T)
+        return block["attention projections"] + block["feed-forward"]
+
     assert quadratic(crossing) == linear(crossing) and quadratic(crossing + 1) > linear(crossing + 1)
     assert quadratic(LENGTHS[-1]) == 2 * D * LENGTHS[-1] * (LENGTHS[-1] + 1)  # pairs the mask lets through
     made = {name: [] for name in ("T", "FLOPs, T^2", "FLOPs, rest", "ms, T^2", "ms, rest")}

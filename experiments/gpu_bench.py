@@ -275,8 +275,9 @@ def utilisation(size: str) -> Part:
         published, known = lm.bench.peak_flops(dtype)
         if known == "looked up":
             peaks[f"published peak, {published / 1e12:,.0f} TFLOP/s"] = published
+        flops = lm.build(e.model).cost().training_flops
         for against, peak in peaks.items():
-            share = [rate * lm.build(e.model).cost().training_flops / peak for rate in (rates.median, rates.low, rates.high)]
+            share = [rate * flops / peak for rate in (rates.median, rates.low, rates.high)]
             yield Row(described(e), "share", against, *share, rates.median, "tokens/s")
 
     return rows

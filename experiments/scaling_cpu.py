@@ -24,9 +24,7 @@ import numpy as np
 from scaling_report import EXACT, KAPLAN, SEALED, law_of, rule, show
 
 import lm
-from lm.data.batches import Batches
-from lm.data.corpora import cache_folder
-from lm.data.tokens import prepare
+from lm.data import Batches, cache_folder, prepare
 from lm.errors import UserError
 from lm.hardware import keep_compiled_programs
 from lm.scaling import read_points, write_prediction

@@ -1,4 +1,4 @@
-"""What rich draws, with names, paths and prompts as they are: no `[/x]` is markup here, and no `:x:` an emoji."""
+"""Consoles of rich that print names, paths and prompts as they are: no `[/x]` is markup here, and no `:x:` an emoji."""
 
 import io
 import os
@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 
 
 def console(**options: Any) -> Console:
-    """A console that prints text literally; options are rich's. Where there is no terminal its lines are long."""
+    """Returns a console that prints text literally. options: rich's. Where there is no terminal its lines are long."""
     made = Console(markup=False, emoji=False, highlight=False, **options)
     if not (made.is_terminal or "width" in options or "COLUMNS" in os.environ):
         made.width = 150
@@ -16,7 +16,7 @@ def console(**options: Any) -> Console:
 
 
 def as_text(*shown: RenderableType, width: int) -> str:
-    """Tables and lines below each other as plain text, with no spaces at the ends of its lines."""
+    """Returns tables and lines below each other as plain text, without spaces at the ends of its lines."""
     text = io.StringIO()
     plain = console(file=text, width=width)
     for one in shown:

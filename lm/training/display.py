@@ -1,4 +1,4 @@
-"""What a person sees of a run: one live line, and a line that stays at each evaluation. All on standard error."""
+"""The display of a run: one live line, and a line that stays at each evaluation. All on standard error."""
 
 import contextlib
 import threading

@@ -1,4 +1,4 @@
-"""What a training would cost, before it starts: parameters, FLOPs, memory and time from a measured rate."""
+"""The forecast of a training: parameters, FLOPs, memory, and time from a measured rate, before it starts."""
 
 import dataclasses
 import math

@@ -33,7 +33,7 @@ from lm.training.member import (
 from lm.training.memory import require_memory
 from lm.training.pack import Pack, make_pack, resolve
 from lm.training.resume import open_runs
-from lm.training.step import abstract_parts
+from lm.training.step import abstract_parts, hyperparameters
 
 DISPATCH_SECONDS = 0.25
 """How long the device works between two looks of the host: long enough to hide Python, short enough to watch."""
@@ -105,7 +105,7 @@ def train_pack(
             # --- 3. State: fresh, or restored ------------------------------------------------------------------------
             group = [member for member in members if member.run.reached == step and not member.lost]
             first, resumed = group[0], bool(group[0].run.steps())
-            states, hypers = [restore(member) for member in group], [member.hyper for member in group]
+            states, hypers = [restore(member) for member in group], [hyperparameters(m.e, m.steps) for m in group]
             resident = first.batches.resident
             tokens = jnp.asarray(first.batches.resident_tokens()) if resident else None
             pack = make_pack(states, hypers, e, first.eot, resident=resident, how=how)

@@ -19,7 +19,7 @@ from lm.hardware import peak_flops
 from lm.model.api import build
 from lm.run import Run
 from lm.training.resume import stable_end
-from lm.training.step import TrainState, abstract_parts, all_finite, hyperparameters, init_state, parts
+from lm.training.step import TrainState, abstract_parts, all_finite, init_state, parts
 from lm.training.trackers import TRACKERS, Tracker
 
 
@@ -34,7 +34,6 @@ class Member:
     validation: tuple[np.ndarray, np.ndarray]
     bytes_V: np.ndarray
     eot: int
-    hyper: dict
     stable_end: int | None
     writer: Checkpoints
     trackers: list[Tracker]
@@ -59,8 +58,7 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack) -> Member:
         run=run, e=e, steps=steps, eot=data.tokenizer.eot_token, bytes_V=tokenizers.token_bytes(data.tokenizer),
         batches=Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed),
         validation=validation_windows(data.validation, e.model.context, e.train.eval_tokens),
-        hyper=hyperparameters(e, steps), stable_end=stable, writer=writer,
-        trackers=[TRACKERS[name](run) for name in e.train.trackers],
+        stable_end=stable, writer=writer, trackers=[TRACKERS[name](run) for name in e.train.trackers],
     )  # fmt: skip
 
 
@@ -100,7 +98,7 @@ def training_figures(member: Member, report: dict, speed: float | None) -> dict:
     }
     if speed is not None:
         peak, _ = peak_flops(str(build(e.model).dtype))
-        figures |= {"tokens_per_second": speed, "mfu": speed * build(e.model).cost().training_flops / peak}
+        figures |= {"tokens_per_second": speed, "mfu": speed * member.run.record["flops_per_token"] / peak}
     return figures
 
 

@@ -1,4 +1,4 @@
-"""What a training needs of the device's memory, counted before anything is allocated, and whether it is there."""
+"""The memory that a training needs, counted before anything is allocated, and whether the device has it."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from lm.training.step import init_state
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on one device. Parameters and optimizer are exact, the others the least that a step can do with."""
+    """Counts bytes on one device. Parameters and optimizer are exact, the others the least a step can do with."""
 
     parameters: int
     optimizer: int

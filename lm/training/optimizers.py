@@ -1,8 +1,8 @@
 """Optimizers: optax turns gradients into directions; one function here turns directions into updates.
 
 Rates and weight decay are traced numbers applied in `apply`, so that sweeping them compiles nothing. Which leaf is a
-hidden matrix, and which decays, is read from the parameters' axes, never from their number of dimensions. What a model
-with a base shape multiplies them by is said in lm/model/parametrization.py.
+hidden matrix, and which decays, is read from the parameters' axes, never from their number of dimensions.
+lm/model/parametrization.py says what a model with a base shape multiplies them by.
 """
 
 import math
@@ -75,7 +75,7 @@ def apply(c: OptimizerConfig, model: LanguageModel, params: dict, directions: di
 
 
 def clip(gradients: dict, limit: jax.Array) -> tuple[dict, jax.Array]:
-    """Scale all gradients so that their global norm is at most `limit`; also the norm before."""
+    """Scales all gradients so that their global norm is at most `limit`. Returns them and the norm before."""
     norm = optax.tree.norm(gradients)
     return jax.tree.map(lambda g: g * jnp.minimum(1.0, limit / (norm + 1e-9)), gradients), norm
 
@@ -99,5 +99,5 @@ def optimizer_flops(c: OptimizerConfig, model: LanguageModel) -> float:
 
 
 def tree_map_axes(f, axes: dict, *trees):
-    """jax.tree.map over a tree of axes, whose leaves are tuples, and trees like the parameters."""
+    """Maps f over a tree of axes, whose leaves are tuples, and trees like the parameters."""
     return jax.tree.map(f, axes, *trees, is_leaf=lambda a: isinstance(a, tuple))

@@ -1,4 +1,4 @@
-"""What a finished training has to show: its validation figure beside honest baselines, a sample, what to type next."""
+"""The summary of a training: its validation figure beside honest baselines, a sample, what to type next."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,7 @@ SAMPLE_TOKENS = 200
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The last record of a run and what to hold it against."""
+    """Holds the last figures of a run and what to compare them with."""
 
     run: Run
     record: dict[str, Any]
@@ -25,7 +25,7 @@ class Summary:
     sample: str | None
 
     def json(self) -> dict[str, Any]:
-        """The keys other programs may rely on, and the baselines."""
+        """Returns the keys that other programs may rely on, and the baselines."""
         facts = self.run.record
         r = self.record
         names = (
@@ -41,7 +41,7 @@ class Summary:
         }
 
     def text(self) -> str:
-        """A page for a person."""
+        """Lays it out for a person."""
         r, run = self.record, self.run
         name = run.name if run.folder == RUNS else run.path
         lines = [""]
@@ -67,7 +67,7 @@ class Summary:
 
 
 def summary(run: Run, *, sample: bool = True) -> Summary:
-    """Gather a run's last figures, the baselines on its validation text and, if asked for, a sample."""
+    """Gathers a run's last figures, the baselines on its validation text and, if asked for, a sample."""
     e, records = run.experiment, run.metrics()
     record: dict[str, Any] = {}
     for entry in records:  # the newest of each: the last line may hold only a part
@@ -81,7 +81,7 @@ def summary(run: Run, *, sample: bool = True) -> Summary:
 
 
 def _sample(run: Run) -> str:
-    """A continuation of nothing; of a line break where the model never saw a document begin."""
+    """Continues nothing, or a line break where the model never saw a document begin."""
     m = load(run)
     prompt = "" if run.record["documents"] > 1 else _line_break(m)
     tokens = min(SAMPLE_TOKENS, run.experiment.model.context - 1)
@@ -90,7 +90,7 @@ def _sample(run: Run) -> str:
 
 
 def _line_break(m: Trained) -> str:
-    """A line break, or the first character of an alphabet that has none."""
+    """Returns a line break, or the first character of an alphabet that has none."""
     try:
         m.tokenizer.encode_ordinary("\n")
     except UserError:

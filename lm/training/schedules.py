@@ -1,7 +1,7 @@
 """Learning-rate schedules: a fraction of the peak for every step, a pure function of numbers.
 
 They take the arrays of any namespace: training traces them in JAX, in float32; two lengths of a run are compared in
-NumPy, in float64, where rates that differ at all are seen to.
+NumPy, in float64, which tells apart rates that differ at all.
 """
 
 from collections.abc import Callable
@@ -18,23 +18,23 @@ STRETCH = 1 << 20
 
 
 def cosine(left: Array, h: dict) -> Array:
-    """Half a cosine from the peak to the final fraction (Loshchilov and Hutter 2017)."""
+    """Falls by half a cosine from the peak to the final fraction (Loshchilov and Hutter 2017)."""
     xp = left.__array_namespace__()
     return h["final"] + (1 - h["final"]) * 0.5 * (1 - xp.cos(np.pi * left))
 
 
 def linear(left: Array, h: dict) -> Array:
-    """A straight line from the peak to the final fraction."""
+    """Falls in a straight line from the peak to the final fraction."""
     return h["final"] + (1 - h["final"]) * left
 
 
 def constant(left: Array, h: dict) -> Array:
-    """The peak throughout."""
+    """Stays at the peak."""
     return left.__array_namespace__().ones_like(left)
 
 
 def wsd(left: Array, h: dict) -> Array:
-    """The peak, then a straight line to the final fraction over the last `decay` steps (Hu et al. 2024)."""
+    """Stays at the peak, then falls in a straight line over the last `decay` steps (Hu et al. 2024)."""
     xp = left.__array_namespace__()
     decaying = xp.clip(left * (h["total"] - h["warmup"]) / xp.maximum(h["decay"], 1), 0, 1)
     return linear(decaying, h)
@@ -46,7 +46,7 @@ SCHEDULES: dict[str, Callable[[Array, dict], Array]] = {
 
 
 def rate(name: str, step: Array, h: dict) -> Array:
-    """Fraction of the peak rate that update number `step` (from 0, floating point) uses.
+    """Returns the fraction of the peak rate that update number `step` (from 0, floating point) uses.
 
     h: total, warmup and decay in steps, final as a fraction; all traced, so a longer run compiles nothing. Warm-up is
     linear and its last step is the first at the peak. Each schedule sees the part of the run after warm-up that is
@@ -59,7 +59,7 @@ def rate(name: str, step: Array, h: dict) -> Array:
 
 
 def agreement(name: str, final: float, one: Steps, other: Steps) -> int:
-    """How many updates, from the first on, have the same rate in two lengths of a run: all of the shorter, at most."""
+    """Counts the updates, from the first on, that have the same rate in two lengths of a run; at most the shorter's."""
     shorter = min(one.total, other.total)
     if name == "wsd":  # the first update of a decay is at the peak but for rounding, which the length decides
         shorter = min(one.total - one.decay, other.total - other.decay)

@@ -65,7 +65,7 @@ class Batch:
 
 
 def hyperparameters(e: Experiment, steps: Steps) -> dict:
-    """Returns every number that programs trace, so that changing it compiles nothing: see TRACED.
+    """Returns every number that programs trace, so that changing it compiles nothing.
 
     The seed is given by the 32 bits of it that JAX makes a key of.
     """

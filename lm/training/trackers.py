@@ -11,7 +11,7 @@ Tracker = Callable[[dict[str, Any]], None]
 
 
 def tensorboard(run: Run) -> Tracker:
-    """Scalars under <run>/tensorboard."""
+    """Writes scalars under <run>/tensorboard."""
     writer = _import("tensorboardX").SummaryWriter(str(run.path / "tensorboard"))
 
     def track(record: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ def tensorboard(run: Run) -> Tracker:
 
 
 def wandb(run: Run) -> Tracker:
-    """A Weights & Biases run of the same name; a resumed run goes on in the same one."""
+    """Logs to a Weights & Biases run of the same name; a resumed run goes on in the same one."""
     module = _import("wandb")
     identity = f"{run.name.replace('/', '-')}-{run.record['fingerprint'][:8]}"
     session = module.init(project="lm", name=run.name, id=identity, resume="allow", config=run.record["experiment"])
