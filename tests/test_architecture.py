@@ -1,7 +1,11 @@
 """The house as the README draws it: imports go down only, and no room knows what it should not."""
 
 import ast
+import graphlib
+import importlib
 from pathlib import Path
+
+import pytest
 
 import lm
 
@@ -97,7 +101,39 @@ def test_nothing_below_imports_the_command():
             assert not imports(file) & command, f"{file.relative_to(HOUSE)} knows the command"
 
 
-def test_configs_use_public_names():
-    """Configs need nothing but `import lm`."""
-    for file in sorted((HOUSE.parent / "configs").glob("*.py")):
-        assert imports(file) == set(), f"{file.name} reaches into {imports(file)}"
+def imported_modules(file: Path) -> set[str]:
+    """The modules of lm that a file imports, wherever in the file: `lm.model.api` and so on."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lm":
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in inside if name in MODULES} or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
+    return found
+
+
+MODULES = {
+    ".".join(("lm", *file.relative_to(HOUSE).with_suffix("").parts)).removesuffix(".__init__"): file
+    for file in HOUSE.rglob("*.py")
+}
+FACES = {name for name in MODULES if MODULES[name].name == "__init__.py"}
+"""What a package gives to the outside; they import lazily, or what is below them, and are left out of circles."""
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Not inside a room either."""
+    graph = {name: imported_modules(file) - FACES for name, file in MODULES.items() if name not in FACES}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        raise AssertionError(" <- ".join(error.args[1])) from None
+
+
+@pytest.mark.parametrize("folder", ["configs", "experiments"])
+def test_whoever_uses_the_house_uses_public_names(folder):
+    """Configs and experiments import lm, its single files and the faces of its rooms, not what is inside a room."""
+    for file in sorted((HOUSE.parent / folder).glob("*.py")):
+        inside = [name.rsplit(".", 1) for name in imported_modules(file) if name.count(".") > 1]
+        deep = {f"{room}.{name}" for room, name in inside if name not in importlib.import_module(room).__all__}
+        assert not deep, f"{file.name} reaches into {', '.join(sorted(deep))}"

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WRITERS = {"write_text", "write_bytes", "savefig", "save", "savez", "savez_compressed", "savetxt", "tofile", "to_csv",
            "imsave", "mkstemp", "NamedTemporaryFile", "open_memmap"}  # fmt: skip
 OWN = {"write_text", "figures.save", "save", "tokenizers.save", "tokenizer.save", "trainer.save", "self.save",
-       "checkpoints.save", "self.writer.save", "self.members[p].save"}  # fmt: skip
+       "checkpoints.save", "member.writer.save"}  # fmt: skip
 """Our own functions of such a name: those of figures and tokenizers go through `whole`, orbax saves atomically."""
 ALLOWED = {
     ("lm/files.py", "open"): "the writer itself",

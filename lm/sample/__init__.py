@@ -1,7 +1,9 @@
 """Sampling: prompts in, continuations out.
 
 samplers.py says how to choose, filters.py chooses, decoding.py runs the model through its state, text.py turns tokens
-into text, and generate.py tells the story. Axes, beside those of the README's glossary: C candidates for the next token.
+into text, and generate.py tells the story.
+
+Axes, beside those of the README's glossary: C candidates for the next token.
 """
 
 import lazy_loader

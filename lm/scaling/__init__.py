@@ -11,7 +11,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["conventions", "flops", "plot"],
+    submodules=["plot"],
     submod_attrs={
         "chinchilla": ["Chinchilla"],
         "fitting": ["ALIASES", "fit", "fit_by_name", "Unidentifiable", "against_law"],
