@@ -91,11 +91,11 @@ class Model(nnx.Module):
         taps.values.update(values)
         return self.final(x_BTD, taps), None if state is None else memory
 
-    def final(self, x_BTD, taps):
-        return self.final_norm(x_BTD)
+    def final(self, x, taps):
+        return self.final_norm(x)
 
-    def logits(self, h_BTD, taps):
-        return taps("logits", parts.vocabulary_logits(h_BTD, self.embedding, self.head, self.c.vocab))
+    def logits(self, h, taps):
+        return taps("logits", parts.vocabulary_logits(h, self.embedding, self.head, self.c.vocab))
 
 
 experiment = lm.Experiment(model=GatedRecurrence(), train=lm.TrainConfig(steps=600, batch=16))

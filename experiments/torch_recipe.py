@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lm.bench.torch_peer import GPT2
+from lm.bench import GPT2
 from lm.config import ModelConfig
 
 SHAPE = dict(layers=4, width=128, heads=4, context=64, vocab_multiple=1, bias=False)

@@ -49,16 +49,16 @@ class Score:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "eot", "chunk"))
-def _nats(model: LanguageModel, params: dict, tokens_BT1, weights_BT, eot: int | None, chunk: int | None):
-    nats_BT, _ = window_nats(model, params, tokens_BT1, eot=eot, chunk=chunk)
+def _nats(model: LanguageModel, params: dict, tokens_BU, weights_BT, eot: int | None, chunk: int | None):
+    nats_BT, _ = window_nats(model, params, tokens_BU, eot=eot, chunk=chunk)
     return jnp.sum(nats_BT * weights_BT)
 
 
 def score_windows(
     model: LanguageModel,
     params: dict,
-    tokens_WT1: np.ndarray,
-    weights_WT: np.ndarray,
+    tokens_BU: np.ndarray,
+    weights_BT: np.ndarray,
     bytes_V: np.ndarray,
     *,
     eot: int | None = None,
@@ -67,7 +67,7 @@ def score_windows(
     report: Callable[[int], None] | None = None,
 ) -> Score:
     """Score windows of T+1 tokens where the weights are one, as `score_stream` does."""
-    windows = zip(tokens_WT1, weights_WT, strict=True)
+    windows = zip(tokens_BU, weights_BT, strict=True)
     return score_stream(model, params, windows, bytes_V, eot=eot, batch=batch, chunk=chunk, report=report)
 
 
@@ -90,10 +90,10 @@ def score_stream(
     nats, tokens, size = 0.0, 0, 0
     windows = iter(windows)
     while some := list(itertools.islice(windows, batch)):
-        tokens_BT1, weights_BT = (np.stack(rows) for rows in zip(*some, strict=True))
+        tokens_BU, weights_BT = (np.stack(rows) for rows in zip(*some, strict=True))
         missing = ((0, batch - len(some)), (0, 0))  # the last batch has the shape of the others: one program
-        nats += float(_nats(model, params, np.pad(tokens_BT1, missing), np.pad(weights_BT, missing), eot, chunk))
-        scored = tokens_BT1[:, 1:][weights_BT > 0]
+        nats += float(_nats(model, params, np.pad(tokens_BU, missing), np.pad(weights_BT, missing), eot, chunk))
+        scored = tokens_BU[:, 1:][weights_BT > 0]
         tokens += len(scored)
         size += int(bytes_V[scored].sum())
         if report:

@@ -4,8 +4,8 @@ Knows nothing of training, files or sampling. Importing it registers the archite
 gives the parts that another is made of.
 
 Axes, beside those of the README's glossary: R rows of key heads (B K), Q queries of such a row (G T, G query heads
-sharing a key head), M tokens of a batch in one axis (B T), C pieces that a long axis is cut into (the slots of a cache,
-the columns of a matrix, the tokens of a loss).
+sharing a key head), U tokens of a window (T + 1: inputs and targets one apart), M tokens of a batch in one axis (B T),
+C pieces that a long axis is cut into (the slots of a cache, the columns of a matrix, the tokens of a loss).
 """
 
 from lm.model import recurrent, transformer

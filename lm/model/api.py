@@ -54,9 +54,9 @@ class Architecture(Protocol):
 
     def hidden(self, inputs: Inputs, *, state: Any, taps: Taps, key: jax.Array | None) -> tuple[jax.Array, Any]: ...
 
-    def final(self, x_BTD: jax.Array, taps: Taps) -> jax.Array: ...
+    def final(self, x: jax.Array, taps: Taps) -> jax.Array: ...
 
-    def logits(self, h_BTD: jax.Array, taps: Taps) -> jax.Array: ...
+    def logits(self, h: jax.Array, taps: Taps) -> jax.Array: ...
 
     @staticmethod
     def state(c: Any, batch: int, capacity: int) -> Any: ...
@@ -179,19 +179,19 @@ class LanguageModel:
         taps.check(self.taps)
         return self.bind(params).hidden(inputs, state=state, taps=taps, key=key)
 
-    def logits(self, params: dict, h_BTD: jax.Array, taps: Taps | None = None) -> jax.Array:
-        """[..., V] float32 logits of [..., D]; the padded entries of the vocabulary can never be predicted."""
-        return self.bind(params).logits(jnp.asarray(h_BTD), Taps() if taps is None else taps)
+    def logits(self, params: dict, h: jax.Array, taps: Taps | None = None) -> jax.Array:
+        """[..., V] float32 logits of h [..., D]; the padded entries of the vocabulary can never be predicted."""
+        return self.bind(params).logits(jnp.asarray(h), Taps() if taps is None else taps)
 
     def apply(self, params: dict, inputs: Inputs, *, taps: Taps | None = None, **options) -> tuple[jax.Array, Any]:
         """Logits [B, T, V] and the state: `hidden`, then `logits`."""
         h_BTD, state = self.hidden(params, inputs, taps=taps, **options)
         return self.logits(params, h_BTD, taps), state
 
-    def early_logits(self, params: dict, x_BTD: jax.Array) -> jax.Array:
-        """The logits [..., V] that x would give if it left the last block: the logit lens."""
+    def early_logits(self, params: dict, x: jax.Array) -> jax.Array:
+        """The logits [..., V] that x [..., D] would give if it left the last block: the logit lens."""
         model = self.bind(params)
-        return model.logits(model.final(x_BTD, Taps()), Taps())
+        return model.logits(model.final(x, Taps()), Taps())
 
     @property
     def taps(self) -> dict[str, Tap]:

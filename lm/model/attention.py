@@ -30,7 +30,7 @@ PAIRS = ("attention.scores", "attention.weights")
 
 
 def attend(
-    q_BKGTH: jax.Array, memories: Sequence[KeysValues | Past], masks_BTS: Sequence[jax.Array], taps: Taps
+    q_BKGTH: jax.Array, memories: Sequence[KeysValues | Past], masks: Sequence[jax.Array], taps: Taps
 ) -> jax.Array:
     """Softmax attention over several memories at once, such as the cache and the new tokens, each under its mask.
 
@@ -41,12 +41,12 @@ def attend(
     q_RQH = q_BKGTH.reshape(B * K, G * T, H)  # one batch axis, as the cache has: no operand needs another view
     scores_RQS = jnp.concatenate([memory.scores(q_RQH) for memory in memories], axis=-1)
     scores_BNTS = taps("attention.scores", scores_RQS.reshape(B, K * G, T, -1) * H**-0.5)
-    mask_BTS = jnp.concatenate([jnp.broadcast_to(mask, (B, *mask.shape[1:])) for mask in masks_BTS], axis=-1)
+    mask_BTS = jnp.concatenate([jnp.broadcast_to(mask, (B, *mask.shape[1:])) for mask in masks], axis=-1)
     weights_BNTS = jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BNTS, MASKED), axis=-1)
     weights_RQS = taps("attention.weights", weights_BNTS).reshape(B * K, G * T, -1)
 
     heads_RQH, start = 0.0, 0
-    for memory, mask in zip(memories, masks_BTS, strict=True):
+    for memory, mask in zip(memories, masks, strict=True):
         end = start + mask.shape[-1]
         heads_RQH += memory.mix(weights_RQS[..., start:end])
         start = end
@@ -154,8 +154,8 @@ class Attention(nnx.Module):
             if past is None:
                 heads_BKGTH = attend_among(q_BKGTH, new, here, mask, taps)
             else:
-                masks_BTS = [mask(here, past.places), mask(here, here)]
-                heads_BKGTH = attend(q_BKGTH, [past, new], masks_BTS, taps)
+                masks = [mask(here, past.places), mask(here, here)]
+                heads_BKGTH = attend(q_BKGTH, [past, new], masks, taps)
             heads_BTNH = heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, c.heads, c.H)
         heads_BTNH = taps("attention.heads", heads_BTNH)
         out_BTD = scaled(self.out(heads_BTNH.reshape(B, T, -1)), branch_factor(c))

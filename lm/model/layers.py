@@ -24,13 +24,13 @@ def compute_dtype(c) -> jnp.dtype:
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 
-def project(x_BTD: jax.Array, w_DF: jax.Array, b_F: jax.Array | None = None) -> jax.Array:
-    """x @ w + b over flattened tokens: with three axes XLA would copy every weight gradient on a CPU."""
-    x_MD = x_BTD.reshape(-1, x_BTD.shape[-1])
+def project(x: jax.Array, w_DF: jax.Array, b_F: jax.Array | None = None) -> jax.Array:
+    """x @ w + b of x [..., D] over flattened tokens: with three axes XLA would copy every weight gradient on a CPU."""
+    x_MD = x.reshape(-1, x.shape[-1])
     y_MF = x_MD @ w_DF.astype(x_MD.dtype)
     if b_F is not None:
         y_MF = y_MF + b_F.astype(x_MD.dtype)
-    return y_MF.reshape(*x_BTD.shape[:-1], -1)
+    return y_MF.reshape(*x.shape[:-1], -1)
 
 
 class Linear(nnx.Module):
@@ -98,22 +98,22 @@ def sinusoids(positions_BT: jax.Array, width: int) -> jax.Array:
 
 
 def vocabulary_logits(
-    h_BTD: jax.Array, table_VD: nnx.Param, head_DV: nnx.Param | None, vocab: int, *, softcap: float | None = None
+    h: jax.Array, table_VD: nnx.Param, head_DV: nnx.Param | None, vocab: int, *, softcap: float | None = None
 ) -> jax.Array:
-    """[..., V] float32 logits by the head, or by the table of embeddings where that is the head too.
+    """[..., V] float32 logits of h [..., D] by the head, or by the table of embeddings where that is the head too.
 
     Entries from `vocab` on are padding, and can never be predicted. softcap: squash to (-c, c) by c tanh(x / c).
     """
-    h_MD = h_BTD.reshape(-1, h_BTD.shape[-1])
+    h_MD = h.reshape(-1, h.shape[-1])
     if head_DV is None:
         logits_MV = times_transposed(h_MD, table_VD[...].astype(h_MD.dtype))
     else:
         logits_MV = project(h_MD, head_DV[...])
-    logits_BTV = logits_MV.astype(jnp.float32).reshape(*h_BTD.shape[:-1], -1)
+    logits = logits_MV.astype(jnp.float32).reshape(*h.shape[:-1], -1)
     if softcap is not None:
-        logits_BTV = softcap * jnp.tanh(logits_BTV / softcap)
-    V = logits_BTV.shape[-1]
-    return logits_BTV if vocab == V else jnp.where(jnp.arange(V) < vocab, logits_BTV, -1e30)
+        logits = softcap * jnp.tanh(logits / softcap)
+    V = logits.shape[-1]
+    return logits if vocab == V else jnp.where(jnp.arange(V) < vocab, logits, -1e30)
 
 
 def loss_operations(c) -> int:

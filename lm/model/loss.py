@@ -36,7 +36,7 @@ def token_nats(
 def window_nats(
     model: LanguageModel,
     params: dict,
-    tokens_BT1: jax.Array,
+    tokens_BU: jax.Array,
     *,
     eot: int | None,
     chunk: int | None = None,
@@ -44,10 +44,10 @@ def window_nats(
 ):
     """token_nats of predicting each token of a window from those before it; training and evaluation both ask here.
 
-    tokens_BT1: [B, T+1], inputs and targets one apart. eot: the end-of-text token where packed documents are kept
+    tokens_BU: [B, T+1], inputs and targets one apart. eot: the end-of-text token where packed documents are kept
     apart, None where attention crosses them. key: turns dropout on.
     """
-    inputs_BT, targets_BT = tokens_BT1[:, :-1], tokens_BT1[:, 1:]
+    inputs_BT, targets_BT = tokens_BU[:, :-1], tokens_BU[:, 1:]
     segments_BT = None if eot is None else document_segments(inputs_BT, eot)
     h_BTD, _ = model.hidden(params, Inputs(inputs_BT, segments_BT), key=key)
     return token_nats(model, params, h_BTD, targets_BT, chunk)

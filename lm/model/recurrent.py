@@ -76,7 +76,7 @@ class Layer(nnx.Module):
                 kept = jax.tree.map(lambda new_BD, old_BD: jnp.where(read_B[:, None], new_BD, old_BD), new, memory)
             return kept, new.h_LBD.astype(x_BTD.dtype)
 
-        by_token = jax.tree.map(lambda x_BT: x_BT.swapaxes(0, 1), (self.input(x_BTD), read_BT, fresh_BT))
+        by_token = jax.tree.map(lambda x: x.swapaxes(0, 1), (self.input(x_BTD), read_BT, fresh_BT))
         memory, h_TBD = jax.lax.scan(token, memory, by_token)
         return h_TBD.swapaxes(0, 1), memory
 
@@ -137,10 +137,10 @@ class Recurrent(nnx.Module):
         taps.values.update(values)
         return self.final(x_BTD, taps), None if state is None else memory
 
-    def final(self, x_BTD: jax.Array, taps: Taps) -> jax.Array:
+    def final(self, x: jax.Array, taps: Taps) -> jax.Array:
         """What the head reads of what leaves the last layer: the same."""
-        return taps("residual.final", x_BTD)
+        return taps("residual.final", x)
 
-    def logits(self, h_BTD: jax.Array, taps: Taps) -> jax.Array:
+    def logits(self, h: jax.Array, taps: Taps) -> jax.Array:
         """[..., V] float32 logits; the padded entries of the vocabulary can never be predicted."""
-        return taps("logits", vocabulary_logits(h_BTD, self.embedding, self.head, self.c.vocab))
+        return taps("logits", vocabulary_logits(h, self.embedding, self.head, self.c.vocab))

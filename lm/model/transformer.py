@@ -146,15 +146,14 @@ class Transformer(nnx.Module):
             state = (state if inputs.first else cache).grown(*kv, inputs.counts())
         return self.final(x_BTD, taps), state
 
-    def final(self, x_BTD: jax.Array, taps: Taps) -> jax.Array:
+    def final(self, x: jax.Array, taps: Taps) -> jax.Array:
         """What the head reads of what leaves the last block."""
-        return taps("residual.final", self.final_norm(x_BTD))
+        return taps("residual.final", self.final_norm(x))
 
-    def logits(self, h_BTD: jax.Array, taps: Taps) -> jax.Array:
+    def logits(self, h: jax.Array, taps: Taps) -> jax.Array:
         """[..., V] float32 logits; the padded entries of the vocabulary can never be predicted."""
-        h_BTD, table, cap = scaled(h_BTD, logit_factor(self.c)), self.embedding, self.c.logit_softcap
-        logits_BTV = vocabulary_logits(h_BTD, table, self.head, self.c.vocab, softcap=cap)
-        return taps("logits", logits_BTV)
+        h, c = scaled(h, logit_factor(self.c)), self.c
+        return taps("logits", vocabulary_logits(h, self.embedding, self.head, c.vocab, softcap=c.logit_softcap))
 
     def _embed(self, tokens_BT, positions_BT):
         c = self.c

@@ -186,8 +186,8 @@ def test_flops_are_those_of_the_program(c):
     """Matrix products to the last one: forward, and forward with backward, where remat makes some of them again."""
     m = build(c)
 
-    def loss(params, tokens_BT1):
-        return window_nats(m, params, tokens_BT1, eot=None)[0].sum()
+    def loss(params, tokens_BU):
+        return window_nats(m, params, tokens_BU, eot=None)[0].sum()
 
     arguments, tokens = (m.shapes(), jax.ShapeDtypeStruct((B, T + 1), np.int32)), B * T
     cost = m.cost(pairs="computed")
