@@ -132,6 +132,20 @@ class TrainConfig:
         )
 
 
+USED_BY = {
+    "optimizer.matrix_learning_rate": ("optimizer.name", {"muon"}),
+    "optimizer.newton_schulz": ("optimizer.name", {"muon"}),
+    "optimizer.momentum": ("optimizer.name", {"muon", "sgd"}),
+    "optimizer.beta1": ("optimizer.name", {"adamw", "lion", "muon"}),
+    "optimizer.beta2": ("optimizer.name", {"adamw", "lion", "muon"}),
+    "optimizer.epsilon": ("optimizer.name", {"adamw", "muon"}),
+    "schedule.decay": ("schedule.name", {"wsd"}),
+    "schedule.final": ("schedule.name", {"cosine", "linear", "wsd"}),
+    "data.vocab": ("data.tokenizer", {"words", "bpe"}),
+}  # fmt: skip
+"""Settings that only some choices of another have a use for."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """Everything about a run."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lm.architectures import ModelBase, ModelConfig
-from lm.config import Experiment
+from lm.config import USED_BY, Experiment
 from lm.config_files import architecture
 from lm.config_files import config_folders as config_folders  # public names of this module
 from lm.config_files import load_experiment as load_experiment
@@ -139,26 +139,12 @@ def durations() -> set[str]:
     return {key for key, hint in annotations().items() if hint in (Length, MaybeLength)}
 
 
-_USED_BY = {
-    "optimizer.matrix_learning_rate": ("optimizer.name", {"muon"}),
-    "optimizer.newton_schulz": ("optimizer.name", {"muon"}),
-    "optimizer.momentum": ("optimizer.name", {"muon", "sgd"}),
-    "optimizer.beta1": ("optimizer.name", {"adamw", "lion", "muon"}),
-    "optimizer.beta2": ("optimizer.name", {"adamw", "lion", "muon"}),
-    "optimizer.epsilon": ("optimizer.name", {"adamw", "muon"}),
-    "schedule.decay": ("schedule.name", {"wsd"}),
-    "schedule.final": ("schedule.name", {"cosine", "linear", "wsd"}),
-    "data.vocab": ("data.tokenizer", {"words", "bpe"}),
-}  # fmt: skip
-"""Settings that only some choices of another have a use for."""
-
-
 def surprises(experiment: Experiment, changed: Iterable[str]) -> list[str]:
     """What those who changed these dotted settings may not expect: what they leave alone, or do nothing to."""
     keys, values = set(changed), flatten(to_dict(experiment))
     told = [
         f"{key} does nothing under {choice} {values[choice]}"
-        for key, (choice, users) in _USED_BY.items()
+        for key, (choice, users) in USED_BY.items()
         if key in keys and values[choice] not in users
     ]
     rates = {"optimizer.learning_rate", "optimizer.matrix_learning_rate"}
