@@ -64,7 +64,12 @@ def summarize(events: list[dict], top: int = TOP) -> list[Operation]:
         own[name] += microseconds
         count[name] += 1
     longest = sorted(own, key=own.__getitem__, reverse=True)[:top]
-    return [Operation(name, kind(name), count[name], own[name] / 1e6, own[name] / max(wall, 1e-9)) for name in longest]
+    return [
+        Operation(
+            name=name, kind=kind(name), count=count[name], seconds=own[name] / 1e6, share=own[name] / max(wall, 1e-9),
+        )
+        for name in longest
+    ]  # fmt: skip
 
 
 def own_times(events: list[dict]) -> list[tuple[dict, float]]:

@@ -35,13 +35,14 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values) -> "Spread":
+    def over(cls, values) -> "Spread":
+        """The spread of one value a round."""
         low, median, high = np.quantile(np.asarray(values, float), (0.25, 0.5, 0.75))
-        return cls(float(median), float(low), float(high))
+        return cls(median=float(median), low=float(low), high=float(high))
 
     def per(self, amount: float) -> "Spread":
-        """Of seconds a unit, the spread of `amount` a unit as a rate a second."""
-        return Spread(amount / self.median, amount / self.high, amount / self.low)
+        """The spread of a rate a second, of `amount` a unit, where this is of seconds a unit."""
+        return Spread(median=amount / self.median, low=amount / self.high, high=amount / self.low)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def compare(
             report(turn, total)
             times[r, i] = timed(contestants[i], units[i], clock) / units[i]
     return [
-        Timing(one.name, Spread.of(times[:, i]), Spread.of(times[:, i] / times[:, 0]), units[i])
+        Timing(one.name, Spread.over(times[:, i]), Spread.over(times[:, i] / times[:, 0]), units[i])
         for i, one in enumerate(contestants)
     ]
 

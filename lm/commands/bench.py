@@ -54,9 +54,9 @@ def decode(arguments: list[str]) -> None:
     _show(o, "decode", lambda: _experiment(word, rest) if rest else _run_or_experiment(word))
 
 
-def _show(o: TrainOptions, verb: str, of: Callable[[], object]) -> None:
+def _show(o: TrainOptions, verb: str, subject: Callable[[], object]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the peers some of a GPU's memory
-    benched = of()
+    benched = subject()
     prepare_jax()
     import jax
 

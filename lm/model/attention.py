@@ -58,7 +58,7 @@ def attend_among(q_BKGTH: jax.Array, new: KeysValues, here: Places, mask: Mask, 
     after them: 3/8 less work. Reading or editing scores or weights keeps them whole."""
     T = q_BKGTH.shape[3]
     heads = []
-    for start, end in [(0, T)] if not mask.causal or taps.wants(*PAIRS) else query_blocks(T):
+    for start, end in [(0, T)] if mask.looks_ahead or taps.wants(*PAIRS) else query_blocks(T):
         seen = KeysValues(new.k_RHS[..., :end], new.v_RSH[:, :end])
         mask_BTS = mask(here.between(start, end), here.between(0, end))
         heads.append(attend(q_BKGTH[:, :, :, start:end], [seen], [mask_BTS], taps))
@@ -146,7 +146,7 @@ class Attention(nnx.Module):
         v_BTKH = taps("attention.value", v_BTKH)
 
         k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
-        if past is None and self._fused(q_BTNH, here, mask, taps):
+        if past is None and not mask.looks_ahead and self._fused(q_BTNH, here, mask, taps):
             heads_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, is_causal=True, implementation="cudnn")
         else:
             q_BKGTH = q_BTNH.reshape(B, T, c.K, -1, c.H).transpose(0, 2, 3, 1, 4)

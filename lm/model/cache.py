@@ -6,6 +6,7 @@ them. So ragged rows, chunked prefill and decoding all go through attention's on
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,6 +25,16 @@ MOST_STRETCHES = 8
 
 
 # --- what attention reads --------------------------------------------------------------------------------------------
+def scores(q_RQH: jax.Array, k_RHS: jax.Array) -> jax.Array:
+    """Products of queries with keys, [R, Q, S] in float32."""
+    return jnp.einsum("RQH,RHS->RQS", q_RQH, k_RHS, preferred_element_type=jnp.float32)
+
+
+def mixture(weights_RQS: jax.Array, v_RSH: jax.Array) -> jax.Array:
+    """Values weighted, [R, Q, H]."""
+    return jnp.einsum("RQS,RSH->RQH", weights_RQS.astype(v_RSH.dtype), v_RSH)
+
+
 class KeysValues(NamedTuple):
     """Keys and values of S places, R = B K rows of key heads."""
 
@@ -32,11 +43,11 @@ class KeysValues(NamedTuple):
 
     def scores(self, q_RQH: jax.Array) -> jax.Array:
         """Products of queries with keys, [R, Q, S] in float32."""
-        return jnp.einsum("RQH,RHS->RQS", q_RQH, self.k_RHS, preferred_element_type=jnp.float32)
+        return scores(q_RQH, self.k_RHS)
 
     def mix(self, weights_RQS: jax.Array) -> jax.Array:
         """Values weighted, [R, Q, H]."""
-        return jnp.einsum("RQS,RSH->RQH", weights_RQS.astype(self.v_RSH.dtype), self.v_RSH)
+        return mixture(weights_RQS, self.v_RSH)
 
 
 @jax.tree_util.register_dataclass
@@ -52,7 +63,7 @@ class Past:
 
     def scores(self, q_RQH: jax.Array) -> jax.Array:
         """As KeysValues.scores, over all slots; zeros where a stretch holds nothing."""
-        score = lambda k_RHS: KeysValues(k_RHS, k_RHS).scores(q_RQH)  # noqa: E731
+        score = functools.partial(scores, q_RQH)
         each = zip(self.k_CRHS, starts(self.v_CRSH), strict=True)
         return jnp.concatenate([self._if_held(start, score, k_RHS) for k_RHS, start in each], axis=-1)
 
@@ -61,8 +72,7 @@ class Past:
         total_RQH = 0.0
         for v_RSH, start in zip(self.v_CRSH, starts(self.v_CRSH), strict=True):
             part_RQS = weights_RQS[..., start : start + v_RSH.shape[1]]
-            mix = lambda v_RSH, part_RQS=part_RQS: KeysValues(v_RSH, v_RSH).mix(part_RQS)  # noqa: E731
-            total_RQH += self._if_held(start, mix, v_RSH)
+            total_RQH += self._if_held(start, functools.partial(mixture, part_RQS), v_RSH)
         return total_RQH
 
     def _if_held(self, start: int, product: Callable, x: jax.Array) -> jax.Array:
@@ -96,9 +106,9 @@ class KVCache:
     def empty(cls, c: ModelConfig, batch: int, capacity: int, dtype) -> "KVCache":
         """Room for `capacity` tokens in each of `batch` rows."""
         rooms = _stretches(capacity, batch * c.K * c.H * jnp.dtype(dtype).itemsize)
-        zeros = lambda *shape: jnp.zeros((batch * c.K, *shape), dtype)  # noqa: E731
-        k_LCRHS = tuple(tuple(zeros(c.H, room) for room in rooms) for _ in range(c.layers))
-        v_LCRSH = tuple(tuple(zeros(room, c.H) for room in rooms) for _ in range(c.layers))
+        R = batch * c.K
+        k_LCRHS = tuple(tuple(jnp.zeros((R, c.H, room), dtype) for room in rooms) for _ in range(c.layers))
+        v_LCRSH = tuple(tuple(jnp.zeros((R, room, c.H), dtype) for room in rooms) for _ in range(c.layers))
         new_k, new_v = (jnp.zeros((c.layers, batch, c.K, *axes), dtype) for axes in ((c.H, 1), (1, c.H)))
         none_B = jnp.zeros(batch, jnp.int32)
         return cls(k_LCRHS, v_LCRSH, length_B=none_B, new_k_LBKHT=new_k, new_v_LBKTH=new_v, new_B=none_B)

@@ -7,6 +7,7 @@ an array stood: the model's pages multiply with `x @ w` and run layers with `ove
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -97,16 +98,28 @@ def over_layers(layer: Callable, carry: Any, parameters: Any, others: Any, *, un
 
     others: stacked along L, or Apart. What the layers give is stacked along L either way.
     """
-    is_apart = lambda x: isinstance(x, Apart)  # noqa: E731
-    leaves = jax.tree.leaves(parameters, is_leaf=is_apart)
-    if not any(map(is_apart, leaves)):
-        stack = lambda x: jax.tree.map(lambda *each: jnp.stack(each), *x.layers) if is_apart(x) else x  # noqa: E731
-        others = jax.tree.map(stack, others, is_leaf=is_apart)
+    leaves = jax.tree.leaves(parameters, is_leaf=_is_apart)
+    count = next((len(leaf.layers) for leaf in leaves if _is_apart(leaf)), None)
+    if count is None:
+        others = jax.tree.map(_stacked, others, is_leaf=_is_apart)
         return jax.lax.scan(layer, carry, (parameters, others), unroll=unroll)
-    count = next(len(leaf.layers) for leaf in leaves if is_apart(leaf))
     made = []
     for index in range(count):
-        take = lambda x, index=index: x.layers[index] if is_apart(x) else x[index]  # noqa: E731
-        carry, out = layer(carry, jax.tree.map(take, (parameters, others), is_leaf=is_apart))
+        take = functools.partial(_taken, index)
+        carry, out = layer(carry, jax.tree.map(take, (parameters, others), is_leaf=_is_apart))
         made.append(out)
     return carry, jax.tree.map(lambda *each: jnp.stack(each), *made)
+
+
+def _is_apart(x: Any) -> bool:
+    return isinstance(x, Apart)
+
+
+def _stacked(x: Any) -> Any:
+    """What lies apart, along L again; an array as it is."""
+    return jax.tree.map(lambda *each: jnp.stack(each), *x.layers) if _is_apart(x) else x
+
+
+def _taken(index: int, x: Any) -> Any:
+    """One layer's share."""
+    return x.layers[index] if _is_apart(x) else x[index]

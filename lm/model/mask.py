@@ -40,6 +40,11 @@ class Mask:
     window: jax.Array | int | None = None
     first_B: jax.Array | None = None
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a query may see anything after itself."""
+        return not self.causal or self.first_B is not None
+
     def __call__(self, queries: Places, keys: Places) -> jax.Array:
         """[B, T, S] booleans."""
         query_BT1, key_B1S = queries.positions_BS[:, :, None], keys.positions_BS[:, None, :]

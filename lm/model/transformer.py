@@ -83,7 +83,10 @@ class Transformer(nnx.Module):
 
     def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
         self.c = c
-        normal = lambda *shape: jax.random.normal(rngs.params(), shape) * embedding_scale(c)  # noqa: E731
+
+        def normal(*shape: int) -> jax.Array:
+            return jax.random.normal(rngs.params(), shape) * embedding_scale(c)
+
         self.embedding = nnx.Param(normal(c.V, c.width), axes=("V", "D"))
         self.position = nnx.Param(normal(c.context, c.width), axes=("T", "D")) if c.positions == "learned" else None
         self.blocks = nnx.vmap(lambda r: Block(c, r))(rngs.split(c.layers))

@@ -57,7 +57,7 @@ def test_drift_of_the_machine_leaves_the_ratio_alone():
 
 
 def test_spread_is_median_and_quartiles_and_rates_turn_it_over():
-    spread = Spread.of([5.0, 1.0, 2.0, 3.0, 4.0])
+    spread = Spread.over([5.0, 1.0, 2.0, 3.0, 4.0])
     assert spread == Spread(3.0, 2.0, 4.0)
     assert spread.per(12.0) == Spread(4.0, 3.0, 6.0)
 
