@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from rich.cells import cell_len
 
+from lm.console import as_text
 from lm.errors import printable
 from lm.listing import Listed
 from lm.settings import differences
-from lm.table import grid, number
+from lm.table import number
+from lm.tables import table
 
 FIGURES = {
     "state": "state", "step": "step", "steps in all": "steps", "parameters": "params_total",
@@ -46,7 +48,7 @@ def as_json(runs: Sequence[Listed]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def as_text(runs: Sequence[Listed], width: int) -> str:
+def comparison_text(runs: Sequence[Listed], width: int) -> str:
     """A table and the curves: a column for each run, or lines for each below a title where they do not fit."""
     names = [printable(one.row["run"]) for one in runs]
     changed = differences([one.experiment for one in runs], absent="")
@@ -57,14 +59,14 @@ def as_text(runs: Sequence[Listed], width: int) -> str:
     if room >= 12:
         columns = zip(names, *(values for _, *values in rows), strict=True)
         widths = [label, *(min(room, max(map(cell_len, column))) for column in columns)]
-        table = grid(["", *names], rows, left=[""], width=width, widths=widths)
+        shown = as_text(table(["", *names], rows, widths=widths), width=width)
     else:
         cells = [["" if number else title, name, value] for title, *values in rows
                  for number, (name, value) in enumerate(zip(names, values, strict=True))]  # fmt: skip
-        table = grid(["", "run", ""], cells, left=["", "run"], width=width)
+        shown = as_text(table(["", "run", ""], cells, left=["", "run"]), width=width)
     said = {"nats": "", "bits_per_byte": "other tokens of one text: bits/byte compare, nats per token do not\n",
             None: "other validation texts: their losses do not compare\n"}[comparable(runs)]  # fmt: skip
-    return f"{table}{said}\n{_drawn(runs, names, width)}"
+    return f"{shown}{said}\n{_drawn(runs, names, width)}"
 
 
 def _figure(value: Any) -> str:

@@ -1,16 +1,15 @@
 """Runs as a table: those that compare stand together, and columns that do not fit a narrow terminal are named."""
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.cells import cell_len
-from rich.table import Table
-from rich.text import Text
 
 from lm.console import as_text
 from lm.errors import printable
 from lm.listing import COLUMNS, Listed, grouped
+from lm.tables import table
 
 MOST_WANTED = (
     "run", "state", "best", "seed", "date", "rate", "optimizer", "step", "bits/byte", "validation", "loss",
@@ -96,27 +95,7 @@ def _fitting(wanted: dict[str, int], width: int) -> dict[str, int]:
 
 def _block(rows: Sequence[dict[str, str]], widths: dict[str, int]) -> str:
     cells, room = [[row[title] for title in widths] for row in rows], sum(widths.values()) + 2 * len(widths)
-    return grid(list(widths), cells, left=TEXTS, width=room, widths=list(widths.values()))
-
-
-def grid(
-    titles: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    left: Collection[str],
-    width: int,
-    widths: Sequence[int] | None = None,
-) -> str:
-    """A table as text, in lines of at most `width` characters; what is too long for its column goes on below.
-
-    left: titles of the columns that are aligned to the left; widths: those of the columns, by default what they need.
-    """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for title, fixed in zip(titles, widths or [None] * len(titles), strict=True):
-        table.add_column(Text(title), justify="left" if title in left else "right", width=fixed, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return as_text(table, width=width)
+    return as_text(table(list(widths), cells, left=TEXTS, widths=list(widths.values())), width=room)
 
 
 def number(value: float | None, form: str = ".4f") -> str:

@@ -3,7 +3,7 @@
 Names, texts and paths are shown as they are: nothing in them is markup, and what a terminal would obey is escaped.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -13,22 +13,39 @@ from lm.console import console
 from lm.errors import printable
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", left: int = 1) -> Table:
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    title: str = "",
+    left: int | Collection[str] = 1,
+    widths: Sequence[int] | None = None,
+) -> Table:
     """Build a table from its columns' titles and its rows; see `cell` for how values are written.
 
-    left: how many of the first columns hold words, which fold where there is no room; the others hold numbers.
+    left: the columns that hold words, which fold where there is no room, by title, or how many of the first; the others
+    hold numbers. widths: of the columns in characters, by default what they need.
     """
     made = Table(
         title=_literal(title) if title else None, title_justify="left", title_style="", box=None, pad_edge=False,
         header_style="bold",
     )  # fmt: skip
     for place, column in enumerate(columns):
-        if place < left:
-            made.add_column(_literal(column), overflow="fold")
-        else:
-            made.add_column(_literal(column), justify="right")
+        is_words = place < left if isinstance(left, int) else column in left
+        width = None if widths is None else widths[place]
+        made.add_column(_literal(column), justify="left" if is_words else "right", overflow="fold", width=width)
     for row in rows:
         made.add_row(*(_literal(cell(value)) for value in row))
+    return made
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> Table:
+    """Build a table without titles: what a fact is called, and the fact."""
+    made = Table(box=None, pad_edge=False, show_header=False)
+    made.add_column()
+    made.add_column()
+    for name, value in pairs:
+        made.add_row(_literal(name), _literal(cell(value)))
     return made
 
 

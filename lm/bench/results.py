@@ -11,6 +11,7 @@ from lm.bench.rounds import Spread, Timing
 from lm.config import ModelBase, ModelConfig
 from lm.console import as_text
 from lm.model.api import build
+from lm.tables import facts, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,37 +57,22 @@ class Bench:
 
     def table(self) -> str:
         """Text for a person."""
-        facts = Table(box=None, pad_edge=False, show_header=False)
-        facts.add_column()
-        facts.add_column()
-        for name, value in self.facts():
-            facts.add_row(name, value)
         operations = ["", self._operations()] if self.operations else []
-        return as_text(self.what, "", self._contestants(), "", facts, *operations, width=120)
+        return as_text(self.what, "", self._contestants(), "", facts(self.facts()), *operations, width=120)
 
     def _contestants(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("")
-        for title in ("tokens/s", "lm is faster by", f"quartiles of {self.rounds}"):
-            table.add_column(title, justify="right")
         low, high = self.quartiles
-        table.add_row("lm", rate(self.tokens_per_second), "", f"{rate(low)} to {rate(high)} tokens/s")
+        rows = [("lm", rate(self.tokens_per_second), "", f"{rate(low)} to {rate(high)} tokens/s")]
         for peer in self.peers:
             r = peer.ratio
-            table.add_row(peer.name, rate(peer.tokens_per_second), f"{r.median:.2f}x", f"{r.low:.2f}x to {r.high:.2f}x")
-        for absent in self.absent:
-            table.add_row(absent.name, "-", "", absent.why)
-        return table
+            spread = f"{r.low:.2f}x to {r.high:.2f}x"
+            rows.append((peer.name, rate(peer.tokens_per_second), f"{r.median:.2f}x", spread))
+        rows += [(absent.name, "-", "", absent.why) for absent in self.absent]
+        return table(("", "tokens/s", "lm is faster by", f"quartiles of {self.rounds}"), rows)
 
     def _operations(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for title in ("operation", "what it is"):
-            table.add_column(title)
-        for title in ("times", "seconds", "of the time"):
-            table.add_column(title, justify="right")
-        for o in self.operations:
-            table.add_row(o.name, o.kind, f"{o.count:,}", f"{o.seconds:.4f}", f"{o.share:.1%}")
-        return table
+        rows = [(o.name, o.kind, o.count, f"{o.seconds:.4f}", f"{o.share:.1%}") for o in self.operations]
+        return table(("operation", "what it is", "times", "seconds", "of the time"), rows, left=2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

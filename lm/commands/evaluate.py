@@ -77,9 +77,10 @@ def _scores(o: Options) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    from lm.table import grid
+    from lm.console import as_text
+    from lm.tables import table
 
     titles = ("run", "text", "step", "tokens", "bytes", "loss", "perplexity", "bits/byte")
     forms = dict(step=",", tokens=",", bytes=",", loss=".4f", perplexity=".3f", bits_per_byte=".4f")
     cells = [[r["run"], r["text"], *(format(r[key], form) for key, form in forms.items())] for r in rows]
-    return grid(titles, cells, left=("run", "text"), width=150)
+    return as_text(table(titles, cells, left=("run", "text")), width=150)

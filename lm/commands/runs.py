@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> None:
 
 def _compare(o: Options) -> None:
     require(not (o.sort or o.where or o.reverse), "--sort, --reverse and --where are of the table: leave the runs out")
-    from lm.comparison import as_json, as_text
+    from lm.comparison import as_json, comparison_text
     from lm.listing import read
     from lm.table import terminal_width
 
@@ -68,5 +68,5 @@ def _compare(o: Options) -> None:
     if o.json:
         print_json(as_json(found) | ({"figure": str(o.figure)} if o.figure else {}))
     else:
-        print(as_text(found, terminal_width()), end="")
+        print(comparison_text(found, terminal_width()), end="")
         print(o.figure or "", end="\n" if o.figure else "")

@@ -124,7 +124,7 @@ def table(found) -> str:
     """An estimate as lines for a person."""
     from lm.sweep import clock
 
-    rows = [["run", "parameters", "tokens", "steps", "branch", "FLOPs", "adds", "time"]]
+    titles, rows = ["run", "parameters", "tokens", "steps", "branch", "FLOPs", "adds", "time"], []
     for row in found.runs:
         branch = "" if row["branch_step"] is None else f"{row['branch_step']:,}"
         counts = [f"{row[key]:,}" for key in ("params_total", "tokens", "steps")]
@@ -133,7 +133,7 @@ def table(found) -> str:
     saved = found.flops_without_trunks / found.flops
     trunks = len({row["trunk"] for row in found.runs})
     lines = [
-        *_aligned(rows),
+        _aligned(titles, rows),
         f"{len(found.runs)} runs from {trunks} trunks: {found.flops:.3e} FLOPs, {saved:.2f} times cheaper than alone",
         f"about {clock(found.seconds)} at the rate measured now, up to {found.side_by_side} side by side; of it "
         f"{clock(found.compile_seconds)} to compile {found.programs} program{'s' * (found.programs > 1)}",
@@ -155,7 +155,7 @@ def report(result, count: int, following: list[str]) -> str:
     if result.standings:
         shown = result.standings[:SHOWN]
         heads = [key.split(".")[-1] for key in shown[0]]
-        lines += ["", *_aligned([heads, *([_cell(key, row[key]) for key in row] for row in shown)])]
+        lines += ["", _aligned(heads, [[_cell(key, row[key]) for key in row] for row in shown])]
     if (more := len(result.standings) - SHOWN) > 0:
         lines.append(f"and {more} more in {result.points}")
     if missing := result.failed | result.stopped_early:
@@ -165,13 +165,12 @@ def report(result, count: int, following: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines: names to the left, numbers to the right."""
-    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return [
-        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
-        for name, *cells in rows
-    ]
+def _aligned(titles: list[str], rows: list[list[str]]) -> str:
+    """A table as text, as wide as it needs: names to the left, numbers to the right."""
+    from lm.console import as_text
+    from lm.tables import table as drawn
+
+    return as_text(drawn(titles, rows), width=10_000).rstrip("\n")
 
 
 def _cell(key: str, value) -> str:

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from lm.console import console
+from lm.tables import table
 
 ROWS = 24
 """Most runs shown at once: those in training, then the next and the last ended."""
@@ -88,18 +89,17 @@ class Board:
         """The runs that there is room for, with what is going on below them."""
         eta = self.eta()
         caption = f"{self.ended()} of {len(self.entries)} runs  {self.preparing}"
-        table = Table(
-            box=None, pad_edge=False, header_style="bold", caption_justify="left",
-            caption=caption if eta is None else f"{caption}ETA {clock(eta)}",
-        )  # fmt: skip
-        for title in ("run", "status", "step", "loss"):
-            table.add_column(title, justify="left" if title in ("run", "status") else "right")
-        rows = max(3, min(ROWS, self.console.height - 4))
-        for name in self._shown(rows):
-            entry = self.entries[name]
-            loss = "" if math.isnan(entry.loss) else f"{entry.loss:.4f}"
-            table.add_row(name, entry.status, f"{entry.step:,}/{entry.total:,}", loss)
-        return table
+        entries = {name: self.entries[name] for name in self._shown(max(3, min(ROWS, self.console.height - 4)))}
+        made = table(
+            ("run", "status", "step", "loss"),
+            [
+                (name, e.status, f"{e.step:,}/{e.total:,}", "" if math.isnan(e.loss) else f"{e.loss:.4f}")
+                for name, e in entries.items()
+            ],
+            left=2,
+        )
+        made.caption, made.caption_justify = caption if eta is None else f"{caption}ETA {clock(eta)}", "left"
+        return made
 
     def _shown(self, rows: int) -> list[str]:
         """Names in the order of the sweep: all in training, then as many of the last ended and the next as fit."""

@@ -12,6 +12,7 @@ from lm.console import as_text
 from lm.errors import UserError, require
 from lm.files import whole
 from lm.scaling.chinchilla import Chinchilla
+from lm.tables import facts, table
 
 TITLES = (
     "parameters", "tokens", "tok/param", "batch", "steps", "branch at", "cooldown", "FLOPs", "adds", "seconds"
@@ -134,38 +135,32 @@ class Design:
         return as_text(self._rows(), "", self._facts(), *(f"Note: {warning}" for warning in self.warnings), width=120)
 
     def _rows(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("model")
-        for title in TITLES:
-            table.add_column(title, justify="right")
-        for r in self.rows:
-            seconds = "" if r.seconds is None else f"{r.seconds:.1f}"
-            table.add_row(
-                f"{r.layers} x {r.width}", f"{r.params_total:,}", f"{r.tokens:,}", f"{r.tokens / r.params_total:.1f}",
-                str(r.batch), f"{r.steps:,}", f"{r.branch_step:,}", f"{r.cooldown_steps:,}", f"{r.flops:.2e}",
-                f"{r.flops_added:.2e}", seconds,
-            )  # fmt: skip
-        return table
+        rows = [
+            (
+                f"{r.layers} x {r.width}", r.params_total, r.tokens, f"{r.tokens / r.params_total:.1f}", str(r.batch),
+                r.steps, r.branch_step, r.cooldown_steps, f"{r.flops:.2e}", f"{r.flops_added:.2e}",
+                "" if r.seconds is None else f"{r.seconds:.1f}",
+            )
+            for r in self.rows
+        ]  # fmt: skip
+        return table(("model", *TITLES), rows)
 
     def _facts(self) -> Table:
-        table = Table(box=None, pad_edge=False, show_header=False)
         se, t, law = self.standard_errors, self.target, self.law
-        trunks = len({row.trunk for row in self.rows})
-        saved = self.flops_without_trunks / self.flops
-        table.add_row("models", f"{len(self.rows)} from {trunks} trunks, {saved:.2f} times cheaper than each alone")
-        table.add_row("FLOPs in all", f"{self.flops:.3e}")
-        if self.seconds is not None:
-            table.add_row("time in all", f"{self.seconds / 60:.1f} minutes")
+        trunks, saved = len({row.trunk for row in self.rows}), self.flops_without_trunks / self.flops
         formula = f"L = {law.E:.3g} + {law.A:.3g}/N^{law.alpha:.3g} + {law.B:.3g}/D^{law.beta:.3g}"
-        table.add_row("law", f"{formula} ({self.law_from})")
-        table.add_row("noise", f"{self.noise:.2%} of the loss between seeds, {self.shared_noise:.0%} shared in a trunk")
-        for name, value in (("alpha", law.alpha), ("beta", law.beta), ("E", law.E), ("a", law.a)):
-            meaning = " = beta / (alpha + beta)" if name == "a" else ""
-            table.add_row(f"predicted {name}{meaning}", f"{value:.3f} +- {se[name]:.3f}")
-        table.add_row("condition number", f"{self.condition:.0f}")
+        predicted = {"alpha": law.alpha, "beta": law.beta, "E": law.E, "a = beta / (alpha + beta)": law.a}
         ahead = f"{t['flops']:.2e} FLOPs ({t['params']:,.0f} parameters, {t['tokens']:,.0f} tokens)"
-        table.add_row("extrapolation", f"to {ahead}: loss {t['loss']:.3f} +- {t['error']:.1%}")
-        return table
+        return facts([
+            ("models", f"{len(self.rows)} from {trunks} trunks, {saved:.2f} times cheaper than each alone"),
+            ("FLOPs in all", f"{self.flops:.3e}"),
+            *([] if self.seconds is None else [("time in all", f"{self.seconds / 60:.1f} minutes")]),
+            ("law", f"{formula} ({self.law_from})"),
+            ("noise", f"{self.noise:.2%} of the loss between seeds, {self.shared_noise:.0%} shared in a trunk"),
+            *((f"predicted {name}", f"{v:.3f} +- {se[name.split()[0]]:.3f}") for name, v in predicted.items()),
+            ("condition number", f"{self.condition:.0f}"),
+            ("extrapolation", f"to {ahead}: loss {t['loss']:.3f} +- {t['error']:.1%}"),
+        ])  # fmt: skip
 
 
 def _refuse_constant(word: str):
