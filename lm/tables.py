@@ -67,10 +67,18 @@ def cell(value: Any) -> str:
 
 
 def show(*parts: Table | str) -> None:
-    """Print tables and lines below each other on standard output; lines are never wrapped."""
+    """Print tables and lines below each other on standard output; lines are never wrapped.
+
+    Tables fold at a terminal's width, and are as wide as they need anywhere else.
+    """
     out = console(soft_wrap=True)
     for part in parts:
-        out.print(_literal(part) if isinstance(part, str) else part)
+        if isinstance(part, str):
+            out.print(_literal(part))
+        else:
+            if not out.is_terminal:
+                out.width = max(out.width, out.measure(part, options=out.options.update(max_width=10_000)).maximum)
+            out.print(part)
 
 
 def _literal(text: str) -> Text:

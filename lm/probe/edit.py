@@ -86,7 +86,7 @@ def edit_fact(
     old_D = key_F.astype(np.float64) @ w_FD
     new_w_FD = rank_one(w_FD, key_F, old_D + change_D, covariance_FF)
     params = anatomy.with_down_projection(model, m.params, layer, new_w_FD)
-    edited = dataclasses.replace(m, params=params, kept={})
+    edited = dataclasses.replace(m, params=params)
     return FactEdit(
         model=edited, layer=layer, key_F=key_F, old_value_D=old_D, new_value_D=old_D + change_D,
         answer_nats=float(nats),

@@ -28,7 +28,7 @@ def silenced(part):
         out[layer, part.head * H : (part.head + 1) * H] = 0
     else:
         (outer if part.kind == "mlp" else out)[layer] = 0
-    return dataclasses.replace(M, params=jax.tree.map(jnp.asarray, params), kept={})
+    return dataclasses.replace(M, params=jax.tree.map(jnp.asarray, params))
 
 
 def test_every_part_is_there_once():

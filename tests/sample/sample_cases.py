@@ -15,12 +15,9 @@ ALPHABET = " ,.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 class Letters(CharTokenizer):
     """The alphabet, with any token for the end of text: as it stands a padded entry, so that no text ever ends."""
 
-    n_vocab = len(ALPHABET)
-    eot_token = 71
-
     def __init__(self, end: int = 71):
-        self.eot_token = end
         super().__init__(ALPHABET)
+        self.n_vocab, self.eot_token = len(ALPHABET), end
 
 
 def little(tokenizer=None, **changes) -> Trained:
