@@ -1,4 +1,4 @@
-"""An LSTM on Shakespeare's characters: the parameters, tokens and optimizer of shakespeare_char_cpu, to compare with it.
+"""An LSTM on Shakespeare's characters: parameters, tokens and optimizer as in shakespeare_char_cpu, to compare with it.
 
 lm data prepare shakespeare --download && lm train lstm_char_cpu
 lm train lstm_char_cpu --data.corpus path/to/input.txt          the same with a file you have
