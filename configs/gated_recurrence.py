@@ -27,10 +27,9 @@ class GatedRecurrence(lm.ModelBase):
 
 class Layer(nnx.Module):
     def __init__(self, c, rngs):
-        D = c.width
-        self.norm = parts.Norm(c, D, "D", "rmsnorm")
-        self.gate, self.candidate = (parts.Linear(c, D, D, ("D", "F"), rngs) for _ in range(2))
-        self.out = parts.Linear(c, D, D, ("F", "D"), rngs, scale=(2 * c.layers) ** -0.5)
+        self.norm = parts.Norm(c, c.width, "D", "rmsnorm")
+        self.gate, self.candidate = (parts.Linear(c, c.width, c.width, ("D", "F"), rngs) for _ in range(2))
+        self.out = parts.Linear(c, c.width, c.width, ("F", "D"), rngs, scale=(2 * c.layers) ** -0.5)
 
     def __call__(self, x_BTD, h_BD, keep_BT1, read_BT1):
         """What the layer adds, and what it remembers: the same as before at tokens that do not count (z = 0)."""

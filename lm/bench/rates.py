@@ -49,4 +49,4 @@ def sizes_to_measure(e: Experiment, seconds: float, rules: Rules) -> list[Size]:
 
 def _sized(e: Experiment, s: Size) -> Experiment:
     batch = batch_of(TOKENS_PER_PARAMETER * s.params_total, e.model.context)
-    return settings.replace(e, shape(s.layers, s.width, s.heads) | {"train.batch": batch})
+    return settings.replace(e, shape(e.model, s.layers, s.width, s.heads) | {"train.batch": batch})

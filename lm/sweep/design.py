@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lm.config import ModelBase
 from lm.console import as_text
 from lm.errors import UserError, require
 from lm.files import whole
@@ -20,10 +21,14 @@ TITLES = (
 """Columns of a design's table, beside the model."""
 
 
-def shape(layers: int, width: int, heads: int) -> dict[str, Any]:
-    """The settings that size a model; heads share nothing and the feed-forward layer has its default width."""
-    free = dict.fromkeys(("model.kv_heads", "model.head_width", "model.feedforward"))
-    return {"model.layers": layers, "model.width": width, "model.heads": heads} | free
+def shape(c: ModelBase, layers: int, width: int, heads: int) -> dict[str, Any]:
+    """The settings that size a model like this one; an architecture without heads takes the layers and the width.
+
+    Heads share nothing, and a feed-forward layer has its default width.
+    """
+    sizes = dict(layers=layers, width=width, heads=heads, kv_heads=None, head_width=None, feedforward=None)
+    fields = {field.name for field in dataclasses.fields(c)}
+    return {f"model.{name}": value for name, value in sizes.items() if name in fields}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +72,9 @@ class Row:
         right = self.branch_step == self.steps - self.cooldown_steps
         require(right, f"row {self.name}: {self.steps} steps are not {self.branch_step} and {self.cooldown_steps} more")
 
-    def changes(self) -> dict[str, Any]:
-        """Settings that make the design's experiment this row's, trained alone; see lm.settings.replace."""
-        return shape(self.layers, self.width, self.heads) | {
+    def changes(self, c: ModelBase) -> dict[str, Any]:
+        """Settings that make an experiment with this model the row's, trained alone; see lm.settings.replace."""
+        return shape(c, self.layers, self.width, self.heads) | {
             "name": self.name, "train.batch": self.batch, "train.steps": self.steps,
             "schedule.name": "wsd", "schedule.decay": self.cooldown_steps,
         }  # fmt: skip

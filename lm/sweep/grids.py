@@ -21,7 +21,7 @@ def grid(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experi
 
     The name says what was chosen. Raises UserError for a setting there is not, a value it cannot have, or none.
     """
-    axes = dict(map(_axis, words))
+    axes = dict(_axis(word, experiments) for word in words)
     require(len(axes) == len(words), f"--grid {' '.join(words)}: a setting is given twice; put its values side by side")
     runs = len(experiments) * math.prod(map(len, axes.values()))
     require(runs <= MOST_RUNS, f"--grid asks for {runs:,} runs; give fewer values: at most {MOST_RUNS:,} in all")
@@ -39,11 +39,11 @@ def grid(experiments: Sequence[Experiment], words: Sequence[str]) -> list[Experi
     return made
 
 
-def _axis(word: str) -> tuple[str, list[str]]:
+def _axis(word: str, experiments: Sequence[Experiment]) -> tuple[str, list[str]]:
     key, sign, values = word.partition("=")
     key = key.replace("-", "_")
     require(bool(sign), f"--grid {word}: give a setting and its values, such as train.seed=0,1")
-    known = [name for name in settings.settings() if name != "name"]
+    known = [name for name in settings.settings(*experiments) if name != "name"]
     if key not in known:
         raise UserError(f"--grid {word}: no such setting{nearest(key, known)}")
     found = [value.strip() for value in values.split(",")]
@@ -59,7 +59,7 @@ def from_design(e: Experiment, design: Design) -> list[Experiment]:
     for row in design.rows:
         shortest = min(other.steps for other in design.rows if other.trunk == row.trunk)
         warmup = {"schedule.warmup": round(amount / 100 * shortest)} if unit == "%" else {}
-        made.append(settings.replace(e, row.changes() | warmup))
+        made.append(settings.replace(e, row.changes(e.model) | warmup))
     return made
 
 

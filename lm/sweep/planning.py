@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lm import scaling
-from lm.config import Experiment, ModelConfig, duration_steps
+from lm.config import Experiment, ModelBase, duration_steps
 from lm.errors import UserError, require
 from lm.model.api import build
 from lm.scaling.chinchilla import Chinchilla
@@ -132,12 +132,12 @@ def layers_of(width: int) -> int:
     return max(2, min(width // 20, 6 + width // 128))
 
 
-def size(base: ModelConfig, width: int, layers: int | None = None, head_width: int = 16) -> Size:
+def size(base: ModelBase, width: int, layers: int | None = None, head_width: int = 16) -> Size:
     """The base model with another width, heads of about head_width and a feed-forward layer of the default width."""
     layers, heads = layers or layers_of(width), max(1, round(width / head_width))
     while width % heads or ((width // heads) % 2 and heads > 1):
         heads -= 1
-    changes = {key.removeprefix("model."): value for key, value in shape(layers, width, heads).items()}
+    changes = {key.removeprefix("model."): value for key, value in shape(base, layers, width, heads).items()}
     c = dataclasses.replace(base, **changes)
     total, nonembedding = build(c).parameter_count()
     return Size(
@@ -146,7 +146,7 @@ def size(base: ModelConfig, width: int, layers: int | None = None, head_width: i
     )  # fmt: skip
 
 
-def affordable_sizes(base: ModelConfig, flops: float, rules: Rules) -> list[Size]:
+def affordable_sizes(base: ModelBase, flops: float, rules: Rules) -> list[Size]:
     """Sizes of which the shortest run costs at most the whole budget."""
     least = min(rules.ratios, default=rules.tokens_per_parameter[0])
     sizes = (size(base, width, head_width=rules.head_width) for width in WIDTHS)

@@ -9,12 +9,13 @@ import pytest
 from scipy.optimize import least_squares
 
 from lm import settings
-from lm.config import Experiment, ModelConfig
+from lm.config import Experiment, ModelConfig, RecurrentConfig
 from lm.errors import UserError
 from lm.model.api import build
 from lm.scaling.chinchilla import Chinchilla
 from lm.sweep import precision
-from lm.sweep.design import Design
+from lm.sweep.design import Design, shape
+from lm.sweep.grids import grid
 from lm.sweep.planning import (
     BYTES,
     NOISE,
@@ -175,7 +176,7 @@ def test_rows_say_what_the_experiment_is(design):
     """The settings of a row make a model of its size and cost, trained for its tokens."""
     base = settings.from_dict(design.experiment)
     for row in design.rows[::4]:
-        e = settings.replace(base, row.changes())
+        e = settings.replace(base, row.changes(base.model))
         assert build(e.model).parameter_count() == (row.params_total, row.params_nonembedding)
         assert e.steps(9_000_000).total * e.batch_tokens == row.tokens
         assert e.steps(9_000_000).decay == row.cooldown_steps
@@ -307,3 +308,15 @@ def test_the_table_says_what_matters(design):
     assert f"{len(design.rows)} from" in table and "predicted a = beta / (alpha + beta)" in table
     assert all(f"{row.tokens:,}" in table for row in design.rows)
     assert "law and noise are assumptions" in table
+
+
+def test_a_model_without_heads_is_sized_by_its_layers_and_width():
+    """And a grid has the settings of the experiment's own architecture."""
+    base = Experiment(model=RecurrentConfig(context=128, vocab=257))
+    found = size(base.model, 48, 2)
+    sized = settings.replace(base, shape(base.model, found.layers, found.width, found.heads))
+    assert (sized.model.layers, sized.model.width) == (2, 48)
+    assert build(sized.model).parameter_count() == (found.params_total, found.params_nonembedding)
+    assert [e.model.cell for e in grid([base], ["model.cell=lstm,rnn"])] == ["lstm", "rnn"]
+    with pytest.raises(UserError, match="model.heads=1,2: no such setting"):
+        grid([base], ["model.heads=1,2"])
