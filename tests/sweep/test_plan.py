@@ -318,5 +318,5 @@ def test_a_model_without_heads_is_sized_by_its_layers_and_width():
     assert (sized.model.layers, sized.model.width) == (2, 48)
     assert build(sized.model).parameter_count() == (found.params_total, found.params_nonembedding)
     assert [e.model.cell for e in grid([base], ["model.cell=lstm,rnn"])] == ["lstm", "rnn"]
-    with pytest.raises(UserError, match="model.heads=1,2: no such setting"):
+    with pytest.raises(UserError, match=r"model\.heads=1,2: no such setting"):
         grid([base], ["model.heads=1,2"])
