@@ -1,10 +1,12 @@
 """The folder that command lines and damages are tried in."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import fuzzing
@@ -23,7 +25,7 @@ experiment = tiny.experiment({corpus!r})
 
 
 @pytest.fixture(scope="module")
-def place(tiny_run, corpus, tmp_path_factory, request) -> Path:
+def place(tiny_run, corpus, tmp_path_factory, request) -> Iterator[Path]:
     """The current folder: the tiny run, a config of it, and a file of every kind a verb reads, each also damaged."""
     place = tmp_path_factory.mktemp("place")
     shutil.copytree(tiny_run.path, place / "runs" / "tiny")
@@ -60,7 +62,8 @@ def place(tiny_run, corpus, tmp_path_factory, request) -> Path:
             for number in range(copies):
                 suffix = Path(name).suffix
                 (place / f"damaged-{Path(name).stem}{number}{suffix}").write_bytes(fuzzing.damaged(content, rng))
-    before = os.getcwd()
-    os.chdir(place)
-    yield place
-    os.chdir(before)
+    with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
+        # Where PyTorch is installed its compiler takes a minute; peers have tests of their own.
+        patch.setattr("lm.bench.training.training_peers", lambda *_: [])
+        patch.setattr("lm.bench.decoding.decoding_peers", lambda *_: [])
+        yield place
