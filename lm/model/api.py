@@ -82,9 +82,10 @@ def implements(config: type) -> Callable[[type], type]:
 
 
 def build(config: Any) -> "LanguageModel":
-    """The model that a configuration describes. Raises UserError where no architecture is registered for its type."""
-    known = ", ".join(kind.__name__ for kind in _ARCHITECTURES)
-    require(type(config) in _ARCHITECTURES, f"no model is registered for {type(config).__name__} (known: {known})")
+    """The model that a configuration describes. Raises UserError where no module implements its type."""
+    name = type(config).__name__
+    why = f"no module computes the models of {name}: decorate the one that does with @lm.implements({name})"
+    require(type(config) in _ARCHITECTURES, why)
     return LanguageModel(config)
 
 

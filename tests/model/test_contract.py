@@ -13,7 +13,7 @@ import pytest
 from close import relative_error
 from model_cases import forward, lively, models, products, some_tokens
 
-from lm.config import ModelConfig, RecurrentConfig
+from lm.config import ModelBase, ModelConfig, RecurrentConfig
 from lm.errors import UserError
 from lm.model.api import Inputs, build
 from lm.model.loss import window_nats
@@ -93,6 +93,14 @@ def test_no_more_than_the_context_is_read(c):
         m.state(1, 13)
     with pytest.raises(UserError, match="segments and a state do not go together"):
         m.hidden(params, Inputs(np.zeros((1, 1), np.int32), np.zeros((1, 1))), state=m.state(1, 12))
+
+
+def test_a_configuration_without_a_module_is_told_what_it_lacks():
+    class Shape(ModelBase):
+        pass
+
+    with pytest.raises(UserError, match=r"no module computes the models of Shape: .* @lm.implements\(Shape\)"):
+        build(Shape())
 
 
 # --- layouts ---------------------------------------------------------------------------------------------------------
