@@ -1,6 +1,6 @@
 """An architecture of one's own in one file: a gated linear recurrence (minGRU: Feng et al. 2024, section 3.1).
 
-lm train gated_recurrence        MINUTES on two CPU cores, no download
+lm train gated_recurrence        no download
 
 Each layer remembers h = (1 - z) h + z g, where gate z and candidate g read the token alone: one scan for all tokens.
 """

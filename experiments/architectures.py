@@ -1,12 +1,13 @@
 r"""An LSTM against a transformer: the same characters, the same number of parameters, tokens and seeds.
 
-python experiments/architectures.py --corpus input.txt      half an hour on two CPU cores
+python experiments/architectures.py --corpus input.txt      18 minutes on two CPU cores
 python experiments/architectures.py --corpus input.txt --steps 200 --seeds 0     a minute, to see that it works
 
 Trains configs/shakespeare_char_cpu.py and configs/lstm_char_cpu.py on a text (Shakespeare's plays, as `lm data prepare
 shakespeare --download` fetches them), with three seeds each. The runs of a seed follow each other, so that a machine
 that slows down slows both. Draws validation loss against tokens and against seconds of training, and prints a row for
-each architecture. Everything but the model is the same: data, optimizer, schedule, seeds.
+each architecture. Everything but the model is the same: data, optimizer, schedule, seeds. Expected: the LSTM ahead all
+the way, by 0.01 nats at the end; its sequences of 64 characters are short.
 """
 
 import argparse
@@ -66,7 +67,7 @@ def table(runs: dict[str, list[lm.Run]]) -> str:
 
 
 def draw(runs: dict[str, list[lm.Run]]):
-    """Validation loss against tokens and against seconds: a line for the mean over seeds, thin ones for each."""
+    """Validation loss against tokens and against seconds: a line for the mean over R seeds, thin ones for each."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
     for axis, key, unit in ((axes[0], "tokens", 1e6), (axes[1], "seconds", 1)):
@@ -76,11 +77,8 @@ def draw(runs: dict[str, list[lm.Run]]):
             loss_RE = np.array([[r["val_loss"] for r in curve] for curve in curves])
             for x_E, loss_E in zip(x_RE, loss_RE, strict=True):
                 axis.plot(x_E, loss_E, color=f"C{i}", linewidth=0.6, alpha=0.6)
-            axis.plot(x_RE.mean(0), loss_RE.mean(0), color=f"C{i}", linewidth=1.8, label=name)
-            axis.annotate(
-                f"{loss_RE[:, -1].mean():.3f}", (x_RE[:, -1].mean(), loss_RE[:, -1].mean()), color=f"C{i}",
-                xytext=(0, 6), textcoords="offset points", ha="right", fontsize=9,
-            )  # fmt: skip
+            label = f"{name}, {loss_RE[:, -1].mean():.3f} at the end"
+            axis.plot(x_RE.mean(0), loss_RE.mean(0), color=f"C{i}", linewidth=1.8, label=label)
     axes[0].set(xlabel="million characters read", ylabel="validation loss, nats per character")
     axes[1].set(xlabel="seconds of training")
     axes[0].legend(frameon=False)
