@@ -81,6 +81,35 @@ def forward(c: ModelBase):
 
 
 @functools.cache
+def reader(c: ModelBase):
+    """Compiled (params, tokens_BT, state, count_B) -> logits, and the state after count_B tokens of each row."""
+
+    def read(params, tokens_BT, state, count_B):
+        logits_BTV, state = build(c).apply(params, Inputs(tokens_BT, count_B=count_B), state=state)
+        return logits_BTV[..., : c.vocab], state
+
+    return jax.jit(read)
+
+
+def in_chunks(c: ModelBase, params, tokens_BT, counts, width: int, state):
+    """Logits [B, T, vocab] of reading counts[i][b] tokens of row b in the i-th chunk, and the state after that.
+
+    All chunks are `width` wide; what a row lacks is filled with a wrong token.
+    """
+    B, T = tokens_BT.shape
+    logits_BTV, start_B = np.full((B, T, c.vocab), np.nan, np.float32), np.zeros(B, int)
+    for count_B in np.array(counts):
+        at_BT = start_B[:, None] + np.arange(width)
+        held_BT = np.arange(width) < count_B[:, None]
+        chunk_BT = np.where(held_BT, np.take_along_axis(tokens_BT, np.minimum(at_BT, T - 1), axis=1), c.vocab - 1)
+        chunk_BTV, state = reader(c)(params, chunk_BT, state, count_B.astype(np.int32))
+        for b, count in enumerate(count_B):
+            logits_BTV[b, start_B[b] : start_B[b] + count] = chunk_BTV[b, :count]
+        start_B = start_B + count_B
+    return logits_BTV, state
+
+
+@functools.cache
 def loss_and_gradient(c: ModelBase):
     """Compiled (params, tokens_BT, key=None) -> (mean next-token loss in nats, its gradient)."""
 

@@ -4,7 +4,6 @@ What every model's state promises is in test_contract.py.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +12,10 @@ import pytest
 from close import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_cases import forward, lively, small, some_tokens
+from model_cases import forward, in_chunks, lively, reader, small, some_tokens
 
 from lm.model import cache as cache_module
-from lm.model.api import Inputs, build
+from lm.model.api import build
 from lm.model.cache import KVCache
 from lm.model.mask import FAR
 
@@ -45,40 +44,11 @@ def cut(monkeypatch):
     assert [v.shape[1] for v in KVCache.empty(model(), B, T, jnp.float32).v_LCRSH[0]] == [3, 3, 3, 3]
 
 
-@functools.cache
-def read_chunk(c):
-    """Compiled (params, tokens_BT, cache, count_B) -> logits and the cache grown by count_B tokens a row."""
-
-    def step(params, tokens_BT, cache, count_B):
-        logits_BTV, cache = build(c).apply(params, Inputs(tokens_BT, count_B=count_B), state=cache)
-        return logits_BTV[..., : c.vocab], cache
-
-    return jax.jit(step)
-
-
-def decode(c, params, tokens_BT, counts, width):
-    """Logits [B, T, vocab] of reading counts[i][b] tokens of row b in the i-th chunk.
-
-    All chunks are `width` wide; what a row lacks is filled with a wrong token.
-    """
-    rows = np.arange(B)
-    logits_BTV, cache, start_B = np.full((B, T, c.vocab), np.nan, np.float32), littered(c), np.zeros(B, int)
-    for count_B in np.array(counts):
-        at_BT = start_B[:, None] + np.arange(width)
-        held_BT = np.arange(width) < count_B[:, None]
-        chunk_BT = np.where(held_BT, tokens_BT[rows[:, None], np.minimum(at_BT, T - 1)], c.vocab - 1)
-        chunk_BTV, cache = read_chunk(c)(params, chunk_BT, cache, count_B.astype(np.int32))
-        for b in rows:
-            logits_BTV[b, start_B[b] : start_B[b] + count_B[b]] = chunk_BTV[b, : count_B[b]]
-        start_B = start_B + count_B
-    np.testing.assert_array_equal(cache.settled().length_B, start_B)
-    return logits_BTV
-
-
 def assert_equals_full_pass(c, counts, width):
     params, tokens_BT = lively(c), some_tokens(c, B, T)
     full_BTV = np.asarray(forward(c)(params, tokens_BT))
-    logits_BTV = decode(c, params, tokens_BT, counts, width)
+    logits_BTV, cache = in_chunks(c, params, tokens_BT, counts, width, littered(c))
+    np.testing.assert_array_equal(cache.settled().length_B, np.sum(counts, axis=0))
     read_BT = np.arange(T) < np.sum(counts, axis=0)[:, None]
     assert relative_error(logits_BTV[read_BT], full_BTV[read_BT]) < 1e-5
 
@@ -135,9 +105,9 @@ def test_an_empty_stretch_is_not_read(cut):
     c, tokens_BT = model(), some_tokens(model(), B, T)
     params, cache = lively(c), build(c).state(B, T)
     count_B = np.array([3, 5, 0], np.int32)
-    logits_BTV, cache = read_chunk(c)(params, tokens_BT[:, :5], cache, count_B)
+    logits_BTV, cache = reader(c)(params, tokens_BT[:, :5], cache, count_B)
     poisoned = lambda x_LC: tuple((*x_C[:2], x_C[2] * jnp.nan, x_C[3] * jnp.nan) for x_C in x_LC)  # noqa: E731
     sick = dataclasses.replace(cache, k_LCRHS=poisoned(cache.k_LCRHS), v_LCRSH=poisoned(cache.v_LCRSH))
     one_B = np.ones(B, np.int32)
-    logits_BTV, _ = read_chunk(c)(params, tokens_BT[:, 5:6], sick, one_B)  # exact: one program, the same shapes
-    np.testing.assert_array_equal(logits_BTV, read_chunk(c)(params, tokens_BT[:, 5:6], cache, one_B)[0])
+    logits_BTV, _ = reader(c)(params, tokens_BT[:, 5:6], sick, one_B)  # exact: one program, the same shapes
+    np.testing.assert_array_equal(logits_BTV, reader(c)(params, tokens_BT[:, 5:6], cache, one_B)[0])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from close import relative_error
-from model_cases import forward, lively, models, products, some_tokens
+from model_cases import forward, in_chunks, lively, models, products, reader, some_tokens
 
 from lm.config import ModelBase, ModelConfig, RecurrentConfig
 from lm.errors import UserError
@@ -27,35 +27,6 @@ CLOSE = 1e-5
 
 
 # --- the state -------------------------------------------------------------------------------------------------------
-@functools.cache
-def reader(c):
-    """Compiled (params, tokens_BT, state, count_B) -> logits, and the state after count_B tokens of each row."""
-
-    def read(params, tokens_BT, state, count_B):
-        logits_BTV, state = build(c).apply(params, Inputs(tokens_BT, count_B=count_B), state=state)
-        return logits_BTV[..., : c.vocab], state
-
-    return jax.jit(read)
-
-
-def in_chunks(c, params, tokens_BT, counts, width, state=None):
-    """Logits [B, T, vocab] of reading counts[i][b] tokens of row b in the i-th chunk.
-
-    All chunks are `width` wide; what a row lacks is filled with a wrong token.
-    """
-    rows, state = np.arange(B), build(c).state(B, T) if state is None else state
-    logits_BTV, start_B = np.full((B, T, c.vocab), np.nan, np.float32), np.zeros(B, int)
-    for count_B in np.array(counts):
-        at_BT = start_B[:, None] + np.arange(width)
-        held_BT = np.arange(width) < count_B[:, None]
-        chunk_BT = np.where(held_BT, tokens_BT[rows[:, None], np.minimum(at_BT, T - 1)], c.vocab - 1)
-        chunk_BTV, state = reader(c)(params, chunk_BT, state, count_B.astype(np.int32))
-        for b in rows:
-            logits_BTV[b, start_B[b] : start_B[b] + count_B[b]] = chunk_BTV[b, : count_B[b]]
-        start_B = start_B + count_B
-    return logits_BTV
-
-
 @every_model
 @pytest.mark.parametrize(
     "width, counts",
@@ -69,7 +40,8 @@ def test_reading_through_the_state_equals_the_full_pass(c, width, counts):
     params, tokens_BT = lively(c), some_tokens(c, B, T)
     full_BTV = np.asarray(forward(c)(params, tokens_BT))
     read_BT = np.arange(T) < np.sum(counts, axis=0)[:, None]
-    assert relative_error(in_chunks(c, params, tokens_BT, counts, width)[read_BT], full_BTV[read_BT]) < CLOSE
+    logits_BTV, _ = in_chunks(c, params, tokens_BT, counts, width, build(c).state(B, T))
+    assert relative_error(logits_BTV[read_BT], full_BTV[read_BT]) < CLOSE
 
 
 @every_model
