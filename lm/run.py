@@ -32,7 +32,7 @@ class Run:
     def __init__(self, run: str | Path):
         path = _folder(run)
         if path is None:
-            names = [str(folder.relative_to(RUNS)) for folder in _folders(RUNS)]
+            names = [str(folder.relative_to(RUNS)) for folder in folders(RUNS)]
             raise UserError(f"no run {run}{nearest(str(run).removeprefix(f'{RUNS}/'), names)} (`lm runs` lists them)")
         self.path = path if path.name not in ("", "..") else path.resolve()
         self.record, self.experiment = records.read_experiment(self.path / "experiment.json")
@@ -161,12 +161,8 @@ def exists(run: str | Path) -> bool:
     return _folder(run) is not None
 
 
-def find(folder: Path = RUNS) -> list[Run]:
-    """Every run under a folder, by path."""
-    return [Run(path) for path in _folders(folder)]
-
-
-def _folders(folder: Path) -> list[Path]:
+def folders(folder: Path = RUNS) -> list[Path]:
+    """The directories of every run under a folder, in order."""
     return [file.parent for file in sorted(folder.rglob("experiment.json"))] if folder.is_dir() else []
 
 

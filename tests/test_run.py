@@ -13,7 +13,7 @@ import lm
 from lm import settings
 from lm.errors import UserError
 from lm.model.api import Inputs, build
-from lm.run import Run, find, load
+from lm.run import Run, folders, load
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_metrics_count_tokens_and_name_rates(tiny_run):
 # --- opening ---------------------------------------------------------------------------------------------------------
 def test_a_run_is_its_directory_or_its_name_under_runs(copy):
     assert Run("tiny").path == Run("runs/tiny").path == Run(copy.path).path
-    assert [run.name for run in find()] == ["tiny"]
+    assert [folder.name for folder in folders()] == ["tiny"]
 
 
 def test_no_such_run_suggests_the_nearest(copy):

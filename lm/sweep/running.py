@@ -17,7 +17,7 @@ from typing import Any
 from lm import settings
 from lm.errors import Diverged, Stopped, UserError, require
 from lm.files import whole
-from lm.run import Run, exists, refuse_differences
+from lm.run import Run, exists, folders, refuse_differences
 from lm.sweep.board import Board
 from lm.sweep.early import check_steps, worse
 from lm.sweep.jobs import MOST_PACKED, Job, Trunk, alike, differing, packs, parted, trunks
@@ -168,7 +168,7 @@ class Sweep:
                 self._note(job)
         if done := self.board.ended():
             self.board.tell(f"{done} of {len(self.jobs)} runs have ended already")
-        there = (file.parent.relative_to(self.folder) for file in self.folder.rglob("experiment.json"))
+        there = (path.relative_to(self.folder) for path in folders(self.folder))
         if others := sorted({str(name) for name in there} - {".", *self.trunk_of}):
             named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             self.board.tell(f"{self.folder} also holds {len(others)} of other sweeps: {named}; not in points.csv")
