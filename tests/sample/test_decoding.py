@@ -116,7 +116,8 @@ def test_parameters_laid_out_for_decoding_are_the_same_model(changes, single):
     first = laid_out["blocks"]["attention"]["query"]["kernel"].layers[0]
     assert isinstance(first, SplitMatrix) == single
 
-    plain_BTV, plain = m.model.apply(m.params, Inputs(tokens_BT), state=cache)
-    laid_BTV, laid = m.model.apply(laid_out, Inputs(tokens_BT), state=cache)
+    apply = jax.jit(m.model.apply)
+    plain_BTV, plain = apply(m.params, Inputs(tokens_BT), state=cache)
+    laid_BTV, laid = apply(laid_out, Inputs(tokens_BT), state=cache)
     assert_close(laid_BTV[..., : c.vocab], plain_BTV[..., : c.vocab], relative=1e-5)
     assert_close(laid.new_k_LBKHT, plain.new_k_LBKHT, relative=1e-5)

@@ -55,11 +55,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, corpus, tmp_path, monk
     assert lm.evaluate(m, tiny.text(200, seed=1)).loss == pytest.approx(whole.metrics()[-1]["val_loss"], rel=0.2)
 
 
-@every_model
-def test_a_pack_equals_its_runs_alone(model, corpus, tmp_path):
+@pytest.mark.parametrize("name", ["lstm", "one's own"])
+def test_a_pack_equals_its_runs_alone(name, corpus, tmp_path):
     """To the bit, for runs that differ in seed and rate."""
     changes = [dict(name="a"), dict(name="b", train__seed=1, optimizer__learning_rate=1e-2)]
-    experiments = [experiment(model, corpus, **change) for change in changes]
+    experiments = [experiment(MODELS[name], corpus, **change) for change in changes]
     together = lm.train_pack(experiments, folder=tmp_path / "together", display=False)
     for e, packed in zip(experiments, together, strict=True):
         alone = lm.train(e, folder=tmp_path / "alone", display=False)
