@@ -25,6 +25,8 @@ from lm.training.step import hyperparameters, init_state
 
 TOKENS = 1 << 20
 """Random tokens to train on."""
+TRACED = 2
+"""Dispatches in a profile: of a small model a turn has hundreds, whose trace would take a minute to read."""
 VOCABULARY = {"bytes": 257, "chars": 65}
 """Entries where neither the model nor the data says: bytes and end of text; Shakespeare's characters."""
 PUBLISHED = 50257
@@ -65,7 +67,8 @@ def train(
         others, absent = gather(training_peers(e), display) if peers and isinstance(e.model, ModelConfig) else ([], [])
         contestants = [Contestant("lm", program.run), *others, *(x.contestant for x in (*limits, copying))]
         timings = compare(contestants, seconds, rounds, report=lambda done, total: display.stage("timing", done, total))
-        operations = profiled(lambda: program.run(timings[0].units), profile) if profile else []
+        traced = min(timings[0].units, TRACED * program.dispatch)
+        operations = profiled(lambda: program.run(traced), profile) if profile else []
     rates = timings[0].seconds.per(e.batch_tokens)
     flops_per_token = model.cost().training_flops
     flops, peak = rates.median * flops_per_token, machine.fastest(limits, timings)
