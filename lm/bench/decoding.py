@@ -121,8 +121,7 @@ def bytes_per_step(model: LanguageModel, batch: int, tokens: int, prompt_tokens:
     A table that is only looked up in (positions, an embedding that is not the head) counts nothing.
     """
     leaves = model.with_axes(model.shapes())
-    head_is_table = all(axes != ("D", "V") for _, axes in leaves)
-    looked_up = [("T", "D")] if head_is_table else [("T", "D"), ("V", "D")]
+    looked_up = [("T", "D")] if model.tied else [("T", "D"), ("V", "D")]
     params = sum(leaf.size for leaf, axes in leaves if axes not in looked_up)
     remembered = _mean_while_decoding(lambda length: model.cost(length).remembered, tokens, prompt_tokens)
     return model.dtype.itemsize * (params + batch * remembered)

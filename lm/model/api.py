@@ -135,6 +135,11 @@ class LanguageModel:
         """(params_total, params_nonembedding): the latter without tables of tokens and positions, and the head."""
         return _parameter_count(self)
 
+    @property
+    def tied(self) -> bool:
+        """Whether the table of embeddings is the head too."""
+        return all(axes != ("D", "V") for _, axes in self.with_axes(self.shapes()))
+
     def tables(self, params: dict) -> tuple[jax.Array, jax.Array | None]:
         """The embedding [V, D] and the unembedding [V, D], None where that is the embedding again (a tied head).
 

@@ -139,13 +139,9 @@ class KVCache:
     def grown(self, k_LBKHT: jax.Array, v_LBKTH: jax.Array, count_B: jax.Array) -> "KVCache":
         """After reading T tokens, of which the first `count_B` of each row count: one waits, several are written."""
         if v_LBKTH.shape[3] == 1:
-            made = dict(new_k_LBKHT=k_LBKHT, new_v_LBKTH=v_LBKTH, new_B=count_B)
-            return dataclasses.replace(self, **jax.tree.map(lambda x, like: x.astype(like.dtype), made, self._waiting))
+            k_LBKHT, v_LBKTH = k_LBKHT.astype(self.new_k_LBKHT.dtype), v_LBKTH.astype(self.new_v_LBKTH.dtype)
+            return dataclasses.replace(self, new_k_LBKHT=k_LBKHT, new_v_LBKTH=v_LBKTH, new_B=count_B)
         return self.append(k_LBKHT, v_LBKTH, count_B)
-
-    @property
-    def _waiting(self) -> dict[str, jax.Array]:
-        return {name: getattr(self, name) for name in ("new_k_LBKHT", "new_v_LBKTH", "new_B")}
 
     def append(self, k_LBKHT: jax.Array, v_LBKTH: jax.Array, count_B: jax.Array) -> "KVCache":
         """Write T new tokens behind each row's last, and count the first `count_B` of them as held; nothing waits."""

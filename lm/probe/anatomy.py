@@ -14,11 +14,6 @@ from lm.model.mask import Mask, Places
 
 
 # --- of any model ----------------------------------------------------------------------------------------------------
-def tied(model: LanguageModel) -> bool:
-    """Whether embedding and unembedding are one matrix."""
-    return all(axes != ("D", "V") for _, axes in model.with_axes(model.shapes()))
-
-
 def embedding(model: LanguageModel, params: dict) -> jax.Array:
     """The vector of each token before the first block, [V, D]."""
     return model.tables(params)[0]

@@ -52,7 +52,7 @@ def _spaces(m: Trained, names: Sequence[str], known: Vocabulary, text, tokens, r
     """Make the named spaces; the text is read once for all contextual ones."""
     model = m.model
     everywhere = [f"contextual.{layer}" for layer in range(1, model.config.layers + 1)]
-    names = names or ("input", *(() if anatomy.tied(model) else ("unembedding",)), "contextual")
+    names = names or ("input", *(() if model.tied else ("unembedding",)), "contextual")
     names = [one for name in names for one in (everywhere if name == "contextual" else [name])]
     possible = ["input", "unembedding", *everywhere]
     for name in names:
@@ -67,7 +67,7 @@ def _matrix(m: Trained, name: str, known: Vocabulary) -> Space:
     """Make the space of the input embedding or the unembedding; a word of several tokens is the mean of theirs."""
     model, params = m.model, m.params
     rows_VD = anatomy.embedding(model, params) if name == "input" else anatomy.unembedding(model, params)
-    about = "tied: input and unembedding are one matrix" if anatomy.tied(model) else ""
+    about = "tied: input and unembedding are one matrix" if model.tied else ""
     lengths = np.array([len(tokens) for tokens in known.values()])
     taken = np.asarray(rows_VD, np.float32)[np.concatenate([*known.values()])]
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])

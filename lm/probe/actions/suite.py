@@ -13,7 +13,6 @@ import tyro
 
 from lm.errors import printable, require
 from lm.model.trained import Trained
-from lm.probe import anatomy
 from lm.probe.drawing import canvas
 from lm.probe.index import ABSENT, Index
 from lm.probe.options import BootstrapOptions, Report, require_bootstrap
@@ -230,7 +229,7 @@ def run(m: Trained, o: Options) -> Report:
         spaces, sections, method=o.method, case=o.case, restrict=o.restrict, level=o.level, samples=o.samples,
         seed=o.seed,
     )  # fmt: skip
-    value = found.to_json() | {"tied": anatomy.tied(m.model)}
+    value = found.to_json() | {"tied": m.model.tied}
     return Report(value, found.tables(), lambda out: draw_suite(found, out))
 
 
