@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from lm import limits
+from lm.architectures import EncoderConfig as EncoderConfig
 from lm.architectures import ModelBase, ModelConfig
 from lm.architectures import RecurrentConfig as RecurrentConfig  # public names of this module
 from lm.architectures import register as register
