@@ -38,6 +38,9 @@ class DataConfig:
     """Fraction held out: whole documents where there are several, else the end of the text."""
     validation_corpus: str | None = None
     """Validate on this corpus instead of holding out a fraction."""
+    examples: str | None = None
+    """A file of examples (.tsv .csv .jsonl .parquet .npz) to learn from instead of a corpus; validation_corpus is
+    then another such file."""
     packing: bool = False
     """Attention does not cross documents, and positions restart in each."""
 

@@ -1,0 +1,132 @@
+"""Examples as the rows that a model learns from: tokens, and weights 1 on what is to be answered and its end of text.
+
+EOT is the end-of-text token; it also fills a row up to U = model.context + 1 tokens, where it has no weight.
+
+model           source and target, text and label       prompt and completion       images and frames
+decoder-only    EOT source EOT target EOT               EOT prompt completion EOT   vectors, then EOT target EOT
+with encoder    it reads source EOT; then EOT target EOT                            it reads vectors EOT; EOT target EOT
+
+Columns have the names of a Batch's fields, and N rows:
+tokens_BU                        the rows above; the target at place t is tokens_BU[:, t + 1]
+start_B, count_B                 the targets start <= t < count are learnt; they are the answer and its end of text
+source_BS, source_count_B        what the encoder reads, S = model.encoder.context, and how much of it is real
+vectors_BIE, vectors_count_B     I is the most vectors that an example of the file has; float32, zeros after the count
+open_B                           decoder-only: the places that are all read at once, vectors included, when the answer
+                                 is about to be written; the last token of what is shown is read by the first step
+                                 of writing and is not among them
+
+model.context counts tokens, not the vectors before them.
+"""
+
+import numpy as np
+
+from lm.config import ModelBase
+from lm.data.batches import Columns
+from lm.data.examples import ExampleFile, Ragged
+from lm.errors import UserError, require
+from lm.limits import Count
+from lm.typed import coerce
+
+
+def lay_out_examples(file: ExampleFile, model: ModelBase) -> tuple[Columns, int]:
+    """The examples of a file as rows for a model, and how many were left out because they do not fit its contexts.
+
+    Raises UserError where none fits, for vectors of another width than the model takes, and for preferences, from which
+    nothing learns yet.
+    """
+    require(file.kind != "chosen/rejected", "examples chosen/rejected: nothing learns from preferences yet")
+    encoder = getattr(model, "encoder", None)
+    if file.vectors is not None:
+        _require_vectors(file, model)
+    shown = 0 if encoder is not None or file.sources is None else file.sources.lengths + _separated(file)
+    tokens_N = 1 + shown + file.targets.lengths  # that are read; the end of text after them is only predicted
+    sources_N = 1 + (0 if file.sources is None else file.sources.lengths) + np.zeros_like(tokens_N)
+    fits_N = tokens_N <= model.context
+    if encoder is not None:
+        fits_N = fits_N & (sources_N <= encoder.context)
+    chosen = np.flatnonzero(fits_N)
+    if not len(chosen):
+        raise UserError(_nothing_fits(file, model, tokens_N, sources_N))
+    columns = _columns(file, model, chosen)
+    return columns, file.documents - len(chosen)
+
+
+def validation_rows(file: ExampleFile, model: ModelBase, tokens: int) -> Columns:
+    """Rows of a file, spread evenly over it, with about `tokens` targets to predict: the same every time.
+
+    All that fit the model where `tokens` is enough. Raises UserError as lay_out_examples does.
+    """
+    tokens = coerce(tokens, Count, "tokens")
+    columns, _ = lay_out_examples(file, model)
+    targets_N = columns["count_B"] - columns["start_B"]
+    N, total = len(targets_N), int(targets_N.sum())
+    wanted = min(N, -(-N * tokens // total))
+    rows = np.arange(wanted) * N // wanted
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def _separated(file: ExampleFile) -> int:
+    """1 where an end of text stands between what is shown and the answer, 0 for a completion."""
+    return int(file.kind != "prompt/completion")
+
+
+def _columns(file: ExampleFile, model: ModelBase, chosen: np.ndarray) -> Columns:
+    """The rows of the chosen examples."""
+    N, answers_N = len(chosen), file.targets.lengths[chosen]
+    tokens_BU = np.full((N, model.context + 1), file.eot, np.int32)
+    start_N = np.zeros(N, np.int64)
+    columns = {"tokens_BU": tokens_BU}
+    encoder = getattr(model, "encoder", None)
+    if encoder is None and file.sources is not None:
+        start_N = file.sources.lengths[chosen] + _separated(file)
+        _write(tokens_BU, np.ones(N, np.int64), file.sources, chosen)
+    _write(tokens_BU, start_N + 1, file.targets, chosen)
+    columns |= {"start_B": start_N, "count_B": start_N + answers_N + 1}
+    if encoder is not None:
+        columns |= _encoded(file, encoder, chosen)
+    if file.vectors is not None:
+        columns |= _vectors(file.vectors, chosen)
+    if encoder is None:
+        columns["open_B"] = columns["vectors_count_B"] if file.vectors is not None else start_N
+    return {name: column if column.dtype == np.float32 else column.astype(np.int32) for name, column in columns.items()}
+
+
+def _encoded(file: ExampleFile, encoder: ModelBase, chosen: np.ndarray) -> Columns:
+    """What the encoder reads: source EOT, or an EOT alone after vectors."""
+    N = len(chosen)
+    if file.sources is None:
+        return {"source_BS": np.full((N, 1), file.eot), "source_count_B": np.ones(N, np.int64)}
+    source_BS = np.full((N, encoder.context), file.eot)
+    _write(source_BS, np.zeros(N, np.int64), file.sources, chosen)
+    return {"source_BS": source_BS, "source_count_B": file.sources.lengths[chosen] + 1}
+
+
+def _vectors(vectors: Ragged, chosen: np.ndarray) -> Columns:
+    vectors_BIE = np.zeros((len(chosen), int(vectors.lengths.max()), vectors.flat.shape[1]), np.float32)
+    _write(vectors_BIE, np.zeros(len(chosen), np.int64), vectors, chosen)
+    return {"vectors_BIE": vectors_BIE, "vectors_count_B": vectors.lengths[chosen]}
+
+
+def _write(rows: np.ndarray, column_N: np.ndarray, part: Ragged, chosen: np.ndarray) -> None:
+    """Write the stretch of each chosen example into its row of `rows`, from the column that is its own."""
+    lengths_N = part.lengths[chosen]
+    row = np.repeat(np.arange(len(chosen)), lengths_N)
+    within = np.arange(len(row)) - np.repeat(np.cumsum(lengths_N) - lengths_N, lengths_N)
+    rows[row, column_N[row] + within] = part.flat[part.offsets[chosen][row] + within]
+
+
+def _require_vectors(file: ExampleFile, model: ModelBase) -> None:
+    """Refuse vectors that the model cannot take in."""
+    E, encoder = file.vectors.flat.shape[1], getattr(model, "encoder", None)
+    reader, name = (model, "model.vectors") if encoder is None else (encoder, "model.encoder.vectors")
+    taken = getattr(reader, "vectors", None)
+    require(taken == E, f"{name} {taken}: the {file.kind} are vectors of {E} numbers; set --{name} {E}")
+
+
+def _nothing_fits(file: ExampleFile, model: ModelBase, tokens_N: np.ndarray, sources_N: np.ndarray) -> str:
+    """Which context is too small, and what the examples need."""
+    name, needed_N, context = "model.context", tokens_N, model.context
+    if (tokens_N <= model.context).any():  # then it is the encoder's
+        name, needed_N, context = "model.encoder.context", sources_N, model.encoder.context
+    needs = f"the shortest needs {needed_N.min():,}, the longest {needed_N.max():,}"
+    return f"none of {file.documents:,} examples fits {name} {context}: {needs}; raise --{name}"
