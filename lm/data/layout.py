@@ -21,7 +21,7 @@ model.context counts tokens, not the vectors before them.
 import numpy as np
 
 from lm.config import ModelBase
-from lm.data.batches import Columns
+from lm.data.batches import Columns, epoch_key, permute
 from lm.data.examples import ExampleFile, Ragged
 from lm.errors import UserError, require
 from lm.limits import Count
@@ -52,16 +52,17 @@ def lay_out_examples(file: ExampleFile, model: ModelBase) -> tuple[Columns, int]
 
 
 def validation_rows(file: ExampleFile, model: ModelBase, tokens: int) -> Columns:
-    """Rows of a file, spread evenly over it, with about `tokens` targets to predict: the same every time.
+    """Rows of a file with about `tokens` targets to predict, in order: the same sample of it every time.
 
-    All that fit the model where `tokens` is enough. Raises UserError as lay_out_examples does.
+    All that fit the model where `tokens` is enough. (A sample, for every n-th of classes in turn might be one class.)
+    Raises UserError as lay_out_examples does.
     """
     tokens = coerce(tokens, Count, "tokens")
     columns, _ = lay_out_examples(file, model)
     targets_N = columns["count_B"] - columns["start_B"]
     N, total = len(targets_N), int(targets_N.sum())
     wanted = min(N, -(-N * tokens // total))
-    rows = np.arange(wanted) * N // wanted
+    rows = np.sort(permute(np.arange(wanted), N, epoch_key(0, 0)))
     return {name: column[rows] for name, column in columns.items()}
 
 
