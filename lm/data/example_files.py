@@ -199,13 +199,14 @@ def _tsv_rows(path: Path) -> Iterator[Row]:
 def _csv_rows(path: Path) -> Iterator[Row]:
     text = readers.read_text(path)
     before = csv.field_size_limit(max(len(text), 1))  # it is the process's
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        cells = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        rows = list(reader)
     except csv.Error as error:
-        raise UserError(f"{path} is not CSV: {error}") from error
+        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
     finally:
         csv.field_size_limit(before)
-    return _table_rows(path, cells)
+    return _table_rows(path, rows)
 
 
 def _table_rows(path: Path, rows: Iterable[list[str]]) -> Iterator[Row]:
@@ -237,10 +238,18 @@ def _columns(count: int) -> str:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    for number, record in readers.jsonl_records(path):
+    for number, record in readers.jsonl_records(path, _record):
         where = f"{path}, row {number}"
         fields = _fields(where, list(record))
         yield where, fields, [record[name] for name in fields.names]
+
+
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a name is there twice, which JSON leaves open."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a field is there twice")
+    return record
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -276,7 +285,8 @@ def _arrays(path: Path) -> Examples:
         require(bool(finite), f"{path}, row {number}: {kind} holds a number that is NaN, infinite or beyond float32")
         examples.vectors.append(vectors_IE[:count])
     for number, value in enumerate(targets, 1):
-        examples.targets.append(_text(f"{path}, row {number}", answers, _plain(path, value)))
+        where = f"{path}, row {number}"
+        examples.targets.append(_text(where, answers, _plain(where, value)))
     return examples
 
 
@@ -292,6 +302,9 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is no .npz file of numbers and text, or is damaged: {said or type(error).__name__}"
         ) from error  # fmt: skip
     require(not twice, f"{path}: several arrays are called {' and '.join(twice)}")
+    for name in wanted:
+        no_array = name in arrays and not isinstance(arrays[name], np.ndarray)
+        require(not no_array, f"{path}: {name} is no array")  # but another file in the zip
     return arrays
 
 
@@ -323,12 +336,12 @@ def _counts(path: Path, counts: np.ndarray, vectors_NIE: np.ndarray) -> np.ndarr
     return counts
 
 
-def _plain(path: Path, value: Any) -> Any:
+def _plain(where: str, value: Any) -> Any:
     """An entry of an array as Python has it; bytes are UTF-8."""
     value = value.item()
     if isinstance(value, bytes):
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}: a text in it is not UTF-8") from error
+            raise UserError(f"{where}: the text is not UTF-8") from error
     return value

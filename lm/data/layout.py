@@ -23,7 +23,7 @@ import numpy as np
 from lm.config import ModelBase
 from lm.data.batches import Columns, epoch_key, permute
 from lm.data.examples import ExampleFile, Ragged
-from lm.errors import UserError, require
+from lm.errors import require
 from lm.limits import Count
 from lm.typed import coerce
 
@@ -35,20 +35,12 @@ def lay_out_examples(file: ExampleFile, model: ModelBase) -> tuple[Columns, int]
     nothing learns yet.
     """
     require(file.kind != "chosen/rejected", "examples chosen/rejected: nothing learns from preferences yet")
-    encoder = getattr(model, "encoder", None)
     if file.vectors is not None:
         _require_vectors(file, model)
-    shown = 0 if encoder is not None or file.sources is None else file.sources.lengths + _separated(file)
-    tokens_N = 1 + shown + file.targets.lengths  # that are read; the end of text after them is only predicted
-    sources_N = 1 + (0 if file.sources is None else file.sources.lengths) + np.zeros_like(tokens_N)
-    fits_N = tokens_N <= model.context
-    if encoder is not None:
-        fits_N = fits_N & (sources_N <= encoder.context)
-    chosen = np.flatnonzero(fits_N)
-    if not len(chosen):
-        raise UserError(_nothing_fits(file, model, tokens_N, sources_N))
-    columns = _columns(file, model, chosen)
-    return columns, file.documents - len(chosen)
+    needs = _needs(file, model)
+    chosen = np.flatnonzero(np.all([needed_N <= context for context, needed_N in needs.values()], axis=0))
+    require(len(chosen) > 0, _nothing_fits(needs))
+    return _columns(file, model, chosen), file.documents - len(chosen)
 
 
 def validation_rows(file: ExampleFile, model: ModelBase, tokens: int) -> Columns:
@@ -67,8 +59,19 @@ def validation_rows(file: ExampleFile, model: ModelBase, tokens: int) -> Columns
 
 
 def _separated(file: ExampleFile) -> int:
-    """1 where an end of text stands between what is shown and the answer, 0 for a completion."""
-    return int(file.kind != "prompt/completion")
+    """1 where an end of text stands between what is shown and the answer, 0 for a completion and after vectors."""
+    return int(file.sources is not None and file.kind != "prompt/completion")
+
+
+def _needs(file: ExampleFile, model: ModelBase) -> dict[str, tuple[int, np.ndarray]]:
+    """Each context that examples must fit, by its setting, and how many tokens [N] are read there. The end of text
+    after an answer is only predicted."""
+    answers_N = 1 + file.targets.lengths
+    sources_N = np.zeros_like(answers_N) if file.sources is None else file.sources.lengths
+    encoder = getattr(model, "encoder", None)
+    if encoder is None:
+        return {"model.context": (model.context, sources_N + _separated(file) + answers_N)}
+    return {"model.context": (model.context, answers_N), "model.encoder.context": (encoder.context, sources_N + 1)}
 
 
 def _columns(file: ExampleFile, model: ModelBase, chosen: np.ndarray) -> Columns:
@@ -124,10 +127,12 @@ def _require_vectors(file: ExampleFile, model: ModelBase) -> None:
     require(taken == E, f"{name} {taken}: the {file.kind} are vectors of {E} numbers; set --{name} {E}")
 
 
-def _nothing_fits(file: ExampleFile, model: ModelBase, tokens_N: np.ndarray, sources_N: np.ndarray) -> str:
-    """Which context is too small, and what the examples need."""
-    name, needed_N, context = "model.context", tokens_N, model.context
-    if (tokens_N <= model.context).any():  # then it is the encoder's
-        name, needed_N, context = "model.encoder.context", sources_N, model.encoder.context
-    needs = f"the shortest needs {needed_N.min():,}, the longest {needed_N.max():,}"
-    return f"none of {file.documents:,} examples fits {name} {context}: {needs}; raise --{name}"
+def _nothing_fits(needs: dict[str, tuple[int, np.ndarray]]) -> str:
+    """Which contexts are too small, and what the examples need."""
+    alone = [name for name, (context, needed_N) in needs.items() if (needed_N > context).all()]
+    small = {name: needs[name] for name in alone or needs}
+    told = "; ".join(
+        f"{name} {context}: the shortest needs {needed_N.min():,}, the longest {needed_N.max():,}"
+        for name, (context, needed_N) in small.items()
+    )
+    return f"none of {len(needs['model.context'][1]):,} examples fits {told}; raise --{' and --'.join(small)}"

@@ -13,7 +13,7 @@ import json
 import lzma
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -224,9 +224,10 @@ def _with_last(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
-def jsonl_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def jsonl_records(path: Path, hook: Callable[[list], dict] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number of the line, from 1, and the JSON object for every line of a .jsonl file that is not blank.
 
+    hook: makes an object of its (name, value) pairs; a ValueError refuses it.
     Raises UserError for lines that are no JSON object, or too long.
     """
     offset = 0
@@ -238,7 +239,7 @@ def jsonl_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 return
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                record = json.loads(text) if line.strip() else None
+                record = json.loads(text, object_pairs_hook=hook) if line.strip() else None
             except UnicodeDecodeError as error:
                 raise UserError(f"{path} is not UTF-8 text: line {number}, offset {offset + error.start}") from error
             except (ValueError, RecursionError) as error:

@@ -7,6 +7,7 @@ import lzma
 import signal
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from types import SimpleNamespace
 
@@ -142,7 +143,7 @@ REFUSED = {
     "other.csv": ("id,completion\na,b\n", r"row 1: completion but no prompt among the fields id, completion"),
     "two.csv": ("text,label,source,target\na,b,c,d\n", r"row 1: the fields of source/target and of text/label"),
     "twice.csv": ("text,text,label\na,b,c\n", r"row 1: 2 fields are called text"),
-    "quote.csv": ('a,"b\nc,d\n', r"quote\.csv is not CSV: unexpected end of data"),
+    "quote.csv": ('a,"b\nc,d\n', r"quote\.csv, line 2: not CSV \(unexpected end of data\)"),
     "target.tsv": ("a\tb\n\nc\t \n", r"row 3: target is blank; nothing to learn"),
     "source.tsv": ("a\tb\n\tc\n", r"row 2: source is blank; a text that answers nothing is no example: learn it as a"),
     "names.tsv": ("source\ttarget\n\n", r"names\.tsv: no examples in it"),
@@ -150,6 +151,7 @@ REFUSED = {
     "empty.jsonl": ("\n", r"empty\.jsonl: no examples in it"),
     "no.jsonl": ('{"a": 1, "b": 2}\n', r"row 1: no examples among the fields a, b; expected source and target; prompt"),
     "none.jsonl": ("{}\n", r"row 1: no examples among the fields none"),
+    "again.jsonl": ('{"text": "a", "label": "b", "label": "c"}\n', r"line 1: not JSON \(a field is there twice\)"),
     "list.jsonl": ("[1]\n", r"line 1: expected a JSON object"),
     "json.jsonl": ('{"source": "a", "target": "b"}\n{"source"\n', r"line 2: not JSON"),
     "null.jsonl": ('{"text": null, "label": 1}\n', r"row 1: text is empty \(null\)"),
@@ -263,6 +265,7 @@ REFUSED_ARRAYS = {
         dict(frames=ONES, labels=TWO, frame_counts=[1.0, 2.0]),
         r"frame_counts is float64 \(2,\), expected a who",
     ),
+    "bytes": (dict(images=ONES, labels=[b"a", b"\xff"]), r"row 2: the text is not UTF-8"),
     "not": (dict(images=ONES, labels=[1, np.nan]), r"row 2: labels is nan"),
 }
 
@@ -272,6 +275,14 @@ def test_arrays_that_are_no_examples_are_refused(name, tmp_path):
     arrays, message = REFUSED_ARRAYS[name]
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(UserError, match=message):
+        read_examples(tmp_path / "a.npz")
+
+
+def test_a_zip_of_other_files_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("images", "no array")
+        file.writestr("labels", "nor this")
+    with pytest.raises(UserError, match="images is no array"):
         read_examples(tmp_path / "a.npz")
 
 
@@ -547,6 +558,10 @@ def test_the_context_to_raise_is_named(tmp_path):
         UserError, match=r"fits model\.encoder\.context 6: the shortest needs 8, the longest 10; raise -"
     ):
         lay_out_examples(file, decoder(9, encoder=decoder(6)))
+    with pytest.raises(
+        UserError, match=r"context 4: .* 4, the longest 6; model\.encoder\.context 9: .* 8, the longest 10; r"
+    ):
+        lay_out_examples(file, decoder(4, encoder=decoder(9)))
 
 
 def test_vectors_stand_before_the_tokens(tmp_path):
