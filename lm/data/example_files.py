@@ -63,7 +63,7 @@ class Examples:
 
     def digest(self) -> str:
         """sha256 of all that is in them, with 0xFF, which UTF-8 never contains, before each text."""
-        digest = hashlib.sha256(self.kind.encode())
+        digest = hashlib.sha256(f"{self.kind} {len(self.targets)}".encode())
         for text in self.texts():
             digest.update(b"\xff" + text.encode())
         for vectors_IE in self.vectors:
@@ -298,9 +298,8 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             twice = [name for name in wanted if file.files.count(name) > 1]
             arrays = {name: file[name] if name in wanted else None for name in file.files}
     except Exception as error:
-        said = " ".join(str(error).split())[:120]
-        raise UserError(f"{path} is no .npz file of numbers and text, or is damaged: {said or type(error).__name__}"
-        ) from error  # fmt: skip
+        said = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(f"{path} is no .npz file of numbers and text, or is damaged: {said}") from error
     require(not twice, f"{path}: several arrays are called {' and '.join(twice)}")
     for name in wanted:
         no_array = name in arrays and not isinstance(arrays[name], np.ndarray)
