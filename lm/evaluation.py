@@ -13,7 +13,8 @@ import numpy as np
 
 from lm import tokenizer as tokenizers
 from lm.data.corpora import Corpus, Text
-from lm.data.tokens import lay_out, prepare
+from lm.data.supply import prepare
+from lm.data.tokens import lay_out
 from lm.errors import require
 from lm.limits import Count
 from lm.model.api import LanguageModel

@@ -22,7 +22,7 @@ from lm import tokenizer as tokenizers
 from lm.config import DataConfig
 from lm.data import readers
 from lm.data.corpora import open_text
-from lm.data.tokens import prepare
+from lm.data.supply import prepare
 from lm.errors import UserError
 from lm.evaluation import Score, baselines, evaluate, evaluate_validation, score_columns, strided_windows
 from lm.model.api import Inputs, build

@@ -180,7 +180,7 @@ def test_runs_and_models_say_what_they_are(copy):
 def test_load_latest_best_and_step(tiny_run):
     """Each checkpoint is the one it says: the loss it scores is the loss that was logged at its step."""
     from lm.data.batches import validation_windows
-    from lm.data.tokens import prepare
+    from lm.data.supply import prepare
     from lm.evaluation import score_columns
 
     assert load(tiny_run).step == load(tiny_run, "latest").step == 60

@@ -13,7 +13,8 @@ from lm.bench.rounds import Contestant, calibrate, timed
 from lm.bench.training import Program
 from lm.config import Experiment
 from lm.data.batches import validation_windows
-from lm.data.tokens import Prepared, prepare
+from lm.data.supply import prepare
+from lm.data.tokens import Prepared
 from lm.errors import UserError
 from lm.model.api import build
 from lm.sweep.jobs import MOST_PACKED, Job, added_steps, packs, parted, trunks

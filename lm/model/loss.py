@@ -23,12 +23,14 @@ HIDDEN, CHANGED = 0.8, 0.1
 class Batch:
     """Rows to learn from, and what of them is to be learnt.
 
-    tokens_BU: integers [B, T+1], inputs and targets one apart. weights_BT: 1 for a target that is to be learnt, else 0;
-    None is all of them. count_B: how many of a row's inputs are real, None is all. The others are what `Inputs` has.
+    tokens_BU: integers [B, T+1], inputs and targets one apart. weights_BT: 1 for a target that is to be learnt, else 0.
+    start_B: a row's first target to be learnt. count_B: how many of its inputs are real; later targets are not learnt.
+    None is all of them. The others are what `Inputs` has.
     """
 
     tokens_BU: jax.Array
     weights_BT: jax.Array | None = None
+    start_B: jax.Array | None = None
     count_B: jax.Array | None = None
     source_BS: jax.Array | None = None
     source_count_B: jax.Array | None = None
@@ -46,10 +48,15 @@ class Batch:
         return Inputs(tokens_BT, segments_BT, count_B=self.count_B, source=source, open_B=self.open_B, **beside)
 
     def weights(self) -> jax.Array:
-        """[B, T] float32."""
-        if self.weights_BT is None:
-            return jnp.ones(self.tokens_BU[:, 1:].shape, jnp.float32)
-        return self.weights_BT.astype(jnp.float32)
+        """[B, T] float32: what a target counts."""
+        targets_BT = self.tokens_BU[:, 1:]
+        index_T = jnp.arange(targets_BT.shape[1])
+        weights_BT = jnp.ones(targets_BT.shape, jnp.float32) if self.weights_BT is None else self.weights_BT
+        if self.start_B is not None:
+            weights_BT = weights_BT * (index_T >= self.start_B[:, None])
+        if self.count_B is not None:
+            weights_BT = weights_BT * (index_T < self.count_B[:, None])
+        return weights_BT.astype(jnp.float32)
 
 
 class Nats(NamedTuple):
@@ -137,12 +144,10 @@ def masked(
     The arguments are those of `next_token`; the last token of a window is not read.
     """
     tokens_BT = batch.tokens_BU[:, :-1]
-    real_BT = batch.weights()
-    if batch.count_B is not None:
-        real_BT *= jnp.arange(tokens_BT.shape[1]) < batch.count_B[:, None]
     read_BT, chosen_BT = corrupt(key, tokens_BT, model.config.vocab)
     h_BTD, _ = model.hidden(params, batch.inputs(model, read_BT, eot), key=dropout)
-    return Learnt(token_nats(model, params, h_BTD, tokens_BT, chunk), tokens_BT, real_BT * chosen_BT)
+    weights_BT = batch.weights() * chosen_BT
+    return Learnt(token_nats(model, params, h_BTD, tokens_BT, chunk), tokens_BT, weights_BT)
 
 
 def corrupt(key: jax.Array, tokens_BT: jax.Array, vocab: int) -> tuple[jax.Array, jax.Array]:

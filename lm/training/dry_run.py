@@ -10,7 +10,7 @@ import numpy as np
 
 from lm import hardware
 from lm.config import Experiment, Steps
-from lm.data.tokens import prepare
+from lm.data.supply import prepare
 from lm.model.api import LanguageModel, build
 from lm.model.conventions import conventions, parameters
 from lm.training.display import Display

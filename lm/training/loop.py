@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from lm import checkpoints, settings
 from lm.config import Experiment, Steps
 from lm.data.batches import Feed
-from lm.data.tokens import Prepared, prepare
+from lm.data.supply import prepare
+from lm.data.tokens import Prepared
 from lm.errors import Diverged, require
 from lm.model.api import build
 from lm.run import RUNS, Run

@@ -12,7 +12,8 @@ from lm import checkpoints, evaluation
 from lm import tokenizer as tokenizers
 from lm.checkpoints import Checkpoints
 from lm.config import Experiment, Steps
-from lm.data.batches import Batches, validation_windows
+from lm.data.batches import Batches, ExampleBatches
+from lm.data.supply import held_out, open_batches
 from lm.data.tokens import Prepared
 from lm.errors import Diverged
 from lm.hardware import peak_flops
@@ -30,7 +31,7 @@ class Member:
     run: Run
     e: Experiment
     steps: Steps
-    batches: Batches
+    batches: Batches | ExampleBatches
     validation: dict[str, np.ndarray]
     bytes_V: np.ndarray
     eot: int
@@ -56,8 +57,8 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack) -> Member:
     held.callback(writer.close)
     return Member(
         run=run, e=e, steps=steps, eot=data.tokenizer.eot_token, bytes_V=tokenizers.token_bytes(data.tokenizer),
-        batches=Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed),
-        validation=validation_windows(data.validation, e.model.context, e.train.eval_tokens),
+        batches=open_batches(data.train, e.model, batch=e.train.batch, seed=e.train.seed),
+        validation=held_out(data.validation, e.model, e.train.eval_tokens),
         stable_end=stable, writer=writer, trackers=[TRACKERS[name](run) for name in e.train.trackers],
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from lm.data.batches import validation_windows
-from lm.data.tokens import prepare
+from lm.data.supply import prepare
 from lm.errors import UserError
 from lm.evaluation import baselines
 from lm.model.trained import Trained

@@ -142,7 +142,7 @@ def test_what_a_dispatch_reads_is_its_batches(monkeypatch):
     places = batches.dispatch(104, 2, 5)
     assert places.dtype == np.int32 and (places == batches.starts(104, 5)).all()
     monkeypatch.setattr("lm.data.batches.RESIDENT_BYTES", 0)
-    tokens = batches.dispatch(104, 2, 5)
+    tokens = batches.dispatch(104, 2, 5)["tokens_BU"]
     assert tokens.shape == (5, 3, 8) and tokens.dtype == np.int32
     assert (tokens[:2] == batches.at(104, 2)).all() and not tokens[2:].any()
 

@@ -12,7 +12,7 @@ import tiny
 
 from lm.config import Experiment, Steps
 from lm.data.batches import Batches
-from lm.data.tokens import prepare
+from lm.data.supply import prepare
 from lm.training.loop import train as train_run
 from lm.training.loop import with_vocabulary
 from lm.training.programs import make_train_steps

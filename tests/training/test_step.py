@@ -96,7 +96,7 @@ def test_accumulated_step_equals_the_whole_batch():
     assert float(a.sums["tokens"]) == float(b.sums["tokens"]) == uneven_weights(whole).sum()
 
     # The mean of the two parts' means is something else, so the test above can fail.
-    halves = [np.where(np.arange(4)[:, None] // 2 == half, batch.weights, 0) for half in (0, 1)]
+    halves = [np.where(np.arange(4)[:, None] // 2 == half, batch.weights_BT, 0) for half in (0, 1)]
     of = [compiled_gradients(whole)(parameters(whole), Batch(batch.tokens_BU, half))[0] for half in halves]
     mean_of_means = jax.tree.map(lambda x, y: (x + y) / 2, *of)
     mean = compiled_gradients(whole)(parameters(whole), batch)[0]
