@@ -111,6 +111,33 @@ def test_stopping_early_loses_nothing(beam, exponent):
     assert_close([h.score for h in found], [score for _, score in expected], relative=1e-5)
 
 
+def chain(probability: np.ndarray) -> Trained:
+    """A model whose next token depends on the last alone: row of a, b, c, the end; column of the next.
+
+    With all else zero, what the head reads is the token's vector, a unit vector that the norm makes sqrt(D) = 4 long.
+    """
+    m = FOUR["transformer"]
+    params = jax.tree.map(np.zeros_like, jax.device_get(m.params))
+    params["final_norm"]["scale"] += 1
+    params["embedding"][:4, :4] = np.eye(4)
+    params["head"][:4, :4] = np.log(probability) / 4
+    return dataclasses.replace(m, params=params)
+
+
+def test_it_does_not_stop_before_a_longer_one_wins():
+    """After two tokens both kept ones score more than the living one, whose further tokens cost nothing.
+
+    A search that compares with its present score, or ends with the W-th finished one, returns the two short ones.
+    """
+    never = 1e-9
+    m = chain(np.array([[never, 0.4, 0.1, 0.5], [never, never, 0.45, 0.55], [never, never, 1, never], [0.25] * 4]))
+    ((best, second),) = beam_search(m, ["a"], beam=2, length_penalty=2.0, max_tokens=9)
+    assert (best.text, best.ended, second.text, second.ended) == ("b" + "c" * 8, "length", "", "end of text")
+    assert_close(best.logprob, np.log(0.4 * 0.45), relative=1e-4)
+    assert_close(best.score, np.log(0.4 * 0.45) / (14 / 6) ** 2, relative=1e-4)
+    assert_close(second.score, np.log(0.5), relative=1e-4)
+
+
 @pytest.mark.parametrize("beam", [1, 2])
 def test_it_stops_when_nothing_better_can_come(beam, monkeypatch):
     """Without a penalty a search is over when the last of those kept has ended, if all others are less likely."""
