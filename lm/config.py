@@ -105,6 +105,9 @@ class TrainConfig:
     """Split each batch into this many passes, weighted by tokens: the same step in less memory."""
     seed: limits.Seed = 0
     """Everything random is a pure function of this and the step."""
+    start: str | None = None
+    """Begin with the parameters of this run, as far as both models have them, or with the vectors of this file for the
+    words that both know (word2vec's format: .txt .vec .bin, also .gz)."""
     z_loss: limits.NotNegative = 0.0
     """Coefficient of the squared log-partition (PaLM uses 1e-4); not part of the reported loss."""
     loss_chunk: limits.MaybeCount = None

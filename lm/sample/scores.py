@@ -111,9 +111,9 @@ def draw_confusion(names: Sequence[str], counts_RC: np.ndarray, out: Path, title
     shares_RC = counts_RC / counts_RC.sum(axis=1, keepdims=True)
     framed = {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}
     with plt.rc_context({**STYLE, **VERBATIM, **framed}):
-        figure, axes = plt.subplots(figsize=(2.6 + 0.5 * C, 1.8 + 0.5 * R), layout="constrained")
+        figure, axes = plt.subplots(figsize=(3.6 + 0.5 * C, 2.4 + 0.5 * R), layout="constrained")
         image = axes.imshow(shares_RC, cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(C), names, rotation=45 if max(map(len, names)) > 3 else 0)
+        axes.set_xticks(range(C), names, rotation=45 if max(map(len, names)) > 6 else 0)
         axes.set_yticks(range(R), names[:R])
         axes.set(xlabel="answer", ylabel="label", title=title)
         for r, c in zip(*np.nonzero(counts_RC), strict=True):
