@@ -4,6 +4,7 @@ It matters at step 0 alone. A run that resumes has its parameters from its own c
 digest that it recorded, not by what the start has become since: see `recorded_digest`.
 """
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Collection
@@ -72,10 +73,9 @@ def _with_parameters(params: dict, model: LanguageModel, tokenizer: Tokenizer, o
     ours, theirs = _by_path(params), _by_path(other.params)
     common = ours.keys() & theirs.keys()
     require(bool(common), f"{where} has no parameter in common with this model")
-    for path in ours:
-        if path in common:
-            before, now = np.shape(theirs[path]), np.shape(ours[path])
-            require(before == now, f"{where}: its {_dotted(path)} has shape {before}, this model's {now}")
+    for path in sorted(common):
+        before, now = np.shape(theirs[path]), np.shape(ours[path])
+        require(before == now, f"{where}: its {_dotted(path)} has shape {before}, this model's {now}")
 
     def take(path, fresh):
         # By way of the host: what orbax puts on a device is tied to it, and for such arguments JAX compiles anew.
@@ -91,12 +91,17 @@ def _with_parameters(params: dict, model: LanguageModel, tokenizer: Tokenizer, o
 
 
 def _differing(model: LanguageModel, other: Trained) -> list[str]:
-    """The settings of the two models, of one architecture, in which what they compute differs."""
-    if type(model.config) is not type(other.model.config):
-        return [f"model.architecture ({other.model.config.architecture} there)"]
-    ours, theirs = (settings.flatten({"model": vars(m.config)}) for m in (model, other.model))
-    keys = [key for key in ours if ours[key] != theirs.get(key) and key not in settings.FREE]
-    return [f"{key} ({theirs[key]} there)" if not hasattr(theirs[key], "layers") else key for key in keys]
+    """The settings that decide what the two models compute and are not the same, with the other's values."""
+    here, there = model.config, other.model.config
+    if here.architecture != there.architecture:
+        return [f"model.architecture ({there.architecture} there)"]
+    names = [field.name for field in dataclasses.fields(here) if f"model.{field.name}" not in settings.FREE]
+    differing = {name: getattr(there, name) for name in names if getattr(here, name) != getattr(there, name)}
+    # A part of a configuration that is one itself would fill the line.
+    return [
+        f"model.{name}" if dataclasses.is_dataclass(value) else f"model.{name} ({value} there)"
+        for name, value in differing.items()
+    ]
 
 
 def _by_path(tree: dict) -> dict[Keys, Any]:
