@@ -11,7 +11,8 @@ import numpy as np
 
 from lm import tokenizer as tokenizers
 from lm.data.corpora import Text
-from lm.data.tokens import lay_out, prepare
+from lm.data.supply import prepare
+from lm.data.tokens import lay_out
 from lm.errors import UserError, require
 from lm.model.loss import document_segments
 from lm.model.trained import Trained

@@ -12,7 +12,8 @@ from lm import checkpoints, evaluation
 from lm import tokenizer as tokenizers
 from lm.checkpoints import Checkpoints
 from lm.config import Experiment, Steps
-from lm.data.batches import Batches, validation_windows
+from lm.data.batches import Batches, ExampleBatches
+from lm.data.supply import held_out, open_batches
 from lm.data.tokens import Prepared
 from lm.errors import Diverged
 from lm.hardware import peak_flops
@@ -30,8 +31,8 @@ class Member:
     run: Run
     e: Experiment
     steps: Steps
-    batches: Batches
-    validation: tuple[np.ndarray, np.ndarray]
+    batches: Batches | ExampleBatches
+    validation: dict[str, np.ndarray]
     bytes_V: np.ndarray
     eot: int
     stable_end: int | None
@@ -56,8 +57,8 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack) -> Member:
     held.callback(writer.close)
     return Member(
         run=run, e=e, steps=steps, eot=data.tokenizer.eot_token, bytes_V=tokenizers.token_bytes(data.tokenizer),
-        batches=Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed),
-        validation=validation_windows(data.validation, e.model.context, e.train.eval_tokens),
+        batches=open_batches(data.train, e.model, batch=e.train.batch, seed=e.train.seed),
+        validation=held_out(data.validation, e.model, e.train.eval_tokens),
         stable_end=stable, writer=writer, trackers=[TRACKERS[name](run) for name in e.train.trackers],
     )  # fmt: skip
 
@@ -105,9 +106,10 @@ def training_figures(member: Member, report: dict, speed: float | None) -> dict:
 def validation_figures(member: Member, step: int, params: dict) -> dict:
     """Scores the parameters on the fixed validation windows. Raises Diverged where that is not a number."""
     e = member.e
-    score = evaluation.score_windows(
-        build(e.model), params, *member.validation, member.bytes_V, eot=member.eot if e.data.packing else None,
-        batch=e.train.batch // e.train.accumulation, chunk=e.train.loss_chunk,
+    score = evaluation.score_columns(
+        build(e.model), params, member.validation, member.bytes_V, objective=e.train.objective,
+        eot=member.eot if e.data.packing else None, batch=e.train.batch // e.train.accumulation,
+        chunk=e.train.loss_chunk,
     )  # fmt: skip
     if not math.isfinite(score.loss):
         raise diverged(member, step, score.loss)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import Experiment, Steps
-from lm.data.batches import Batches
+from lm.data.supply import open_batches
 from lm.data.tokens import Prepared
 from lm.errors import UserError
 from lm.model.api import build
@@ -48,7 +48,7 @@ def open_runs(
 
 def describe(e: Experiment, data: Prepared) -> tuple[dict[str, Any], Steps]:
     """Returns what a run's directory records beside its settings and hashes, and the run's durations in steps."""
-    epoch = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed).epoch_tokens
+    epoch = open_batches(data.train, e.model, batch=e.train.batch, seed=e.train.seed).epoch_tokens
     model = build(e.model)
     total, nonembedding = model.parameter_count()
     steps = e.steps(epoch)
