@@ -108,6 +108,9 @@ class TrainConfig:
     """Split each batch into this many passes, weighted by tokens: the same step in less memory."""
     seed: limits.Seed = 0
     """Everything random is a pure function of this and the step."""
+    start: str | None = None
+    """Begin with the parameters of this run, as far as both models have them, or with the vectors of this file for the
+    words that both know (word2vec's format: .txt .vec .bin, also .gz)."""
     objective: Literal["next_token", "masked"] = "next_token"
     """next_token: predict what follows, from what is before it and from an example's source; masked: tell hidden tokens
     from both sides (Devlin et al. 2019), with model.mask full and a mask_token."""
