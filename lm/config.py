@@ -26,6 +26,8 @@ class DataConfig:
 
     corpus: str = "stdlib"
     """A named corpus (see `lm data list`), or a file, folder or glob of .txt .md .py .jsonl .parquet (.gz .xz .zst)."""
+    examples: str | None = None
+    """A file of examples (.tsv .csv .jsonl .parquet .npz) to learn from, instead of a corpus."""
     text_field: str = "text"
     """Field of a .jsonl or .parquet record that holds the text; meta.text is the field text within meta."""
     separator: str = "<|endoftext|>"
@@ -39,9 +41,6 @@ class DataConfig:
     """Fraction held out: whole documents where there are several, else the end of the text."""
     validation_corpus: str | None = None
     """Validate on this corpus instead of holding out a fraction."""
-    examples: str | None = None
-    """A file of examples (.tsv .csv .jsonl .parquet .npz) to learn from instead of a corpus; validation_corpus is
-    then another such file."""
     packing: bool = False
     """Attention does not cross documents, and positions restart in each."""
 

@@ -113,7 +113,7 @@ class Batches:
         offset = np.where(epoch == 0, 0, (mix(~key) % np.uint64(self.context)).astype(np.int64))
         return permute(index, self.windows, key) * self.context + offset
 
-    def dispatch(self, step: int, n: int, size: int) -> np.ndarray | Columns:
+    def dispatch(self, step: int, n: int, size: int) -> np.ndarray | dict[str, np.ndarray]:
         """What a program of at most `size` steps reads for the n from `step`, int32.
 
         Of a resident file, places [size, B] in it; otherwise {"tokens_BU": tokens [size, B, T+1]}, zeros after the
@@ -121,7 +121,9 @@ class Batches:
         """
         if self.resident:
             return self.starts(step, size).astype(np.int32)
-        return _filled({"tokens_BU": self.at(step, n)}, size)
+        tokens = np.zeros((size, self.batch, self.context + 1), np.int32)
+        tokens[:n] = self.at(step, n)
+        return {"tokens_BU": tokens}
 
     def at(self, step: int, k: int | None = None) -> np.ndarray:
         """The tokens of one step, int32 [B, T+1], or of the k steps from `step`, int32 [k, B, T+1]."""
@@ -140,15 +142,19 @@ class ExampleBatches:
 
     columns: Columns
     """What lm.data.layout makes of a file: the fields of a Batch, each with N rows."""
-    context: int
-    """T, places in a row as a step counts them: vectors, tokens and padding."""
     batch: int
     """B, rows in a step."""
     seed: int
 
     def __post_init__(self):
-        for name, hint in (("context", Count), ("batch", Count), ("seed", Seed)):
+        for name, hint in (("batch", Count), ("seed", Seed)):
             object.__setattr__(self, name, coerce(getattr(self, name), hint, name))
+
+    @property
+    def context(self) -> int:
+        """Places that a row takes in the model: T tokens, and I vectors before them where no encoder reads those."""
+        T, vectors_BIE = self.columns["tokens_BU"].shape[1] - 1, self.columns.get("vectors_BIE")
+        return T if vectors_BIE is None or "source_BS" in self.columns else T + vectors_BIE.shape[1]
 
     @property
     def windows(self) -> int:
@@ -157,7 +163,7 @@ class ExampleBatches:
 
     @property
     def epoch_tokens(self) -> int:
-        """Places that are read in one pass, as a step counts them."""
+        """Places in one pass, padding included, as a step counts them."""
         return self.windows * self.context
 
     @property
@@ -181,7 +187,10 @@ class ExampleBatches:
         """
         if self.resident:
             return self.rows(step, size).astype(np.int32)
-        return _filled(self.at(step, n), size)
+        columns = {name: np.zeros((size, self.batch, *x.shape[1:]), x.dtype) for name, x in self.columns.items()}
+        for name, column in self.at(step, n).items():
+            columns[name][:n] = column
+        return columns
 
     def at(self, step: int, k: int | None = None) -> Columns:
         """The columns of one step, [B, ...], or of the k steps from `step`, [k, B, ...]."""
@@ -192,14 +201,6 @@ class ExampleBatches:
 def _places(step: int, k: int, batch: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
     """The pass of every row of the k steps from `step`, and its place in that pass: int64 [k, B]."""
     return np.divmod((step + np.arange(k)[:, None]) * batch + np.arange(batch), windows)
-
-
-def _filled(columns: Columns, size: int) -> Columns:
-    """Columns of n steps as those of `size` steps, the others zero."""
-    filled = {name: np.zeros((size, *column.shape[1:]), column.dtype) for name, column in columns.items()}
-    for name, column in columns.items():
-        filled[name][: len(column)] = column
-    return filled
 
 
 class Feed:
@@ -236,7 +237,7 @@ class Feed:
         self.close()
 
 
-def validation_windows(file: TokenFile, context: int, tokens: int) -> dict[str, np.ndarray]:
+def validation_windows(file: TokenFile, context: int, tokens: int) -> Columns:
     """About `tokens` predictions of a file, in windows spread evenly over it, whose start is not like the rest.
 
     All of the file where `tokens` is enough; each token after the first is then a target once, and none ever is twice.

@@ -1,6 +1,7 @@
 """Examples as the rows that a model learns from: tokens, and weights 1 on what is to be answered and its end of text.
 
-EOT is the end-of-text token; it also fills a row up to U tokens, one more than model.context, where it has no weight.
+EOT is the end-of-text token; it also fills a row up to U tokens, where it has no weight. U is model.context + 1, less I
+where vectors stand before the tokens: model.context counts both.
 
 model           source and target, text and label       prompt and completion       images and frames
 decoder-only    EOT source EOT target EOT               EOT prompt completion EOT   vectors, then EOT target EOT
@@ -14,8 +15,6 @@ vectors_BIE, vectors_count_B     I is the most vectors that an example of the fi
 open_B                           decoder-only: the places that are all read at once, vectors included, when the answer
                                  is about to be written; the last token of what is shown is read by the first step
                                  of writing and is not among them
-
-A context counts places, the vectors before the tokens included: of a decoder-only model's row, U = context - I + 1.
 """
 
 import numpy as np
@@ -64,28 +63,27 @@ def _separated(file: ExampleFile) -> int:
 
 
 def _needs(file: ExampleFile, model: ModelBase) -> dict[str, tuple[int, np.ndarray]]:
-    """Each context that examples must fit, by its setting, and how many tokens [N] are read there. The end of text
+    """Each context that examples must fit, by its setting, and how many places [N] they take in it. The end of text
     after an answer is only predicted."""
     answers_N = 1 + file.targets.lengths
-    sources_N = np.full_like(answers_N, _vectors_before(file))
-    sources_N += 0 if file.sources is None else file.sources.lengths
-    if model.encoder is None:
-        return {"model.context": (model.context, sources_N + _separated(file) + answers_N)}
-    return {
-        "model.context": (model.context, answers_N), "model.encoder.context": (model.encoder.context, sources_N + 1),
-    }  # fmt: skip
+    shown_N = np.full_like(answers_N, _vectors_before(file)) if file.sources is None else file.sources.lengths
+    encoder = model.encoder
+    if encoder is None:
+        return {"model.context": (model.context, shown_N + _separated(file) + answers_N)}
+    return {"model.context": (model.context, answers_N), "model.encoder.context": (encoder.context, shown_N + 1)}
 
 
 def _vectors_before(file: ExampleFile) -> int:
-    """I, the vectors that stand before the tokens of every row: as many as the longest example has."""
+    """I, the most vectors that an example has; each row has room for as many."""
     return 0 if file.vectors is None else int(file.vectors.lengths.max())
 
 
 def _columns(file: ExampleFile, model: ModelBase, chosen: np.ndarray) -> Columns:
     """The rows of the chosen examples."""
-    N, answers_N, encoder = len(chosen), file.targets.lengths[chosen], model.encoder
-    before = _vectors_before(file) if encoder is None else 0
-    tokens_BU = np.full((N, model.context - before + 1), file.eot, np.int32)
+    N, answers_N = len(chosen), file.targets.lengths[chosen]
+    encoder = model.encoder
+    places = model.context if encoder is not None else model.context - _vectors_before(file)
+    tokens_BU = np.full((N, places + 1), file.eot, np.int32)
     start_N = np.zeros(N, np.int64)
     columns = {"tokens_BU": tokens_BU}
     if encoder is None and file.sources is not None:
@@ -96,7 +94,7 @@ def _columns(file: ExampleFile, model: ModelBase, chosen: np.ndarray) -> Columns
     if encoder is not None:
         columns |= _encoded(file, encoder, chosen)
     if file.vectors is not None:
-        columns |= _vectors(file.vectors, chosen)
+        columns |= _vectors(file, chosen)
     if encoder is None:
         columns["open_B"] = columns["vectors_count_B"] if file.vectors is not None else start_N
     return {name: column if column.dtype == np.float32 else column.astype(np.int32) for name, column in columns.items()}
@@ -112,10 +110,11 @@ def _encoded(file: ExampleFile, encoder: ModelBase, chosen: np.ndarray) -> Colum
     return {"source_BS": source_BS, "source_count_B": file.sources.lengths[chosen] + 1}
 
 
-def _vectors(vectors: Ragged, chosen: np.ndarray) -> Columns:
-    vectors_BIE = np.zeros((len(chosen), int(vectors.lengths.max()), vectors.flat.shape[1]), np.float32)
-    _write(vectors_BIE, np.zeros(len(chosen), np.int64), vectors, chosen)
-    return {"vectors_BIE": vectors_BIE, "vectors_count_B": vectors.lengths[chosen]}
+def _vectors(file: ExampleFile, chosen: np.ndarray) -> Columns:
+    """What stands before the tokens, or is what the encoder reads."""
+    vectors_BIE = np.zeros((len(chosen), _vectors_before(file), file.vectors.flat.shape[1]), np.float32)
+    _write(vectors_BIE, np.zeros(len(chosen), np.int64), file.vectors, chosen)
+    return {"vectors_BIE": vectors_BIE, "vectors_count_B": file.vectors.lengths[chosen]}
 
 
 def _write(rows: np.ndarray, column_N: np.ndarray, part: Ragged, chosen: np.ndarray) -> None:

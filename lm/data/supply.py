@@ -20,7 +20,7 @@ def open_batches(file: TokenFile | ExampleFile, model: ModelBase, *, batch: int,
     """Training batches of so many rows, laid out for the model. Raises UserError where nothing fits its context."""
     if isinstance(file, ExampleFile):
         columns, _ = lay_out_examples(file, model)
-        return ExampleBatches(columns, context=model.context, batch=batch, seed=seed)
+        return ExampleBatches(columns, batch=batch, seed=seed)
     return Batches(file, context=model.context, batch=batch, seed=seed)
 
 

@@ -573,13 +573,15 @@ def test_vectors_stand_before_the_tokens(tmp_path):
         lay_out_examples(file, decoder(6))
     with pytest.raises(UserError, match=r"model\.encoder\.vectors 2: the frames are vectors of 3 numbers; set --model"):
         lay_out_examples(file, decoder(6, encoder=decoder(6, vectors=2)))
-    own, encoded = decoder(6, vectors=3), decoder(6, encoder=decoder(6, vectors=3))
+    own, encoded = decoder(10, vectors=3), decoder(6, encoder=decoder(5, vectors=3))  # of 10 places vectors take 4
     for model in (own, encoded):
         columns, dropped = lay_out_examples(file, model)
         assert dropped == 1
         assert columns["tokens_BU"].tolist() == [
             [EOT, 97, *[EOT] * 5], [EOT, 98, 99, 100, *[EOT] * 3], [EOT, 101, 102, *[EOT] * 4]
         ]  # fmt: skip
+        batches = ExampleBatches(columns, batch=1, seed=0)
+        assert batches.epoch_tokens == 3 * model.context
         assert columns["start_B"].tolist() == [0, 0, 0] and columns["count_B"].tolist() == [2, 4, 3]
         assert columns["vectors_BIE"].shape == (3, 4, 3) and columns["vectors_BIE"].dtype == np.float32
         assert columns["vectors_count_B"].tolist() == [1, 4, 2]
@@ -589,6 +591,19 @@ def test_vectors_stand_before_the_tokens(tmp_path):
     assert lay_out_examples(file, own)[0]["open_B"].tolist() == [1, 4, 2]
     assert "open_B" not in columns and columns["source_BS"].tolist() == [[EOT]] * 3
     assert columns["source_count_B"].tolist() == [1, 1, 1]
+
+
+def test_vectors_take_places_of_the_context(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.ones((2, 5, 3)), targets=["a", "bcd"])
+    data = DataConfig(examples=str(tmp_path / "a.npz"), validation_corpus=str(tmp_path / "a.npz"))
+    file = prepare_examples(data).train
+    with pytest.raises(
+        UserError, match=r"fits model\.context 6: the shortest needs 7, the longest 9; raise --model\.c"
+    ):
+        lay_out_examples(file, decoder(6, vectors=3))
+    with pytest.raises(UserError, match=r"fits model\.encoder\.context 5: the shortest needs 6, the longest 6"):
+        lay_out_examples(file, decoder(6, encoder=decoder(5, vectors=3)))
+    assert lay_out_examples(file, decoder(7, vectors=3))[0]["tokens_BU"].tolist() == [[EOT, 97, EOT]]
 
 
 def test_validation_rows_are_a_sample(tmp_path):
@@ -616,7 +631,7 @@ def columns_of(N):
 @given(N=st.integers(1, 200), batch=st.integers(1, 9), seed=st.integers(0, 2**64 - 1), k=st.integers(1, 7))
 def test_a_pass_visits_every_example_once(N, batch, seed, k):
     batches = ExampleBatches(columns_of(N), batch=batch, seed=seed)
-    assert (batches.windows, batches.context, batches.epoch_tokens) == (N, 3, 3 * N)
+    assert (batches.windows, batches.context, batches.epoch_tokens) == (N, 4, 4 * N)  # three tokens and a vector
     steps = -(-3 * N // (batch * k))
     parts = [batches.at(i * k, k) for i in range(steps)]
     assert parts[0]["tokens_BU"].shape == (k, batch, 4) and parts[0]["vectors_BIE"].shape == (k, batch, 1, 1)
