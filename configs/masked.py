@@ -9,7 +9,7 @@ import lm
 
 experiment = lm.Experiment(
     model=lm.ModelConfig(
-        layers=2, width=64, context=64, tied=True, mask="full", mask_token=True, activation="swiglu", dropout=0.1
+        layers=2, width=64, context=72, tied=True, mask="full", mask_token=True, activation="swiglu", dropout=0.1
     ),
     data=lm.DataConfig(tokenizer="bpe", vocab=2048, packing=True, validation=0.05),
     optimizer=lm.OptimizerConfig(name="muon", learning_rate=0.01, matrix_learning_rate=0.02, newton_schulz=3),

@@ -187,7 +187,7 @@ def spread(values: np.ndarray) -> float:
 
 def table(records: list[dict]) -> str:
     """Markdown: accuracy by model and number of labels, mean and standard deviation over seeds."""
-    lines = ["| model | " + " | ".join(f"{count:,} labels" for count in LABELS) + " |", "|---" * 4 + "|"]
+    lines = ["| model | " + " | ".join(f"{count:,} labels" for count in LABELS) + " |", "|---" * (1 + len(LABELS)) + "|"]
     for model, name in MODELS.items():
         some = [accuracies(records, model, count) for count in LABELS]
         lines.append(f"| {name} | " + " | ".join(f"{x.mean():.3f} ± {spread(x):.3f}" for x in some if len(x)) + " |")
