@@ -15,7 +15,10 @@ Expected: experiments/RESULTS.md.
 
 import argparse
 import functools
+import itertools
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -36,7 +39,8 @@ FIGURE = Path(__file__).parent / "figures" / "images.svg"
 PATCHES = 8, 4, 2, 1
 HELD, COPIES = 450, 8
 """Images held out; moved copies of each of the others."""
-STEPS = {"classes": 1200, "pixels": 600, "captions": 600}
+STEPS = {"patch 1": 400, "pixels": 600, "captions prefix": 600, "captions causal": 600}
+"""Of a run, where not those of configs/digits.py: with 64 vectors a step takes four times as long as with 16."""
 LETTERS = "abcdefghijklmnopq"
 """A token for each of the 17 grey levels."""
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -124,18 +128,34 @@ def write_frames(path: Path, images_NHW: np.ndarray, patch: int, **answers: np.n
 
 
 def train(
-    name: str, part: str, files: tuple[Path, Path], results: Results, options: argparse.Namespace, **changes
+    name: str, files: tuple[Path, Path], results: Results, options: argparse.Namespace, **changes
 ) -> list[lm.Run]:
     """A run of each seed without a result yet, side by side: configs/digits.py with other files and settings."""
-    steps = options.steps or STEPS[part]
-    shared = {"data.examples": str(files[0]), "data.validation_corpus": str(files[1]), "train.steps": steps} | changes
-    seeds = [seed for seed in options.seeds if not results.has(name, seed)]
-    folder = name.replace(" ", "-")
+    shared = {"data.examples": str(files[0]), "data.validation_corpus": str(files[1]), **changes}
+    if steps := options.steps or STEPS.get(name):
+        shared["train.steps"] = steps
     experiments = [
-        lm.replace(lm.load_experiment("digits"), shared | {"name": f"{folder}-{seed}", "train.seed": seed})
-        for seed in seeds
+        lm.replace(
+            lm.load_experiment("digits"), shared | {"name": f"{name}-{seed}".replace(" ", "-"), "train.seed": seed}
+        )
+        for seed in options.seeds
+        if not results.has(name, seed)
     ]
-    return lm.train_pack(experiments, folder=options.runs, display=False) if seeds else []
+    runs = lm.train_pack(experiments, folder=options.runs, display=False) if experiments else []
+    if not all(run.finished for run in runs):
+        sys.exit(75)  # stopped and saved: the same command goes on
+    return runs
+
+
+def answers(run: lm.Run, patch: int, tokens: int) -> list[str]:
+    """What a run's model says of each image held out, the likeliest token each time."""
+    vectors = list(frames(split()[2], patch))
+    greedy = lm.Sampler(temperature=0)
+    return [one.text for one in lm.generate(lm.load(run.path), [""] * HELD, greedy, vectors=vectors, max_tokens=tokens)]
+
+
+def share(answered: list[str], wanted: list[str]) -> float:
+    return float(np.mean([one == other for one, other in zip(answered, wanted, strict=True)]))
 
 
 # --- patches to class ------------------------------------------------------------------------------------------------
@@ -149,10 +169,8 @@ def classes(results: Results, options: argparse.Namespace) -> None:
         changes = {"model.context": count + 2, "model.vectors": patch**2}
         write_frames(files[0], more_NHW, patch, labels=more_N)
         write_frames(files[1], test_NHW, patch, labels=test_N)
-        for run in train(name, "classes", files, results, options, **changes):
-            greedy = dict(sampler=lm.Sampler(temperature=0), max_tokens=1)
-            answers = lm.generate(lm.load(run.path), [""] * HELD, vectors=list(frames(test_NHW, patch)), **greedy)
-            right = np.mean([answer.text == str(digit) for answer, digit in zip(answers, test_N, strict=True)])
+        for run in train(name, files, results, options, **changes):
+            right = share(answers(run, patch, 1), [str(digit) for digit in test_N])
             results.add(name, run.experiment.train.seed, accuracy=right, seconds=run.metrics()[-1]["seconds"])
     for name, model in (("logistic", LogisticRegression(max_iter=5000)), ("3-NN", KNeighborsClassifier(3))):
         if not results.has(name):
@@ -176,7 +194,7 @@ def pixels(results: Results, options: argparse.Namespace) -> None:
     write_letters(files[0], train_NHW, train_N)
     write_letters(files[1], test_NHW, test_N)
     changes = {"model.context": 67, "model.vectors": None, "model.mask": "causal", "data.tokenizer": "chars"}
-    for run in train("pixels", "pixels", files, results, options, **changes):
+    for run in train("pixels", files, results, options, **changes):
         m = lm.load(run.path)
         columns = held_out(prepare(m.experiment.data).validation, m.model.config, 10**9)
         nats_BC = np.stack([pixel_nats(m, columns, digit) for digit in range(10)], axis=1)
@@ -237,16 +255,14 @@ def captions(results: Results, options: argparse.Namespace) -> None:
     files = options.runs / "captions.npz", options.runs / "captions-held.npz"
     write_frames(files[0], more_NHW, 4, captions=describe(more_NHW, more_N))
     write_frames(files[1], test_NHW, 4, captions=describe(test_NHW, test_N))
-    wanted = describe(test_NHW, test_N)
-    for mask in ("prefix", "causal"):
+    wanted, digits = describe(test_NHW, test_N).tolist(), [WORDS[digit] for digit in test_N]
+    for name, mask in (("captions prefix", "prefix"), ("captions causal", "causal")):
         changes = {"model.context": 12, "model.vectors": 16, "model.mask": mask, "data.tokenizer": "words"}
-        for run in train(f"captions {mask}", "captions", files, results, options, **changes):
-            greedy = dict(sampler=lm.Sampler(temperature=0), max_tokens=7)
-            answers = lm.generate(lm.load(run.path), [""] * HELD, vectors=list(frames(test_NHW, 4)), **greedy)
-            said = [answer.text for answer in answers]
-            whole = np.mean([text == caption for text, caption in zip(said, wanted, strict=True)])
-            digit = np.mean([WORDS[number] in text.split() for text, number in zip(said, test_N, strict=True)])
-            results.add(f"captions {mask}", run.experiment.train.seed, whole=whole, digit=digit, said=said[:8])
+        for run in train(name, files, results, options, **changes):
+            said = answers(run, 4, 7)
+            third = [" ".join(text.split()[2:3]) for text in said]
+            whole, digit = share(said, wanted), share(third, digits)
+            results.add(name, run.experiment.train.seed, whole=whole, digit=digit, said=said[:4])
     if not results.has("captions logistic"):
         parts = zip(attributes(more_NHW, more_N), attributes(test_NHW, test_N), strict=True)
         right_PN = [
@@ -304,17 +320,27 @@ def table(results: Results) -> str:
 
 
 def draw(results: Results):
-    """Above: accuracy by patch, bits a pixel, captions. Below: images and captions that models wrote."""
+    """Above: errors by patch, bits a pixel, captions. Below: images and captions that the first seed's models wrote."""
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(11, 7), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=[1.25, 1])
-        left, middle, right = above.subplots(1, 3)
-    draw_classes(left, results)
-    draw_pixels(middle, results)
-    draw_captions(right, results)
-    sides = below.subfigures(1, 2, width_ratios=[1.3, 1])
-    show_written(sides[0], results)
-    show_captions(sides[1], results)
+        axes = above.subplots(1, 3)
+    draw_classes(axes[0], results)
+    known = {key: results.values("histogram", key)[0] for key in ("uniform", "place", "own")}
+    names = "uniform", "by place", "by place\nand digit", "model"
+    draw_bars(axes[1], names, [[bits] for bits in known.values()] + [results.values("pixels", "bits")])
+    axes[1].set_title("Bits a pixel", fontsize=12)
+    kinds = "captions prefix", "captions causal", "captions logistic"
+    draw_bars(axes[2], ["both ways", "causal", "logistic"], [results.values(name, "whole") for name in kinds])
+    axes[2].set_title("Captions right as a whole", fontsize=12)
+    left, right = below.subfigures(1, 2, width_ratios=[1.3, 1])
+    train_NHW, train_N, test_NHW, _ = split()
+    real = [train_NHW[np.flatnonzero(train_N == digit)[0]] for digit in range(10)]
+    show(left.subplots(2, 10), [*real, *map(read, results.values("pixels", "written")[0])])
+    left.suptitle("Digits, and below digits written pixel by pixel", fontsize=12)
+    said = [text.replace(" in ", "\nin ") for text in results.values("captions prefix", "said")[0]]
+    show(right.subplots(1, 4), test_NHW, said)
+    right.suptitle("Captions of images held out", fontsize=12)
     return figure
 
 
@@ -322,79 +348,38 @@ def draw_classes(axis, results: Results) -> None:
     """Errors in percent against the patch, and the baselines' as lines."""
     sizes = sorted(PATCHES)
     accuracy = [results.values(f"patch {patch}", "accuracy") for patch in sizes]
-    errors = [100 * (1 - np.mean(values)) for values in accuracy]
-    axis.errorbar(sizes, errors, [100 * deviation(values) for values in accuracy], marker="o", capsize=3)
+    errors, deviations = [100 * (1 - np.mean(x)) for x in accuracy], [100 * deviation(x) for x in accuracy]
+    axis.errorbar(sizes, errors, deviations, marker="o", capsize=3)
     for i, name in enumerate(("logistic", "3-NN")):
-        for key, style in (("accuracy", "-"), ("copies", "--")):
-            label = name if key == "accuracy" else f"{name}, with copies"
-            axis.axhline(100 * (1 - results.values(name, key)[0]), color=f"C{i + 1}", linestyle=style, label=label)
-    axis.set(xscale="log", xlabel="pixels along a patch", ylabel="wrong digits, %", ylim=(0, None))
+        axis.axhline(100 * (1 - results.values(name, "accuracy")[0]), color=f"C{i + 1}", linestyle="--", label=name)
+    axis.set(xscale="log", xlabel="pixels along a patch", ylim=(0, None))
     axis.set_xticks(sizes, [str(patch) for patch in sizes])
     axis.minorticks_off()
-    axis.set_title("Patches to digits", fontsize=12)
-    axis.legend(fontsize=9)
+    axis.set_title("Wrong digits, %", fontsize=12)
+    axis.legend(fontsize=10)
 
 
-def draw_pixels(axis, results: Results) -> None:
-    known = {key: results.values("histogram", key)[0] for key in ("uniform", "place", "own")}
-    bits = results.values("pixels", "bits")
-    names = "uniform", "histogram of\nthe place", "of place\nand digit", "model"
-    bars = axis.bar(names, [*known.values(), np.mean(bits)], yerr=[0, 0, 0, deviation(bits)], color=["C7"] * 3 + ["C0"])
-    axis.bar_label(bars, fmt="%.2f", fontsize=10)
-    axis.tick_params(axis="x", labelsize=9)
-    axis.set(ylabel="bits a pixel")
-    axis.set_title("Pixels as tokens", fontsize=12)
+def draw_bars(axis, names: Sequence[str], values: Sequence[list[float]]) -> None:
+    """A bar for each name, the mean over seeds with its deviation."""
+    means, deviations = [np.mean(x) for x in values], [deviation(x) for x in values]
+    bars = axis.bar(names, means, yerr=deviations, capsize=3, color="C0")
+    axis.bar_label(bars, fmt="%.3f", fontsize=10, padding=2)
+    axis.tick_params(axis="x", labelsize=10)
+    axis.margins(y=0.12)
 
 
-def draw_captions(axis, results: Results) -> None:
-    names = {"captions prefix": "both ways", "captions causal": "causal", "captions logistic": "logistic"}
-    for i, key in enumerate(("whole", "digit")):
-        values = [results.values(name, key) for name in names]
-        places = np.arange(3) + 0.4 * i - 0.2
-        bars = axis.bar(
-            places, [np.mean(x) for x in values], 0.38, yerr=[deviation(x) for x in values], label=SAID[key]
-        )
-        axis.bar_label(bars, fmt="%.2f", fontsize=9, padding=2)
-    axis.set(ylabel="share right", ylim=(0, 1.3))
-    axis.set_xticks(range(3), list(names.values()))
-    axis.set_title("Captions", fontsize=12)
-    axis.legend(loc="upper left", fontsize=9)
-
-
-SAID = {"whole": "whole sentence", "digit": "digit"}
-
-
-def show_written(figure, results: Results) -> None:
-    """Images of the training set above, and below those that the first seed's model wrote of each digit."""
-    train_NHW, train_N, _, _ = split()
-    real = [train_NHW[np.flatnonzero(train_N == digit)[0]] for digit in range(10)]
-    written = [read(text) for text in results.values("pixels", "written")[0]]
-    axes = figure.subplots(2, 10)
-    for row, images in zip(axes, (real, written), strict=True):
-        for axis, image_HW in zip(row, images, strict=True):
-            show(axis, image_HW)
-    figure.suptitle("Real digits, and below digits written pixel by pixel", fontsize=12)
+def show(axes: np.ndarray, images: Sequence[np.ndarray], titles: Sequence[str] = ()) -> None:
+    """An image in each place, and a title where there is one."""
+    for axis, image_HW, title in itertools.zip_longest(axes.flat, images[: axes.size], titles, fillvalue=""):
+        axis.imshow(image_HW, cmap="Greys", vmin=0, vmax=16)
+        axis.set_axis_off()
+        axis.set_title(title, fontsize=9)
 
 
 def read(text: str) -> np.ndarray:
     """The image that letters spell, [8, 8]; what is not written is white."""
     levels = [LETTERS.index(letter) if letter in LETTERS else 0 for letter in text[:64]]
     return np.array(levels + [0] * (64 - len(levels))).reshape(8, 8)
-
-
-def show_captions(figure, results: Results) -> None:
-    """The first images held out, and what the first seed's model said of each."""
-    said = results.values("captions prefix", "said")[0]
-    for axis, image_HW, text in zip(figure.subplots(1, 4), split()[2], said, strict=False):
-        show(axis, image_HW)
-        words = text.split()
-        axis.set_title("\n".join((" ".join(words[:3]), " ".join(words[3:]))), fontsize=9)
-    figure.suptitle("Captions of images held out", fontsize=12)
-
-
-def show(axis, image_HW: np.ndarray) -> None:
-    axis.imshow(image_HW, cmap="Greys", vmin=0, vmax=16)
-    axis.set_axis_off()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -37,6 +38,8 @@ SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 SNIPPETS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 LABELS = 100, 1000, 8000
+TUNING = {"optimizer.learning_rate": 3e-3, "optimizer.matrix_learning_rate": 0.01}
+"""For learning classes, from scratch too: below the rates of configs/masked.py."""
 STEPS = {100: 100, 1000: 250, 8000: 1000}
 """Steps of 16 snippets, by the number of labels."""
 HELD = 2000
@@ -147,11 +150,18 @@ def pretrain(texts: list[str], options: argparse.Namespace) -> list[lm.Run]:
     folder.mkdir(exist_ok=True)
     (folder / "snippets.txt").write_text("<|endoftext|>".join(texts), encoding="utf-8")
     for number, file in enumerate(options.text):
-        (folder / f"{number}.txt").write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+        shutil.copy(file, folder / f"{number}-{file.name}")
     base = lm.load_experiment("masked")
     shared = {"data.corpus": str(folder)} | ({"train.steps": options.steps} if options.steps else {})
     experiments = [lm.replace(base, shared | {"name": f"masked-{seed}", "train.seed": seed}) for seed in options.seeds]
-    return lm.train_pack(experiments, folder=options.runs, display=False)
+    return finished(lm.train_pack(experiments, folder=options.runs, display=False))
+
+
+def finished(runs: list[lm.Run]) -> list[lm.Run]:
+    """The runs, where none was stopped; else the end, from where the same command goes on."""
+    if not all(run.finished for run in runs):
+        sys.exit(75)
+    return runs
 
 
 def learn(model: str, count: int, seed: int, file: Path, start: lm.Run, options: argparse.Namespace) -> lm.Trained:
@@ -162,11 +172,8 @@ def learn(model: str, count: int, seed: int, file: Path, start: lm.Run, options:
         "data.tokenizer": str(start.path / "tokenizer.json"), "train.steps": options.steps or STEPS[count],
         "train.eval_every": "100%", "train.start": str(start.path) if model == "pretrained" else None, **TUNING,
     }  # fmt: skip
-    run = lm.train(lm.replace(start.experiment, changes), folder=options.runs, display=False)
+    [run] = finished([lm.train(lm.replace(start.experiment, changes), folder=options.runs, display=False)])
     return lm.load(run.path)
-
-
-TUNING = {"optimizer.learning_rate": 3e-3, "optimizer.matrix_learning_rate": 0.01}
 
 
 def classify(m: lm.Trained, texts: list[str]) -> np.ndarray:
@@ -187,7 +194,10 @@ def spread(values: np.ndarray) -> float:
 
 def table(records: list[dict]) -> str:
     """Markdown: accuracy by model and number of labels, mean and standard deviation over seeds."""
-    lines = ["| model | " + " | ".join(f"{count:,} labels" for count in LABELS) + " |", "|---" * (1 + len(LABELS)) + "|"]
+    lines = [
+        "| model | " + " | ".join(f"{count:,} labels" for count in LABELS) + " |",
+        "|---" * (1 + len(LABELS)) + "|",
+    ]
     for model, name in MODELS.items():
         some = [accuracies(records, model, count) for count in LABELS]
         lines.append(f"| {name} | " + " | ".join(f"{x.mean():.3f} ± {spread(x):.3f}" for x in some if len(x)) + " |")

@@ -14,6 +14,9 @@ SCRIPT = "masked"
 LINES = "1\t0.5\tA good film\r\n2\t-1.5\tA bad film\r\n3\t0\tA film\r\n4\t0.5\tA good film\r\n5\t2\t" + "word " * 50
 
 
+SMALL = {"model.layers": 1, "model.width": 16, "model.context": 32, "optimizer.name": "adamw"}
+
+
 def archive(members: dict[str, bytes]) -> bytes:
     """A .tar.gz file of these."""
     made = io.BytesIO()
@@ -39,6 +42,8 @@ def tiny(script, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"HELD": 10, "LABELS": (20,)}.items():
             patch.setattr(script, name, value)
+        load = lm.load_experiment
+        patch.setattr(script.lm, "load_experiment", lambda name: lm.replace(load(name), SMALL))
         patch.setattr(script, "keep_compiled_programs", lambda folder: None)
         patch.setattr(sys, "argv", ["masked", *arguments, "--figure", str(folder / "masked.svg")])
         script.main()
