@@ -10,7 +10,7 @@ nearest neighbours. Pixels: the digit, then 64 grey levels as letters; bits a pi
 likeliest (Bayes). Captions: patches, then "a thick zero in the upper half"; the patches are read both ways or causally.
 Classes and captions are learnt from moved copies of the training images as well, and so are the baselines where a
 figure says so.
-Expected: experiments/RESULTS.md.
+Expected: digits .989 from patches of 4, .987 by neighbours; 1.72 bits a pixel, .975 by Bayes' rule; captions .87 whole.
 """
 
 import argparse
@@ -346,7 +346,7 @@ def draw(results: Results):
 
 def draw_classes(axis, results: Results) -> None:
     """Errors in percent against the patch, and the baselines' as lines."""
-    sizes = sorted(PATCHES)
+    sizes = [patch for patch in sorted(PATCHES) if results.values(f"patch {patch}", "accuracy")]
     accuracy = [results.values(f"patch {patch}", "accuracy") for patch in sizes]
     errors, deviations = [100 * (1 - np.mean(x)) for x in accuracy], [100 * deviation(x) for x in accuracy]
     axis.errorbar(sizes, errors, deviations, marker="o", capsize=3)
@@ -356,7 +356,7 @@ def draw_classes(axis, results: Results) -> None:
     axis.set_xticks(sizes, [str(patch) for patch in sizes])
     axis.minorticks_off()
     axis.set_title("Wrong digits, %", fontsize=12)
-    axis.legend(fontsize=10)
+    axis.legend(fontsize=10, frameon=False)
 
 
 def draw_bars(axis, names: Sequence[str], values: Sequence[list[float]]) -> None:
@@ -370,7 +370,7 @@ def draw_bars(axis, names: Sequence[str], values: Sequence[list[float]]) -> None
 
 def show(axes: np.ndarray, images: Sequence[np.ndarray], titles: Sequence[str] = ()) -> None:
     """An image in each place, and a title where there is one."""
-    for axis, image_HW, title in itertools.zip_longest(axes.flat, images[: axes.size], titles, fillvalue=""):
+    for axis, image_HW, title in zip(axes.flat, images, titles or itertools.repeat(""), strict=False):
         axis.imshow(image_HW, cmap="Greys", vmin=0, vmax=16)
         axis.set_axis_off()
         axis.set_title(title, fontsize=9)

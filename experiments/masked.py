@@ -9,7 +9,7 @@ Gilbert 2014); a class is the sign of the mean rating. 2,000 snippets are held o
 all others without their labels, and with --text other files too. It then learns the classes of 100, 1,000 or 8,000
 snippets (drawn anew for each seed), as does the same model from scratch, and a logistic regression on the words.
 The answer is one token, "+" or "-", after the text, which is read both ways.
-Expected: experiments/RESULTS.md.
+Expected: pretraining on so little text gains nothing (.56, .62 and .74), and the words alone are ahead (.57, .67, .77).
 """
 
 import argparse
@@ -217,7 +217,7 @@ def draw(records: list[dict]):
     axes.set(xscale="log", xlabel="snippets with labels", ylabel="accuracy on 2,000 snippets held out")
     axes.set_xticks(LABELS, [f"{count:,}" for count in LABELS])
     axes.minorticks_off()
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", frameon=False)
     seeds = len({record["seed"] for record in records})
     axes.set_title(f"Film reviews, liked or not: mean ± standard deviation, {seeds} seeds", fontsize=12)
     return figure
