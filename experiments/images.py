@@ -352,7 +352,7 @@ def draw_classes(axis, results: Results) -> None:
     axis.errorbar(sizes, errors, deviations, marker="o", capsize=3)
     for i, name in enumerate(("logistic", "3-NN")):
         axis.axhline(100 * (1 - results.values(name, "accuracy")[0]), color=f"C{i + 1}", linestyle="--", label=name)
-    axis.set(xscale="log", xlabel="pixels along a patch", ylim=(0, None))
+    axis.set(xscale="log", xlabel="pixels along a patch (1: fewer steps)", ylim=(0, None))
     axis.set_xticks(sizes, [str(patch) for patch in sizes])
     axis.minorticks_off()
     axis.set_title("Wrong digits, %", fontsize=12)
