@@ -124,7 +124,7 @@ def test_pictures_are_told_by_the_command(bars, tmp_path, monkeypatch, capsys):
     )
     assert main(["eval", "bars", "--json", "--figure", "confusion.svg"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["accuracy"] > 0.9 and told["accuracy_low"] < told["accuracy"] < told["accuracy_high"] <= 1
+    assert told["accuracy"] > 0.9 and told["accuracy_low"] < told["accuracy"] <= told["accuracy_high"] <= 1
     assert told["confusion"]["names"][:4] == ["0", "1", "2", "3"] and told["answers"] == np.sum(
         told["confusion"]["counts"]
     )
