@@ -58,7 +58,7 @@ class Options:
 def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm sample")
     prompts = o.prompt * len(o.source) if o.source and len(o.prompt) == 1 else o.prompt
-    o = dataclasses.replace(o, prompt=_texts(prompts), source=_texts(o.source), stop=tuple(map(unescape, o.stop)))
+    o = dataclasses.replace(o, prompt=_texts(prompts, "prompt"), source=_texts(o.source, "source"), stop=tuple(map(unescape, o.stop)))
     prepare_jax()
     from lm.run import load
     from lm.sample.generate import generate
@@ -121,13 +121,13 @@ def _print_json(samples: list, keys: tuple[str, ...], seconds: float) -> None:
     print_json({"samples": [{key: getattr(s, key) for key in keys} for s in samples], "tokens_per_second": rate})
 
 
-def _texts(prompts: tuple[str, ...]) -> tuple[str, ...]:
-    """The prompts, with standard input in the place of -."""
+def _texts(texts: tuple[str, ...], option: str) -> tuple[str, ...]:
+    """The texts of an option, with standard input in the place of -."""
     from lm.data.readers import read_text
     from lm.tokenizer import well_formed
 
-    require(prompts.count("-") <= 1, "-: standard input can be read once")
-    return tuple(read_text("-") if prompt == "-" else well_formed(prompt) for prompt in prompts)
+    require(texts.count("-") <= 1, f"--{option} -: standard input can be read once")
+    return tuple(read_text("-") if text == "-" else well_formed(text) for text in texts)
 
 
 def unescape(text: str) -> str:
