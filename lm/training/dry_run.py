@@ -10,7 +10,7 @@ import numpy as np
 
 from lm import hardware
 from lm.config import Experiment, Steps
-from lm.data.tokens import prepare
+from lm.data.supply import prepare
 from lm.model.api import LanguageModel, build
 from lm.model.conventions import conventions, parameters
 from lm.training.display import Display
@@ -135,7 +135,7 @@ def _measure(
 
     No rate, and nothing allocated, where that plan is for more memory than there is.
     """
-    run, hyper = make_train_steps(e, eot, resident=True), hyperparameters(e, steps)
+    run, hyper = make_train_steps(e, eot), hyperparameters(e, steps)
     state = jax.eval_shape(lambda: init_state(e))
     tokens = jax.ShapeDtypeStruct((max(e.model.context + 1, 1024),), jnp.uint16)
     starts = jax.ShapeDtypeStruct((64, e.train.batch), np.int32)
