@@ -128,11 +128,11 @@ def self_attention(X, Wq, Wk, Wv, rule: Callable | None = None, causal: bool = F
 
 
 # --- the same, plainly, for numbers of any kind ----------------------------------------------------------------------
-def plain_attention(Q, K, V, scale: Callable, power: Callable) -> dict:
+def plain_attention(Q, K, V, scale: Callable, power: Callable, causal: bool = False) -> dict:
     """Attention by its formula, for fractions too. scale: scores to exponents F; power: exponents to E."""
     S = K.T @ Q
     F = scale(S)
-    E = power(F)
+    E = power(F) * (np.triu(np.ones(S.shape, int)) if causal else 1)
     A = E / E.sum(axis=0)
     return dict(S=S, F=F, E=E, A=A, Z=V @ A)
 

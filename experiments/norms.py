@@ -53,12 +53,12 @@ class Kind:
     """Models that differ in rate and seed alone."""
 
     norm: str
-    place: str = "pre"
+    norm_place: str = "pre"
     residual: bool = True
     layers: int = 4
 
     def __str__(self) -> str:
-        return f"{self.norm}-{self.place}-{'with' if self.residual else 'without'}-{self.layers}"
+        return f"{self.norm}-{self.norm_place}-{'with' if self.residual else 'without'}-{self.layers}"
 
 
 GRID = [Kind(norm, place) for place in ("pre", "post") for norm in ("layernorm", "rmsnorm", "batchnorm")]
@@ -178,14 +178,18 @@ def losses_by_moments(reader: Reader, rows: int = BATCH) -> tuple[float, float]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def logits_with(c: Study, params: dict, moments: dict, tokens_BT):
+    return lm.build(c).apply(params, lm.Inputs(tokens_BT), taps=parts.Taps(edits=in_place(moments)))[0]
+
+
 def change(c: Study, params: dict, moments: dict, tokens_BT):
-    """[B, T] the largest change of a logit when the last token of the first row becomes the next of the vocabulary."""
+    """[B, T] the largest change of a logit when the last token of the first row becomes the next of the vocabulary.
 
-    def logits(tokens_BT):
-        return lm.build(c).apply(params, lm.Inputs(tokens_BT), taps=parts.Taps(edits=in_place(moments)))[0]
-
+    One program gives both logits, so that what does not change is the same to the bit.
+    """
     changed_BT = tokens_BT.at[0, -1].set((tokens_BT[0, -1] + 1) % c.vocab)
-    return jnp.abs(logits(changed_BT) - logits(tokens_BT)).max(axis=-1)
+    before_BTV, after_BTV = (logits_with(c, params, moments, x_BT) for x_BT in (tokens_BT, changed_BT))
+    return jnp.abs(after_BTV - before_BTV).max(axis=-1)
 
 
 def leak(reader: Reader) -> dict[str, float]:
@@ -299,7 +303,7 @@ def table_of_norms(made: dict) -> str:
     for kind in GRID:
         rate, losses_R = best(made[str(kind)])
         largest, diverges = taken(made[str(kind)])
-        place = "" if kind.norm == "none" else kind.place
+        place = "" if kind.norm == "none" else kind.norm_place
         lines.append(f"| {kind.norm} | {place} | {spread(losses_R)} | {rate:g} | {largest:g} | {diverges or 'never'} |")
     return "\n".join(lines)
 
@@ -314,7 +318,7 @@ def table_of_leaks(made: dict) -> str:
         cells = [spread(one[name] for one in leaks) if any(one[name] for one in leaks) else "0 exactly"
                  for name in (f"position 0, {BATCH} rows", "other rows", "evaluation")]  # fmt: skip
         own = [row["own"] for row in made[str(kind)] if row["rate"] == rate and "own" in row] or losses_R
-        place = "" if kind.norm == "none" else kind.place
+        place = "" if kind.norm == "none" else kind.norm_place
         lines.append(f"| {kind.norm} | {place} | {' | '.join(cells)} | {spread(own)} |")
     return "\n".join(lines)
 
@@ -349,7 +353,7 @@ def draw(made: dict):
 def draw_rates(axis, place: str, made: dict) -> None:
     top = made["letters"] + 0.25
     for kind in GRID:
-        if kind.place != place and kind.norm != "none":
+        if kind.norm_place != place and kind.norm != "none":
             continue
         rows = made[str(kind)]
         points = {rate: [row["loss"] for row in rows if row["rate"] == rate] for rate in RATES}
@@ -400,8 +404,8 @@ def draw_gradients(axis, by_kind: dict, title: str) -> None:
     for kind in GRADIENTS:
         if str(kind) in by_kind:
             norms_RL = np.array(by_kind[str(kind)])
-            label = NAMES[kind.norm] + ("" if kind.norm == "none" else f", {kind.place}")
-            line = dict(color="C1" if kind.place == "post" else COLOURS[kind.norm], marker="o", markersize=4)
+            label = NAMES[kind.norm] + ("" if kind.norm == "none" else f", {kind.norm_place}")
+            line = dict(color="C1" if kind.norm_place == "post" else COLOURS[kind.norm], marker="o", markersize=4)
             line["linestyle"] = "-" if kind.residual else "--"
             axis.errorbar(np.arange(kind.layers) + 1, norms_RL.mean(axis=0), norms_RL.std(axis=0), capsize=3,
                           label=label + ("" if kind.residual else ", no residuals"), **line)  # fmt: skip

@@ -19,10 +19,9 @@ from lm import model as parts
 @lm.register("norm study")
 @dataclasses.dataclass(frozen=True)
 class Study(lm.ModelConfig):
-    """A decoder-only transformer with any of four norms, before its branches or after, with residuals or without."""
+    """lm's decoder-only transformer, but for two more norms, and residual connections that may be left out."""
 
     norm: Literal["layernorm", "rmsnorm", "batchnorm", "none"] = "layernorm"
-    place: Literal["pre", "post"] = "pre"
     residual: bool = True
 
 
@@ -76,7 +75,7 @@ class Block(nnx.Module):
 
     def _join(self, x_BTD, branch: Callable, norm: Normalise, taps: parts.Taps, tap: str):
         passed = x_BTD if self.c.residual else 0.0
-        if self.c.place == "pre":
+        if self.c.norm_place == "pre":
             return passed + branch(norm(x_BTD, taps, tap))
         return norm(passed + branch(x_BTD), taps, tap)
 
@@ -89,15 +88,13 @@ class Model(lm.Transformer):
         self.c = c
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (c.V, c.width)), axes=("V", "D"))
         self.blocks = nnx.vmap(lambda r: Block(c, r))(rngs.split(c.layers))
-        self.final_norm = Normalise(c) if c.place == "pre" else None
+        self.final_norm = Normalise(c)
         self.head = nnx.Param(jax.random.normal(rngs.params(), (c.width, c.V)) * c.width**-0.5, axes=("D", "V"))
 
     @staticmethod
     def taps(c: Study) -> dict[str, parts.Tap]:
         moments = {"attention.moments": "LJD", "mlp.moments": "LJD", "final.moments": "JD"}
         known = {name: parts.Tap(axes) for name, axes in moments.items() if c.norm == "batchnorm"}
-        if c.place == "post":
-            known.pop("final.moments", None)
         return known | {"residual.before": parts.Tap("LBTD"), "logits": parts.Tap("BTV")}
 
     def hidden(self, inputs, *, state, taps, key):
@@ -117,4 +114,4 @@ class Model(lm.Transformer):
         return self.final(x_BTD, taps), None
 
     def final(self, x, taps):
-        return x if self.final_norm is None else self.final_norm(x, taps, "final.moments")
+        return self.final_norm(x, taps, "final.moments")
