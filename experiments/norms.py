@@ -18,31 +18,24 @@ Axes, beside the README's: J the two moments, mean and variance; R runs of one k
 
 import argparse
 import dataclasses
-import functools
 import json
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from norms_model import Study
+from norms_model import BATCH, ROWS, SCORED, Reader, Study, gradients, leak, losses_by_moments
 
 import lm
-from lm import model as parts
 from lm.errors import require
 from lm.figures import STYLE, plt, save
 from lm.files import whole
 
 FIGURE = Path(__file__).parent / "figures" / "norms.svg"
-RATES = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
-DEPTH_RATES = RATES[0], RATES[2]
-DEPTHS, GRADIENT_DEPTH = (1, 2, 4, 8), 8
-ROWS = (1, 4, 16, 64)
-BATCH, SCORED = 16, 8192
+RATES = (0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
+DEPTH_RATES = RATES[:2]
+DEPTHS = (1, 2, 4, 8)
 NEAR = 0.3
 """Nats above a kind's best mean loss up to which a rate still counts as one it takes."""
 
@@ -116,108 +109,6 @@ def best(rows: list[dict]) -> tuple[float, np.ndarray]:
 
 
 # --- what is measured ------------------------------------------------------------------------------------------------
-class Reader:
-    """A trained model with the text that it learnt from and is scored on."""
-
-    def __init__(self, run: lm.Run):
-        m, data = lm.load(run), lm.data.prepare(run.experiment.data)
-        self.c, self.params = m.experiment.model, m.params
-        self.batches = lm.data.Batches(data.train, self.c.context, BATCH, seed=0)
-        self.windows_WU, self.weights_WT = lm.data.validation_windows(data.validation, self.c.context, SCORED)
-
-    @functools.cached_property
-    def moments(self) -> dict:
-        """Those of the training text, by 16 of its batches; empty for norms that need none."""
-        return averaged([moments_of_batch(self.c, self.params, self.batches.at(step)[:, :-1]) for step in range(16)])
-
-
-def averaged(moments: list[dict], tokens: int = BATCH * 32) -> dict:
-    """Means over batches of so many tokens, the variances by n / (n - 1): Ioffe and Szegedy 2015, algorithm 2."""
-    unbiased_J1 = jnp.array([[1.0], [tokens / (tokens - 1)]])
-    return jax.tree.map(lambda *each: jnp.mean(jnp.stack(each), axis=0) * unbiased_J1, *moments)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def moments_of_batch(c: Study, params: dict, tokens_BT) -> dict:
-    """The taps of batch norm's moments, none for other norms."""
-    taps = parts.Taps(read=[name for name in lm.build(c).taps if name.endswith("moments")])
-    lm.build(c).hidden(params, lm.Inputs(tokens_BT), taps=taps)
-    return taps.values
-
-
-def in_place(moments: dict) -> dict[str, Callable]:
-    """Edits of the taps by which batch norm takes these moments, whatever the batch's are."""
-
-    def edit_of(stored) -> Callable:
-        return lambda value, layer: stored if layer is None else stored[layer]
-
-    return {name: edit_of(stored) for name, stored in moments.items()}
-
-
-def nats(c: Study, params: dict, tokens_BU, edits: dict[str, Callable]):
-    """[B, T] nats of each next token."""
-    logits_BTV, _ = lm.build(c).apply(params, lm.Inputs(tokens_BU[:, :-1]), taps=parts.Taps(edits=edits))
-    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BU[:, 1:])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def nats_with(c: Study, params: dict, moments: dict, tokens_BU):
-    return nats(c, params, tokens_BU, in_place(moments))
-
-
-def losses_by_moments(reader: Reader, rows: int = BATCH) -> tuple[float, float]:
-    """Validation loss with the moments of the training text, and with those of each batch of so many rows."""
-    losses = []
-    for moments in (reader.moments, {}):
-        total = 0.0
-        for start in range(0, len(reader.windows_WU), rows):
-            window_WU, weights_WT = (x[start : start + rows] for x in (reader.windows_WU, reader.weights_WT))
-            total += float(jnp.sum(nats_with(reader.c, reader.params, moments, window_WU) * weights_WT))
-        losses.append(total / float(reader.weights_WT.sum()))
-    return tuple(losses)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def logits_with(c: Study, params: dict, moments: dict, tokens_BT):
-    return lm.build(c).apply(params, lm.Inputs(tokens_BT), taps=parts.Taps(edits=in_place(moments)))[0]
-
-
-def change(c: Study, params: dict, moments: dict, tokens_BT):
-    """[B, T] the largest change of a logit when the last token of the first row becomes the next of the vocabulary.
-
-    One program gives both logits, so that what does not change is the same to the bit.
-    """
-    changed_BT = tokens_BT.at[0, -1].set((tokens_BT[0, -1] + 1) % c.vocab)
-    before_BTV, after_BTV = (logits_with(c, params, moments, x_BT) for x_BT in (tokens_BT, changed_BT))
-    return jnp.abs(after_BTV - before_BTV).max(axis=-1)
-
-
-def leak(reader: Reader) -> dict[str, float]:
-    """What the last token of a row changes where it should change nothing, by rows of the batch, and in evaluation."""
-    made = {}
-    for rows in ROWS if reader.c.norm == "batchnorm" else (BATCH,):
-        tokens_BT = jnp.asarray(reader.windows_WU[:rows, :-1])
-        change_BT = change(reader.c, reader.params, {}, tokens_BT)
-        made[f"position 0, {rows} rows"] = float(change_BT[0, 0])
-        if rows == BATCH:
-            made["other rows"] = float(change_BT[1:].max())
-            change_BT = change(reader.c, reader.params, reader.moments, tokens_BT)
-            made["evaluation"] = float(jnp.maximum(change_BT[0, :-1].max(), change_BT[1:].max()))
-    return made
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def gradients(c: Study, params: dict, tokens_BU):
-    """[L] norm of the gradient of the mean loss by what enters each block."""
-
-    def loss(added_LBTD):
-        return nats(c, params, tokens_BU, {"residual.before": lambda x, layer: x + added_LBTD[layer]}).mean()
-
-    B, T = tokens_BU[:, 1:].shape
-    gradient_LBTD = jax.grad(loss)(jnp.zeros((c.layers, B, T, c.width)))
-    return jnp.sqrt(jnp.square(gradient_LBTD).sum(axis=(1, 2, 3)))
-
-
 def gradients_of(kind: Kind, options: argparse.Namespace) -> list[list[float]]:
     """[R, L] at the start, on the text that is held out."""
     data = lm.data.prepare(experiment(kind, RATES[0], 0, options).data)
@@ -345,8 +236,8 @@ def draw(made: dict):
             draw_rates(axis, place, made)
         draw_depths(axes[0, 2], made)
         draw_leaks(axes[1, 0], made)
-        draw_gradients(axes[1, 1], made["start"], "At the start")
-        draw_gradients(axes[1, 2], made["after"], "After training")
+        draw_gradients(axes[1, 1], made["start"], "Gradient by block, at the start")
+        draw_gradients(axes[1, 2], made["after"], "Gradient by block, after training")
     return figure
 
 
@@ -364,12 +255,12 @@ def draw_rates(axis, place: str, made: dict) -> None:
         lost = [rate for rate in points if rate not in ends]
         axis.plot(lost, [top] * len(lost), "x", color=COLOURS[kind.norm], markersize=8)
     axis.axhline(made["letters"], color="0.6", linestyle=":")
-    axis.text(RATES[0], made["letters"] - 0.02, "letter frequencies", va="top", color="0.4")
+    axis.text(RATES[0], made["letters"] + 0.02, "letter frequencies", va="bottom", color="0.4")
     axis.set(xscale="log", xlabel="learning rate (x: diverged)", ylabel="validation loss, nats a character")
     axis.set_xticks(RATES, [f"{rate:g}" for rate in RATES], fontsize=10)
     axis.minorticks_off()
     axis.set_title("Norm before the branch" if place == "pre" else "Norm after the sum")
-    axis.legend(loc="center left" if place == "pre" else "upper left")
+    axis.legend(loc="center left")
 
 
 def draw_depths(axis, made: dict) -> None:
@@ -396,7 +287,7 @@ def draw_leaks(axis, made: dict) -> None:
     axis.set(xscale="log", yscale="log", xlabel="rows in the batch", ylabel="largest change of a logit at position 0")
     axis.set_xticks(ROWS, [str(rows) for rows in ROWS])
     axis.minorticks_off()
-    axis.set_title("Another last token, 31 further on; others: 0")
+    axis.set_title("Batch norm sees the last token; others: 0")
     axis.legend()
 
 
@@ -409,7 +300,7 @@ def draw_gradients(axis, by_kind: dict, title: str) -> None:
             line["linestyle"] = "-" if kind.residual else "--"
             axis.errorbar(np.arange(kind.layers) + 1, norms_RL.mean(axis=0), norms_RL.std(axis=0), capsize=3,
                           label=label + ("" if kind.residual else ", no residuals"), **line)  # fmt: skip
-    axis.set(yscale="log", xlabel="block that it enters", ylabel="gradient's norm")
+    axis.set(yscale="log", xlabel="block", ylabel="gradient of the loss by what enters, norm")
     axis.set_title(title)
     axis.legend(fontsize=10)
 

@@ -1,19 +1,26 @@
-"""The transformer of the study of norms: any of four, before its branches or after, with residuals or without.
+"""The transformer of the study of norms, and what is measured inside it: moments, leaks and gradients.
 
-Made of the library's parts; only batch norm is new. experiments/norms.py trains it. Axes, beside the README's: J the
-two moments of a batch, its mean and its variance.
+Made of the library's parts; only batch norm is new, and residual connections may be left out. experiments/norms.py
+trains it. Axes, beside the README's: J the two moments of a batch, mean and variance; W validation windows.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 import lm
 from lm import model as parts
+
+BATCH, SCORED = 16, 8192
+"""Rows of a batch, and tokens that are scored."""
+ROWS = (1, 4, 16, 64)
+"""Rows of the batches in which the leak is measured."""
 
 
 @lm.register("norm study")
@@ -115,3 +122,106 @@ class Model(lm.Transformer):
 
     def final(self, x, taps):
         return self.final_norm(x, taps, "final.moments")
+
+
+# --- what is measured ------------------------------------------------------------------------------------------------
+class Reader:
+    """A trained model with the text that it learnt from and is scored on."""
+
+    def __init__(self, run: lm.Run):
+        m, data = lm.load(run), lm.data.prepare(run.experiment.data)
+        self.c, self.params = m.experiment.model, m.params
+        self.batches = lm.data.Batches(data.train, self.c.context, BATCH, seed=0)
+        self.windows_WU, self.weights_WT = lm.data.validation_windows(data.validation, self.c.context, SCORED)
+
+    @functools.cached_property
+    def moments(self) -> dict:
+        """Those of the training text, by 16 of its batches; empty for norms that need none."""
+        return averaged([moments_of_batch(self.c, self.params, self.batches.at(step)[:, :-1]) for step in range(16)])
+
+
+def averaged(moments: list[dict], tokens: int = BATCH * 32) -> dict:
+    """Means over batches of so many tokens, the variances by n / (n - 1): Ioffe and Szegedy 2015, algorithm 2."""
+    unbiased_J1 = jnp.array([[1.0], [tokens / (tokens - 1)]])
+    return jax.tree.map(lambda *each: jnp.mean(jnp.stack(each), axis=0) * unbiased_J1, *moments)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def moments_of_batch(c: Study, params: dict, tokens_BT) -> dict:
+    """The taps of batch norm's moments, none for other norms."""
+    taps = parts.Taps(read=[name for name in lm.build(c).taps if name.endswith("moments")])
+    lm.build(c).hidden(params, lm.Inputs(tokens_BT), taps=taps)
+    return taps.values
+
+
+def in_place(moments: dict) -> dict[str, Callable]:
+    """Edits of the taps by which batch norm takes these moments, whatever the batch's are."""
+
+    def edit_of(stored) -> Callable:
+        return lambda value, layer: stored if layer is None else stored[layer]
+
+    return {name: edit_of(stored) for name, stored in moments.items()}
+
+
+def nats(c: Study, params: dict, tokens_BU, edits: dict[str, Callable]):
+    """[B, T] nats of each next token."""
+    logits_BTV, _ = lm.build(c).apply(params, lm.Inputs(tokens_BU[:, :-1]), taps=parts.Taps(edits=edits))
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BU[:, 1:])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def nats_with(c: Study, params: dict, moments: dict, tokens_BU):
+    return nats(c, params, tokens_BU, in_place(moments))
+
+
+def losses_by_moments(reader: Reader, rows: int = BATCH) -> tuple[float, float]:
+    """Validation loss with the moments of the training text, and with those of each batch of so many rows."""
+    losses = []
+    for moments in (reader.moments, {}):
+        total = 0.0
+        for start in range(0, len(reader.windows_WU), rows):
+            window_WU, weights_WT = (x[start : start + rows] for x in (reader.windows_WU, reader.weights_WT))
+            total += float(jnp.sum(nats_with(reader.c, reader.params, moments, window_WU) * weights_WT))
+        losses.append(total / float(reader.weights_WT.sum()))
+    return tuple(losses)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_with(c: Study, params: dict, moments: dict, tokens_BT):
+    return lm.build(c).apply(params, lm.Inputs(tokens_BT), taps=parts.Taps(edits=in_place(moments)))[0]
+
+
+def change(c: Study, params: dict, moments: dict, tokens_BT):
+    """[B, T] the largest change of a logit when the last token of the first row becomes the next of the vocabulary.
+
+    One program gives both logits, so that what does not change is the same to the bit.
+    """
+    changed_BT = tokens_BT.at[0, -1].set((tokens_BT[0, -1] + 1) % c.vocab)
+    before_BTV, after_BTV = (logits_with(c, params, moments, x_BT) for x_BT in (tokens_BT, changed_BT))
+    return jnp.abs(after_BTV - before_BTV).max(axis=-1)
+
+
+def leak(reader: Reader) -> dict[str, float]:
+    """What the last token of a row changes where it should change nothing, by rows of the batch, and in evaluation."""
+    made = {}
+    for rows in ROWS if reader.c.norm == "batchnorm" else (BATCH,):
+        tokens_BT = jnp.asarray(reader.windows_WU[:rows, :-1])
+        change_BT = change(reader.c, reader.params, {}, tokens_BT)
+        made[f"position 0, {rows} rows"] = float(change_BT[0, 0])
+        if rows == BATCH:
+            made["other rows"] = float(change_BT[1:].max())
+            change_BT = change(reader.c, reader.params, reader.moments, tokens_BT)
+            made["evaluation"] = float(jnp.maximum(change_BT[0, :-1].max(), change_BT[1:].max()))
+    return made
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradients(c: Study, params: dict, tokens_BU):
+    """[L] norm of the gradient of the mean loss by what enters each block."""
+
+    def loss(added_LBTD):
+        return nats(c, params, tokens_BU, {"residual.before": lambda x, layer: x + added_LBTD[layer]}).mean()
+
+    B, T = tokens_BU[:, 1:].shape
+    gradient_LBTD = jax.grad(loss)(jnp.zeros((c.layers, B, T, c.width)))
+    return jnp.sqrt(jnp.square(gradient_LBTD).sum(axis=(1, 2, 3)))
