@@ -140,6 +140,7 @@ def encoder_decoder() -> None:
     """A whole encoder-decoder: "le chat noir" to "the", "black": the cross-attention finds them in English order."""
     made = translated([0, 1, 2], [0, 1])
     named = {"": [["article"], ["noun"], ["adjective"], ["place, x"], ["place, y"]]}
+    beside(**named, **{" ".join(SOURCE): TRANSLATOR["source"], "places": TRANSLATOR["places"]})
     beside(**named, **made["encoder"])
     beside(**named, **made["decoder"])
     beside(

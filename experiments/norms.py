@@ -115,8 +115,8 @@ def gradients_of(kind: Kind, options: argparse.Namespace) -> list[list[float]]:
     made = []
     for seed in options.seeds:
         e = lm.replace(experiment(kind, RATES[0], seed, options), {"model.vocab": data.tokenizer.n_vocab})
-        windows_WU, _ = lm.data.validation_windows(data.validation, e.model.context, SCORED)
-        made.append(gradients(e.model, lm.build(e.model).init(seed), windows_WU[:BATCH]).tolist())
+        windows = lm.data.validation_windows(data.validation, e.model.context, SCORED)
+        made.append(gradients(e.model, lm.build(e.model).init(seed), windows["tokens_BU"][:BATCH]).tolist())
     return made
 
 

@@ -132,7 +132,8 @@ class Reader:
         m, data = lm.load(run), lm.data.prepare(run.experiment.data)
         self.c, self.params = m.experiment.model, m.params
         self.batches = lm.data.Batches(data.train, self.c.context, BATCH, seed=0)
-        self.windows_WU, self.weights_WT = lm.data.validation_windows(data.validation, self.c.context, SCORED)
+        windows = lm.data.validation_windows(data.validation, self.c.context, SCORED)
+        self.windows_WU, self.weights_WT = windows["tokens_BU"], windows["weights_BT"]
 
     @functools.cached_property
     def moments(self) -> dict:
