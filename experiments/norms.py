@@ -279,11 +279,13 @@ def draw_depths(axis, made: dict) -> None:
 
 
 def draw_leaks(axis, made: dict) -> None:
-    for place, marker in (("pre", "o"), ("post", "s")):
-        leaks = made["leaks"][str(Kind("batchnorm", place))]
-        change_RB = np.array([[one[f"position 0, {rows} rows"] for rows in ROWS] for one in leaks])
-        axis.errorbar(ROWS, change_RB.mean(axis=0), change_RB.std(axis=0), color=COLOURS["batchnorm"], marker=marker,
-                      capsize=3, label=f"batch norm, {'before' if place == 'pre' else 'after'}")  # fmt: skip
+    for kind in GRID:
+        if kind.norm == "batchnorm":
+            leaks, pre = made["leaks"][str(kind)], kind.norm_place == "pre"
+            change_RB = np.array([[one[f"position 0, {rows} rows"] for rows in ROWS] for one in leaks])
+            axis.errorbar(ROWS, change_RB.mean(axis=0), change_RB.std(axis=0), color=COLOURS[kind.norm],
+                          marker="o" if pre else "s", linestyle="-" if pre else "--", capsize=3,
+                          label=f"batch norm, {'before' if pre else 'after'}")  # fmt: skip
     axis.set(xscale="log", yscale="log", xlabel="rows in the batch", ylabel="largest change of a logit at position 0")
     axis.set_xticks(ROWS, [str(rows) for rows in ROWS])
     axis.minorticks_off()
