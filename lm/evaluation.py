@@ -12,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm import tokenizer as tokenizers
+from lm.data.batches import Columns
 from lm.data.corpora import Corpus, Text
-from lm.data.tokens import lay_out, prepare
+from lm.data.examples import ExampleFile
+from lm.data.supply import held_out, prepare
+from lm.data.tokens import Prepared, lay_out
 from lm.errors import require
 from lm.limits import Count
 from lm.model.api import LanguageModel
-from lm.model.loss import window_nats
+from lm.model.loss import OBJECTIVES, Batch
 from lm.model.trained import Trained
 from lm.typed import coerce
 
@@ -48,57 +51,62 @@ class Score:
         return self.nats / math.log(2) / max(self.bytes, 1)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "eot", "chunk"))
-def _nats(model: LanguageModel, params: dict, tokens_BU, weights_BT, eot: int | None, chunk: int | None):
-    nats_BT, _ = window_nats(model, params, tokens_BU, eot=eot, chunk=chunk)
-    return jnp.sum(nats_BT * weights_BT)
+@functools.partial(jax.jit, static_argnames=("model", "objective", "eot", "chunk"))
+def _learnt(model: LanguageModel, params: dict, batch: Batch, draw, objective: str, eot: int | None, chunk: int | None):
+    """Summed nats, the targets and their weights."""
+    key = jax.random.fold_in(jax.random.key(0), draw) if objective == "masked" else None
+    learnt = OBJECTIVES[objective](model, params, batch, eot=eot, chunk=chunk, key=key)
+    return jnp.sum(learnt.nats.target * learnt.weights_BT), learnt.targets_BT, learnt.weights_BT
 
 
-def score_windows(
+def score_columns(model: LanguageModel, params: dict, columns: Columns, bytes_V: np.ndarray, **options) -> Score:
+    """Score columns with a leading axis B, as `score_rows` does each of their rows."""
+    return score_rows(model, params, _rows(columns), bytes_V, **options)
+
+
+def _rows(columns: Columns) -> Iterator[Columns]:
+    for number in range(len(columns["tokens_BU"])):
+        yield {name: column[number] for name, column in columns.items()}
+
+
+def score_rows(
     model: LanguageModel,
     params: dict,
-    tokens_BU: np.ndarray,
-    weights_BT: np.ndarray,
+    rows: Iterable[Columns],
     bytes_V: np.ndarray,
     *,
+    objective: str = "next_token",
     eot: int | None = None,
     batch: int = 32,
     chunk: int | None = None,
     report: Callable[[int], None] | None = None,
 ) -> Score:
-    """Score windows of T+1 tokens where the weights are one, as `score_stream` does."""
-    windows = zip(tokens_BU, weights_BT, strict=True)
-    return score_stream(model, params, windows, bytes_V, eot=eot, batch=batch, chunk=chunk, report=report)
+    """Score rows as they come, a batch in memory at once, where their weights are one.
 
-
-def score_stream(
-    model: LanguageModel,
-    params: dict,
-    windows: Iterable[Window],
-    bytes_V: np.ndarray,
-    *,
-    eot: int | None = None,
-    batch: int = 32,
-    chunk: int | None = None,
-    report: Callable[[int], None] | None = None,
-) -> Score:
-    """Score windows as they come, a batch in memory at once.
-
-    bytes_V: bytes of text each token stands for. eot: the end-of-text token of a model trained on packed documents.
-    report(bytes of text scored so far) is called after each batch.
+    rows: each with tokens_BU and weights_BT, and what else a Batch of them has, but for the axis B. bytes_V: bytes of
+    text each token stands for. objective: of train.objective; what the masked one hides is always the same. eot: the
+    end-of-text token of a model trained on packed documents. report(bytes of text scored so far) is called after each
+    batch.
     """
     nats, tokens, size = 0.0, 0, 0
-    windows = iter(windows)
-    while some := list(itertools.islice(windows, batch)):
-        tokens_BU, weights_BT = (np.stack(rows) for rows in zip(*some, strict=True))
-        missing = ((0, batch - len(some)), (0, 0))  # the last batch has the shape of the others: one program
-        nats += float(_nats(model, params, np.pad(tokens_BU, missing), np.pad(weights_BT, missing), eot, chunk))
-        scored = tokens_BU[:, 1:][weights_BT > 0]
+    rows = iter(rows)
+    for number in itertools.count():
+        if not (some := list(itertools.islice(rows, batch))):
+            return Score(nats, tokens, size)
+        columns = {name: _stacked([row[name] for row in some], batch) for name in some[0]}
+        sum_, targets_BT, weights_BT = _learnt(model, params, Batch(**columns), number, objective, eot, chunk)
+        nats += float(sum_)
+        scored = np.asarray(targets_BT)[np.asarray(weights_BT) > 0]
         tokens += len(scored)
         size += int(bytes_V[scored].sum())
         if report:
             report(size)
-    return Score(nats, tokens, size)
+
+
+def _stacked(rows: list[np.ndarray], batch: int) -> np.ndarray:
+    """Rows one above the other; the last batch has the shape of the others, with zeros below: one program."""
+    x = np.stack(rows)
+    return np.pad(x, ((0, batch - len(x)), *((0, 0) for _ in x.shape[1:])))
 
 
 def strided_windows(pieces: Iterable[np.ndarray], context: int, stride: int) -> Iterator[Window]:
@@ -143,6 +151,7 @@ def evaluate(
     Raises UserError for settings that make no sense and for texts with nothing to score.
     """
     context, eot = m.model.config.context, m.tokenizer.eot_token
+    require(m.model.config.encoder is None, "this model answers sources: score it on a file of examples")
     stride, batch = _checked(context, stride, batch)
     if isinstance(text, str):
         require(bool(text), "the text is empty: there is nothing to score")
@@ -151,7 +160,7 @@ def evaluate(
     streams = lay_out(m.tokenizer, text.pieces(), end_of_text=begins)
     windows = itertools.chain.from_iterable(strided_windows(pieces, context, stride) for pieces in streams)
     ends_aside = ((window, weights * (window[1:] != eot)) for window, weights in windows)
-    score = _score(m, ends_aside, batch, _towards(report, text.size))
+    score = _score(m, _as_columns(ends_aside), batch, _towards(report, text.size))
     require(
         score.tokens > 0,
         f"{text.name}: nothing to score, only blank" + ("" if begins else " or a single token, which nothing precedes"),
@@ -166,20 +175,52 @@ def evaluate_validation(m: Trained, *, stride: int | None = None, batch: int = 3
     """
     context = m.model.config.context
     stride, batch = _checked(context, stride, batch)
-    data = prepare(m.experiment.data)
-    require(
-        data.hashes == m.run.record["hashes"],
-        f"the corpus {m.experiment.data.corpus} has changed since {m.run.path} was trained on it; give --text FILE",
-    )
+    data = _validation(m)
+    if isinstance(data.validation, ExampleFile):
+        return evaluate_examples(m, data.validation, batch=batch, report=report)
     tokens, piece = data.validation.tokens, 1 << 20
     pieces = (np.asarray(tokens[start : start + piece]) for start in range(0, len(tokens), piece))
-    return _score(m, strided_windows(pieces, context, stride), batch, _towards(report, data.validation.bytes))
+    windows = strided_windows(pieces, context, stride)
+    return _score(m, _as_columns(windows), batch, _towards(report, data.validation.bytes))
 
 
-def _score(m: Trained, windows: Iterable[Window], batch: int, report: Callable[[int], None] | None) -> Score:
+def evaluate_examples(m: Trained, file: ExampleFile, *, batch: int = 32, report=None) -> Score:
+    """Score the answers of a file of examples, each with its end of text: nats per token of what is to be answered.
+
+    Examples that do not fit the model's contexts are left out. Otherwise as `evaluate`.
+    """
+    columns = held_out(file, m.experiment.model, file.count)
+    return _score(m, _rows(columns), batch, _towards(report, file.bytes))
+
+
+def open_examples(m: Trained, path: str | None = None) -> ExampleFile:
+    """The examples of a file in a trained model's tokens; without a path, those that its run holds out."""
+    if path is None:
+        return _validation(m).validation
+    tokenizer = str(m.run.path / "tokenizer.json")
+    data = dataclasses.replace(m.experiment.data, examples=path, validation_corpus=path, tokenizer=tokenizer)
+    return prepare(data).validation
+
+
+def _validation(m: Trained) -> Prepared:
+    """The corpus or the examples of a model's run, read again from where they came from."""
+    data = prepare(m.experiment.data)
+    require(
+        data.hashes.items() <= m.run.record["hashes"].items(),
+        f"{m.experiment.data.learnt} has changed since {m.run.path} was trained on it; give --text FILE",
+    )
+    return data
+
+
+def _as_columns(windows: Iterable[Window]) -> Iterator[Columns]:
+    for tokens, weights in windows:
+        yield {"tokens_BU": tokens, "weights_BT": weights}
+
+
+def _score(m: Trained, rows: Iterable[Columns], batch: int, report: Callable[[int], None] | None) -> Score:
     eot = m.tokenizer.eot_token if m.experiment.data.packing else None
-    bytes_V = tokenizers.token_bytes(m.tokenizer)
-    return score_stream(m.model, m.params, windows, bytes_V, eot=eot, batch=batch, report=report)
+    bytes_V, objective = tokenizers.token_bytes(m.tokenizer), m.experiment.train.objective
+    return score_rows(m.model, m.params, rows, bytes_V, objective=objective, eot=eot, batch=batch, report=report)
 
 
 def _towards(report: Callable[[int, int | None], None] | None, total: int | None) -> Callable[[int], None] | None:

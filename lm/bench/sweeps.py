@@ -13,7 +13,8 @@ from lm.bench.rounds import Contestant, calibrate, timed
 from lm.bench.training import Program
 from lm.config import Experiment
 from lm.data.batches import validation_windows
-from lm.data.tokens import Prepared, prepare
+from lm.data.supply import prepare
+from lm.data.tokens import Prepared
 from lm.errors import UserError
 from lm.model.api import build
 from lm.sweep.jobs import MOST_PACKED, Job, added_steps, packs, parted, trunks
@@ -123,10 +124,10 @@ def _evaluated(e: Experiment, data: Prepared, params: dict) -> float:
     """Seconds to score one batch of windows, as training evaluates."""
     batch, chunk = e.train.batch // e.train.accumulation, e.train.loss_chunk
     tokens = min(e.train.eval_tokens, batch * e.model.context)
-    windows, weights = validation_windows(data.validation, e.model.context, tokens)
+    windows = validation_windows(data.validation, e.model.context, tokens)
     start = time.perf_counter()
-    evaluation.score_windows(
-        build(e.model), params, windows, weights, tokenizers.token_bytes(data.tokenizer),
+    evaluation.score_columns(
+        build(e.model), params, windows, tokenizers.token_bytes(data.tokenizer),
         eot=data.tokenizer.eot_token if e.data.packing else None, batch=batch, chunk=chunk,
     )  # fmt: skip
     return time.perf_counter() - start

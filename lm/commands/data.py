@@ -61,7 +61,7 @@ def prepare(arguments: list[str]) -> None:
     with Display() as display:
         if o.download and o.corpus in CORPORA and not CORPORA[o.corpus].present:
             fetch(o.corpus, functools.partial(display.stage, "downloading"))
-        made = tokens.prepare(dataclasses.replace(o.data, corpus=o.corpus), report=display.stage)
+        made = tokens.prepare_corpus(dataclasses.replace(o.data, corpus=o.corpus), report=display.stage)
     names = ("count", "bytes", "documents", "sha256")
     files = {"train": made.train, "validation": made.validation}
     facts = {side: {n: getattr(f, n) for n in names} | {"path": str(f.path)} for side, f in files.items()}

@@ -142,7 +142,7 @@ def _taken(others: bool = False) -> str:
 def _plan(o: Options, e: Experiment, rules: "Rules", sizes: list[tuple[int, int]], assumed: dict, display) -> Design:
     """The design. A rate is measured only once the budget is known to be possible at the machine's peak."""
     from lm.data.batches import Batches
-    from lm.data.tokens import prepare
+    from lm.data.supply import prepare
     from lm.sweep import Rates, plan, size
     from lm.training.loop import with_vocabulary
 

@@ -1,16 +1,18 @@
-"""lm sample RUN: continue a text."""
+"""lm sample RUN: continue a text, by drawing tokens or by a search for the likeliest."""
 
 import dataclasses
 import re
 import time
-from typing import Literal
+from typing import Annotated, Literal
 
 from lm.arguments import parse
 from lm.commands.common import Checkpoint, Json, RunName, prepare_jax, print_json
 from lm.errors import require
+from lm.limits import Count, Range
 from lm.sample.samplers import Sampler
 
 DEFAULT_TOKENS = 200
+KEYS = ("prompt", "text", "tokens", "token_texts", "logprobs", "ended")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Options:
     prompt: tuple[str, ...] = ("",)
     """Text to continue; several, or the option again, make a batch; none starts a new document; - is standard input,
     as it is. One that begins like an option: --prompt=--x."""
+    source: tuple[str, ...] = ()
+    """Text to answer, by a model that was trained on examples: to translate, to name the class of; several make a
+    batch."""
     max_tokens: int | None = None
     """Tokens to generate at most; by default 200, or fewer where the model's context has no room for so many."""
     samples: int = 1
@@ -33,18 +38,34 @@ class Options:
     r"""End before any of these strings, in which \n, \t, \r, \\ and \uXXXX stand for what they do in JSON."""
     past_context: Literal["error", "slide"] = "error"
     """When prompt and continuation exceed the model's context: refuse, or slide: drop the oldest half, read on."""
+    beam: Count | None = None
+    """Draw nothing: search for the likeliest continuations, keeping this many at every token; 1 is greedy. The best of
+    each prompt is shown, and --json lists all that were kept, best first."""
+    length_penalty: Annotated[float | None, Range(least=0, most=5)] = None
+    """With --beam, the exponent by which long continuations are favoured (Wu et al. 2016): 0 not at all; 0.6."""
     checkpoint: Checkpoint = "latest"
     json: Json = False
+
+    def __post_init__(self):
+        if self.beam is None:
+            require(self.length_penalty is None, "--length-penalty is of a search: give --beam as well")
+            return
+        plain = self.sampler == Sampler() and self.samples == 1 and not self.stop and self.past_context == "error"
+        drawing = "--temperature, --top-k, --top-p, --min-p, --repetition-penalty, --samples, --stop and --past-context"
+        require(plain, f"--beam draws nothing: leave out {drawing}")
 
 
 def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm sample")
-    o = dataclasses.replace(o, prompt=_texts(o.prompt), stop=tuple(map(unescape, o.stop)))
+    prompts = o.prompt * len(o.source) if o.source and len(o.prompt) == 1 else o.prompt
+    o = dataclasses.replace(o, prompt=_texts(prompts), source=_texts(o.source), stop=tuple(map(unescape, o.stop)))
     prepare_jax()
     from lm.run import load
     from lm.sample.generate import generate
 
     m = load(o.run, o.checkpoint)
+    if o.beam is not None:
+        return _search(m, o)
     stream = not o.json and len(o.prompt) * o.samples == 1
     shown = iter(o.prompt)  # the prompt comes with the first piece of text: nothing is printed before a refusal
     start = time.perf_counter()
@@ -52,6 +73,7 @@ def run(arguments: list[str]) -> None:
         m,
         list(o.prompt),
         o.sampler,
+        sources=list(o.source) or None,
         max_tokens=_default_tokens(m, o) if o.max_tokens is None else o.max_tokens,
         seed=o.seed,
         samples=o.samples,
@@ -61,14 +83,42 @@ def run(arguments: list[str]) -> None:
     )
     seconds = time.perf_counter() - start
     if o.json:
-        keys = ("prompt", "text", "tokens", "token_texts", "logprobs", "ended")
-        rate = sum(len(s.tokens) for s in samples) / seconds
-        print_json({"samples": [{k: getattr(s, k) for k in keys} for s in samples], "tokens_per_second": rate})
+        _print_json(samples, KEYS, seconds)
     elif stream:
         print(next(shown, ""))
     else:
-        for number, s in enumerate(samples, 1):
-            print(f"--- {number} of {len(samples)} ---\n{s.prompt}{s.text}")
+        _print(samples)
+
+
+def _search(m, o: Options) -> None:
+    from lm.sample.beam import WU, beam_search
+
+    start = time.perf_counter()
+    found = beam_search(
+        m,
+        list(o.prompt),
+        sources=list(o.source) or None,
+        beam=o.beam,
+        length_penalty=WU if o.length_penalty is None else o.length_penalty,
+        max_tokens=_default_tokens(m, o) if o.max_tokens is None else o.max_tokens,
+    )
+    if o.json:
+        seconds = time.perf_counter() - start
+        _print_json([h for hypotheses in found for h in hypotheses], (*KEYS, "logprob", "score"), seconds)
+    elif len(found) == 1:
+        print(found[0][0].prompt + found[0][0].text)
+    else:
+        _print([hypotheses[0] for hypotheses in found])
+
+
+def _print(samples: list) -> None:
+    for number, s in enumerate(samples, 1):
+        print(f"--- {number} of {len(samples)} ---\n{s.prompt}{s.text}")
+
+
+def _print_json(samples: list, keys: tuple[str, ...], seconds: float) -> None:
+    rate = sum(len(s.tokens) for s in samples) / seconds
+    print_json({"samples": [{key: getattr(s, key) for key in keys} for s in samples], "tokens_per_second": rate})
 
 
 def _texts(prompts: tuple[str, ...]) -> tuple[str, ...]:
@@ -76,7 +126,7 @@ def _texts(prompts: tuple[str, ...]) -> tuple[str, ...]:
     from lm.data.readers import read_text
     from lm.tokenizer import well_formed
 
-    require(prompts.count("-") <= 1, "--prompt -: standard input can be read once")
+    require(prompts.count("-") <= 1, "-: standard input can be read once")
     return tuple(read_text("-") if prompt == "-" else well_formed(prompt) for prompt in prompts)
 
 
@@ -92,9 +142,9 @@ def unescape(text: str) -> str:
 
 def _default_tokens(m, o: Options) -> int:
     """200, or what fits behind the longest prompt; a prompt that is itself too long is for `generate` to refuse."""
-    from lm import tokenizer as tokenizers
+    from lm.sample.prompts import readings
 
     if o.past_context == "slide":
         return DEFAULT_TOKENS
-    longest = max(len(tokenizers.encode(m.tokenizer, prompt)) for prompt in o.prompt)
+    longest = max(reading.held for reading in readings(m, list(o.prompt), list(o.source) or None))
     return max(1, min(DEFAULT_TOKENS, m.experiment.model.context - longest))

@@ -38,7 +38,7 @@ class TrainOptions:
 def train(arguments: list[str]) -> None:
     o = parse(TrainOptions, arguments, "lm tokenizer train")
     from lm import tokenizer as tokenizers
-    from lm.data.tokens import prepare
+    from lm.data.supply import prepare
     from lm.training.display import Display
 
     with Display() as display:

@@ -21,6 +21,9 @@ ROUNDS = 6
 """Four rounds make a Feistel network hard to tell from random; two more for the narrow halves of small files."""
 RESIDENT_BYTES = 256 << 20
 """Token files up to this size are meant to live on the device."""
+Seed = Annotated[int, Range(least=0, below=2**64)]
+Columns = dict[str, np.ndarray]
+"""Arrays by the field of a Batch that they become."""
 
 
 @np.errstate(over="ignore")  # the arithmetic is modulo 2^64; NumPy warns of it for scalars
@@ -76,7 +79,7 @@ class Batches:
     seed: int
 
     def __post_init__(self):
-        for name, hint in (("context", Count), ("batch", Count), ("seed", Annotated[int, Range(least=0, below=2**64)])):
+        for name, hint in (("context", Count), ("batch", Count), ("seed", Seed)):
             object.__setattr__(self, name, coerce(getattr(self, name), hint, name))
         require(
             self.file.count > self.context,
@@ -99,28 +102,28 @@ class Batches:
         """Whether the file is small enough to put on the device and gather windows there."""
         return self.file.count * np.dtype(self.file.dtype).itemsize <= RESIDENT_BYTES
 
-    def resident_tokens(self) -> np.ndarray:
+    def store(self) -> np.ndarray:
         """The whole file in memory, uint16 or uint32 [count]: window i of a step is tokens[(start + i) % count]."""
         return np.array(self.file.tokens)
 
     def starts(self, step: int, k: int) -> np.ndarray:
         """First token of every window of the k steps from `step`: int64 [k, B], in [0, count)."""
-        place = (step + np.arange(k)[:, None]) * self.batch + np.arange(self.batch)
-        epoch, index = np.divmod(place, self.windows)
+        epoch, index = _places(step, k, self.batch, self.windows)
         key = epoch_key(self.seed, epoch)
         offset = np.where(epoch == 0, 0, (mix(~key) % np.uint64(self.context)).astype(np.int64))
         return permute(index, self.windows, key) * self.context + offset
 
-    def dispatch(self, step: int, n: int, size: int) -> np.ndarray:
+    def dispatch(self, step: int, n: int, size: int) -> np.ndarray | dict[str, np.ndarray]:
         """What a program of at most `size` steps reads for the n from `step`, int32.
 
-        Of a resident file, places [size, B] in it; otherwise tokens [size, B, T+1], zeros after the n-th step.
+        Of a resident file, places [size, B] in it; otherwise {"tokens_BU": tokens [size, B, T+1]}, zeros after the
+        n-th step.
         """
         if self.resident:
             return self.starts(step, size).astype(np.int32)
         tokens = np.zeros((size, self.batch, self.context + 1), np.int32)
         tokens[:n] = self.at(step, n)
-        return tokens
+        return {"tokens_BU": tokens}
 
     def at(self, step: int, k: int | None = None) -> np.ndarray:
         """The tokens of one step, int32 [B, T+1], or of the k steps from `step`, int32 [k, B, T+1]."""
@@ -128,6 +131,76 @@ class Batches:
         places = (starts[..., None] + np.arange(self.context + 1)) % self.file.count
         tokens = np.asarray(self.file.tokens[places], np.int32)
         return tokens[0] if k is None else tokens
+
+
+@dataclass(frozen=True)
+class ExampleBatches:
+    """Training batches of examples that are laid out. Raises UserError for odd numbers.
+
+    A pass visits every example once, and every pass in another order.
+    """
+
+    columns: Columns
+    """What lm.data.layout makes of a file: the fields of a Batch, each with N rows."""
+    batch: int
+    """B, rows in a step."""
+    seed: int
+
+    def __post_init__(self):
+        for name, hint in (("batch", Count), ("seed", Seed)):
+            object.__setattr__(self, name, coerce(getattr(self, name), hint, name))
+
+    @property
+    def context(self) -> int:
+        """Places that a row takes in the model: T tokens, and I vectors before them where no encoder reads those."""
+        T, vectors_BIE = self.columns["tokens_BU"].shape[1] - 1, self.columns.get("vectors_BIE")
+        return T if vectors_BIE is None or "source_BS" in self.columns else T + vectors_BIE.shape[1]
+
+    @property
+    def windows(self) -> int:
+        """N, the examples, which are the rows in one pass."""
+        return len(self.columns["tokens_BU"])
+
+    @property
+    def epoch_tokens(self) -> int:
+        """Places in one pass, padding included, as a step counts them."""
+        return self.windows * self.context
+
+    @property
+    def resident(self) -> bool:
+        """Whether the columns are small enough to put on the device and gather rows there."""
+        return sum(column.nbytes for column in self.columns.values()) <= RESIDENT_BYTES
+
+    def store(self) -> Columns:
+        """All columns: row i of a step is column[row]."""
+        return self.columns
+
+    def rows(self, step: int, k: int) -> np.ndarray:
+        """The example in every row of the k steps from `step`: int64 [k, B], in [0, N)."""
+        epoch, index = _places(step, k, self.batch, self.windows)
+        return permute(index, self.windows, epoch_key(self.seed, epoch))
+
+    def dispatch(self, step: int, n: int, size: int) -> np.ndarray | Columns:
+        """What a program of at most `size` steps reads for the n from `step`.
+
+        Of resident columns, rows int32 [size, B]; otherwise the columns [size, B, ...], zeros after the n-th step.
+        """
+        if self.resident:
+            return self.rows(step, size).astype(np.int32)
+        columns = {name: np.zeros((size, self.batch, *x.shape[1:]), x.dtype) for name, x in self.columns.items()}
+        for name, column in self.at(step, n).items():
+            columns[name][:n] = column
+        return columns
+
+    def at(self, step: int, k: int | None = None) -> Columns:
+        """The columns of one step, [B, ...], or of the k steps from `step`, [k, B, ...]."""
+        rows = self.rows(step, 1 if k is None else k)
+        return {name: column[rows[0] if k is None else rows] for name, column in self.columns.items()}
+
+
+def _places(step: int, k: int, batch: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pass of every row of the k steps from `step`, and its place in that pass: int64 [k, B]."""
+    return np.divmod((step + np.arange(k)[:, None]) * batch + np.arange(batch), windows)
 
 
 class Feed:
@@ -164,11 +237,12 @@ class Feed:
         self.close()
 
 
-def validation_windows(file: TokenFile, context: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def validation_windows(file: TokenFile, context: int, tokens: int) -> Columns:
     """About `tokens` predictions of a file, in windows spread evenly over it, whose start is not like the rest.
 
     All of the file where `tokens` is enough; each token after the first is then a target once, and none ever is twice.
-    Returns tokens int32 [W, T+1] and weights float32 [W, T]: 1 for a target, 0 for the padding of the last window.
+    Returns tokens_BU, int32 [W, T+1], and weights_BT, float32 [W, T]: 1 for a target, 0 for the padding of the last
+    window.
     Raises UserError for a file of fewer than two tokens.
     """
     for name, value in (("context", context), ("tokens", tokens)):
@@ -182,4 +256,4 @@ def validation_windows(file: TokenFile, context: int, tokens: int) -> tuple[np.n
     wanted = min(windows, -(-tokens // context))
     place = (np.arange(wanted) * windows // wanted)[:, None] * context + np.arange(context + 1)
     padded = np.where(place <= last, file.tokens[np.minimum(place, last)], 0).astype(np.int32)
-    return padded, (place[:, 1:] <= last).astype(np.float32)
+    return {"tokens_BU": padded, "weights_BT": (place[:, 1:] <= last).astype(np.float32)}

@@ -6,7 +6,6 @@ file of any size can be read, and almost every document is one piece.
 
 import codecs
 import contextlib
-import functools
 import gzip
 import io
 import itertools
@@ -14,7 +13,7 @@ import json
 import lzma
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,7 +54,7 @@ def read(path: Path, *, separator: str, text_field: str) -> Iterator[Piece]:
     Raises UserError for binary or damaged files and records without the field.
     """
     kind = suffix(path)
-    with _refusing(path):
+    with refusing(path):
         if kind in RECORDS:
             texts = (_parquet_texts if kind == ".parquet" else _jsonl_texts)(path, text_field)
             yield from itertools.chain.from_iterable(map(cut, texts))
@@ -72,7 +71,7 @@ def read_text(path: Path | str) -> str:
     if str(path) == "-":
         return "".join(_characters(sys.stdin.buffer, "standard input"))
     path = Path(path)
-    with _refusing(path), open_bytes(path) as file:
+    with refusing(path), open_bytes(path) as file:
         return "".join(_characters(file, path))
 
 
@@ -90,7 +89,7 @@ def documents(pieces: Iterable[Piece]) -> Iterator[Iterator[str]]:
 
 
 @contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
+def refusing(path: Path) -> Iterator[None]:
     """Say what is wrong with a file that cannot be read."""
     try:
         yield
@@ -225,7 +224,12 @@ def _with_last(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
-def _jsonl_texts(path: Path, field: str) -> Iterator[str]:
+def jsonl_records(path: Path, hook: Callable[[list], dict] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of the line, from 1, and the JSON object for every line of a .jsonl file that is not blank.
+
+    hook: makes an object of its (name, value) pairs; a ValueError refuses it.
+    Raises UserError for lines that are no JSON object, or too long.
+    """
     offset = 0
     with open_bytes(path) as file:
         for number in itertools.count(1):
@@ -235,18 +239,25 @@ def _jsonl_texts(path: Path, field: str) -> Iterator[str]:
                 return
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                record = json.loads(text) if line.strip() else {field: None}
+                record = json.loads(text, object_pairs_hook=hook) if line.strip() else None
             except UnicodeDecodeError as error:
                 raise UserError(f"{path} is not UTF-8 text: line {number}, offset {offset + error.start}") from error
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{where}: not JSON ({error})") from error
             offset += len(line)
-            require(isinstance(record, dict), f"{where}: expected a JSON object, got {line[:40]!r}")
-            value = _inside(record, field, where)
-            kind = type(value).__name__
-            is_text = value is None or isinstance(value, str)
-            require(is_text, f"{where}: field {field!r} is {kind}, not text; set --data.text-field")
-            yield well_formed(value or "")
+            if line.strip():
+                require(isinstance(record, dict), f"{where}: expected a JSON object, got {line[:40]!r}")
+                yield number, record
+
+
+def _jsonl_texts(path: Path, field: str) -> Iterator[str]:
+    for number, record in jsonl_records(path):
+        where = f"{path}, line {number}"
+        value = _inside(record, field, where)
+        kind = type(value).__name__
+        known = value is None or isinstance(value, str)
+        require(known, f"{where}: field {field!r} is {kind}, not text; set --data.text-field")
+        yield well_formed(value or "")
 
 
 def _inside(record: dict[str, Any], field: str, where: str) -> Any:
@@ -263,42 +274,52 @@ def _inside(record: dict[str, Any], field: str, where: str) -> Any:
 
 def _no_field(where: Path | str, field: str, names: list[str]) -> str:
     """`field` is not among `names`, of which as many are named as fit a line."""
+    return f"{where}: no field {field!r} among {listed(names)}; set --data.text-field"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names with commas between them, as many as fit a line."""
     known = ", ".join(names) or "none"
-    known = known if len(known) <= 120 else known[:117] + "..."
-    return f"{where}: no field {field!r} among {known}; set --data.text-field"
+    return known if len(known) <= 120 else known[:117] + "..."
 
 
-def _parquet_texts(path: Path, field: str) -> Iterator[str]:
+@contextlib.contextmanager
+def open_parquet(path: Path) -> Iterator[Any]:
+    """The file, to be read by Arrow, which tells of damage by errors of any kind: here they are UserErrors."""
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise UserError(f"{path}: reading parquet needs pyarrow: pip install -e '.[parquet]'") from error
-    number = 0
-    with _refusing_parquet(path), pyarrow.parquet.ParquetFile(path) as file:
-        names = _names(path, file, field)
-        read = functools.partial(file.iter_batches, batch_size=256, columns=[".".join(names)])
-        for group in range(file.num_row_groups):
-            for value in itertools.chain.from_iterable(rows.column(0) for rows in read(row_groups=[group])):
-                number += 1
-                try:
-                    text = value.as_py()
-                except UnicodeDecodeError as error:
-                    raise UserError(f"{path} is not UTF-8 text: row {number}, byte {error.start}") from error
-                for name in names[1:]:
-                    text = text and text[name]
-                yield text or ""
-
-
-@contextlib.contextmanager
-def _refusing_parquet(path: Path) -> Iterator[None]:
-    """Say that a file is damaged, which Arrow tells by errors of any kind."""
     try:
-        yield
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file
     except UserError:
         raise
     except Exception as error:
         said = " ".join(str(error).split())[:120]
         raise UserError(f"{path} is not a parquet file, or is damaged: {said or type(error).__name__}") from error
+
+
+def parquet_rows(path: Path, file: Any, columns: list[str]) -> Iterator[tuple[int, list[Any]]]:
+    """The number of the row, from 1, and what it has in these columns, for every row of an open parquet file."""
+    number = 0
+    for group in range(file.num_row_groups):
+        for rows in file.iter_batches(batch_size=256, columns=columns, row_groups=[group]):
+            for values in zip(*rows.columns, strict=True):
+                number += 1
+                try:
+                    yield number, [value.as_py() for value in values]
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{path} is not UTF-8 text: row {number}, byte {error.start}") from error
+
+
+def _parquet_texts(path: Path, field: str) -> Iterator[str]:
+    with open_parquet(path) as file:
+        names = _names(path, file, field)
+        for _, (text,) in parquet_rows(path, file, [".".join(names)]):
+            for name in names[1:]:
+                text = text and text[name]
+            yield text or ""
 
 
 def _names(path: Path, file, field: str) -> list[str]:
@@ -311,7 +332,13 @@ def _names(path: Path, file, field: str) -> list[str]:
         index = kind.get_field_index(name) if kind is schema or types.is_struct(kind) else -1
         require(index >= 0, _no_field(path, field, [file.schema.column(i).path for i in range(len(file.schema))]))
         kind = kind.field(index).type
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    require(text, f"{path}: field {field!r} is {kind}, not text; set --data.text-field")
+    require(is_text(kind), f"{path}: field {field!r} is {kind}, not text; set --data.text-field")
     return names
+
+
+def is_text(kind: Any) -> bool:
+    """Whether values of an Arrow type are text."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)

@@ -8,10 +8,12 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 PREFIX = ".making-"
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -24,6 +26,26 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def make_whole(folder: Path, fill: Callable[[Path], None], reopen: Callable[[Path], T | None]) -> T | None:
+    """Fill a new folder, and give it its name when it is whole: it appears so or not at all.
+
+    fill: writes into an empty folder. reopen: what a folder holds, or None where that is damaged; another process may
+    have made the same meanwhile, and then that is kept. Returns what `folder` holds.
+    """
+    with temporary_folder(folder.parent) as temporary:
+        made = temporary / "made"
+        made.mkdir()
+        fill(made)
+        try:
+            os.rename(made, folder)
+        except OSError:  # another process may have put its own there meanwhile
+            if there := reopen(folder):  # made of the same, so the same
+                return there
+            os.rename(folder, temporary / "damaged")  # goes with the temporary folder
+            os.rename(made, folder)
+        return reopen(folder)
 
 
 def clear_abandoned(parent: Path) -> None:

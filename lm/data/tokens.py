@@ -5,6 +5,8 @@ several documents, each is preceded by the end-of-text token and the file ends w
 document starts from EOT and its end is predicted; a corpus of one document has none at all.
 """
 
+import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -26,7 +28,7 @@ from lm.config import DataConfig
 from lm.data import readers
 from lm.data.corpora import Corpus, cache_folder, open_corpus
 from lm.data.readers import Piece
-from lm.data.temporary import clear_abandoned, temporary_folder
+from lm.data.temporary import clear_abandoned, make_whole, temporary_folder
 from lm.errors import UserError, require
 from lm.files import whole
 from lm.tokenizer import Tokenizer
@@ -71,7 +73,7 @@ class Prepared:
     """corpus: sha256 of its text; tokenizer: its digest; validation: sha256 of the held-out tokens."""
 
 
-def prepare(data: DataConfig, *, cache: Path | None = None, report: Report | None = None) -> Prepared:
+def prepare_corpus(data: DataConfig, *, cache: Path | None = None, report: Report | None = None) -> Prepared:
     """The tokens of `data.corpus`, made now or found where an earlier call left them.
 
     cache: folder to keep them in, cache_folder() by default; report: called as the work goes on.
@@ -84,20 +86,37 @@ def prepare(data: DataConfig, *, cache: Path | None = None, report: Report | Non
     report = report or (lambda stage, done, total: None)
     corpus = open_corpus(data)
     other = open_corpus(data, data.validation_corpus) if data.validation_corpus else None
-    try:
+    with keeping(cache):
         for folder in (cache / "tokens", cache / "scans", *(cache / "corpora").glob("*")):
             clear_abandoned(folder)
         main = _scanned(corpus, 0.0 if other else data.validation, cache, report)
         job = _Job(data, main, other and _scanned(other, 0.0, cache, report), report)
-        slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(corpus.name).name).strip("-")[
-            :32
-        ]  # for people; the key is what counts
-        folder = cache / "tokens" / f"{slug or 'corpus'}-{job.key()[:16]}"
+        folder = token_folder(cache, corpus.name, job.key())
         return _open(folder) or _make(job, folder)
+
+
+@contextlib.contextmanager
+def keeping(cache: Path) -> Iterator[None]:
+    """Say that the cache cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"cannot keep tokens in {cache}: {error.strerror or error}; set LM_CACHE to a folder with room"
         ) from error
+
+
+def token_folder(cache: Path, name: str, key: str) -> Path:
+    """Where tokens of a corpus are kept. The name is for people; the key, a digest in hex, is what counts."""
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name).strip("-")[:32]
+    return cache / "tokens" / f"{slug or 'corpus'}-{key[:16]}"
+
+
+def tokenizer_key(data: DataConfig) -> Any:
+    """What decides the tokenizer, beside the text: JSON values."""
+    if tokenizers.is_path(data.tokenizer):
+        return tokenizers.digest(tokenizers.load(data.tokenizer))
+    return [data.tokenizer, data.vocab if data.tokenizer in ("words", "bpe") else None]
 
 
 # --- scan: one reading that settles what the corpus holds and which part is held out ---------------------------------
@@ -237,10 +256,7 @@ class _Job:
 
     def key(self) -> str:
         """Digest of everything that decides the tokens."""
-        data, name = self.data, self.data.tokenizer
-        tokenizer = [name, data.vocab if name in ("words", "bpe") else None]
-        if tokenizers.is_path(name):
-            tokenizer = tokenizers.digest(tokenizers.load(name))
+        data, tokenizer = self.data, tokenizer_key(self.data)
         validation = self.other.scan.sha256 if self.other else data.validation
         settings = [VERSION, self.main.scan.sha256, tokenizer, validation, data.separator, data.text_field]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
@@ -308,20 +324,9 @@ class _Writer:
 
 
 def _make(job: _Job, folder: Path) -> Prepared:
-    """Make the folder of tokens: in a temporary place first, so that it appears whole or not at all."""
+    """Make the folder of tokens."""
     tokenizer = job.tokenizer()
-    with temporary_folder(folder.parent) as temporary:
-        made = temporary / "tokens"
-        made.mkdir()
-        _fill(job, tokenizer, made)
-        try:
-            os.rename(made, folder)
-        except OSError:  # another process may have put its own there meanwhile
-            if there := _open(folder):  # made of the same text and settings, so the same
-                return there
-            os.rename(folder, temporary / "damaged")  # goes with the temporary folder
-            os.rename(made, folder)
-        return _open(folder)
+    return make_whole(folder, functools.partial(_fill, job, tokenizer), _open)
 
 
 def _fill(job: _Job, tokenizer: Tokenizer, made: Path) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from lm import tokenizer as tokenizers
 from lm.data.corpora import Text
-from lm.data.tokens import lay_out, prepare
+from lm.data.supply import prepare
+from lm.data.tokens import lay_out
 from lm.errors import UserError, require
 from lm.model.loss import document_segments
 from lm.model.trained import Trained
@@ -89,7 +90,7 @@ def _tokens(m: Trained, text: str | None) -> np.ndarray:
     data, hashes = prepare(m.experiment.data), m.run.record["hashes"]
     require(
         data.hashes == hashes,
-        f"the corpus {m.experiment.data.corpus} has changed since {m.run.path} was trained on it; give --text FILE",
+        f"{m.experiment.data.learnt} has changed since {m.run.path} was trained on it; give --text FILE",
     )
     return data.train.tokens
 

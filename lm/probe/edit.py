@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lm.data.tokens import prepare
+from lm.data.supply import prepare
 from lm.errors import require
 from lm.model.trained import Trained
 from lm.probe import anatomy

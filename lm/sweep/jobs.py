@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from lm import settings
 from lm.config import DataConfig, Experiment, Steps
 from lm.data.batches import Batches
-from lm.data.tokens import Prepared, prepare
+from lm.data.supply import prepare
+from lm.data.tokens import Prepared
 from lm.errors import UserError
 from lm.model.api import build
 from lm.sweep.grids import require_distinct

@@ -7,15 +7,16 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lm import checkpoints, settings
 from lm.config import Experiment, Steps
 from lm.data.batches import Feed
-from lm.data.tokens import Prepared, prepare
+from lm.data.supply import prepare
+from lm.data.tokens import Prepared
 from lm.errors import Diverged, require
 from lm.model.api import build
 from lm.run import RUNS, Run
@@ -105,10 +106,13 @@ def train_pack(
             # --- 3. State: fresh, or restored ------------------------------------------------------------------------
             group = [member for member in members if member.run.reached == step and not member.lost]
             first, resumed = group[0], bool(group[0].run.steps())
-            states, hypers = [restore(member) for member in group], [hyperparameters(m.e, m.steps) for m in group]
+            states, hypers = (
+                [restore(member, display.say) for member in group],
+                [hyperparameters(m.e, m.steps) for m in group],
+            )
             resident = first.batches.resident
-            tokens = jnp.asarray(first.batches.resident_tokens()) if resident else None
-            pack = make_pack(states, hypers, e, first.eot, resident=resident, how=how)
+            store = jax.tree.map(jnp.asarray, first.batches.store()) if resident else None
+            pack = make_pack(states, hypers, e, first.eot, how=how)
             del states  # the first dispatch overwrites them
             if resumed:
                 display.say(f"resuming {names(group)} at step {step} of {steps.total}")
@@ -130,7 +134,7 @@ def train_pack(
                 waited = time.perf_counter() - start
                 if step + n < goal:  # what comes next is read while the device works
                     feed.ahead(step + n, dispatch_length(group, step + n, goal, rate or 0.0, most))
-                reports = pack.advance(tokens, windows, [0 if member.lost else n for member in group])
+                reports = pack.advance(store, windows, [0 if member.lost else n for member in group])
                 seconds = time.perf_counter() - start
                 step += n
                 for p in alive(group):
@@ -212,7 +216,7 @@ def dispatch_length(group: Sequence[Member], step: int, goal: int, rate: float, 
     return min(max(wanted, least), most, due - step)
 
 
-def read_windows(group: Sequence[Member], most: int, step: int, n: int) -> list[np.ndarray]:
+def read_windows(group: Sequence[Member], most: int, step: int, n: int) -> list[Any]:
     """Returns what each run reads in the n steps from `step`: see Batches.dispatch."""
     return [member.batches.dispatch(step, n, most) for member in group]
 
@@ -298,6 +302,6 @@ def headline(e: Experiment, group: Sequence[Member]) -> str:
     device, record = jax.devices()[0], group[0].run.record
     return (
         f"{names(group)}: {record['params_total']:,} parameters, {record['steps']['total']:,} steps of "
-        f"{e.batch_tokens:,} tokens from {e.data.corpus} ({record['train_tokens']:,} tokens), "
+        f"{e.batch_tokens:,} tokens from {e.data.learnt} ({record['train_tokens']:,} tokens), "
         f"on {device.device_kind if device.platform != 'cpu' else 'cpu'} in {build(e.model).dtype}"
     )

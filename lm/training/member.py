@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +14,16 @@ from lm import checkpoints, evaluation
 from lm import tokenizer as tokenizers
 from lm.checkpoints import Checkpoints
 from lm.config import Experiment, Steps
-from lm.data.batches import Batches, validation_windows
+from lm.data.batches import Batches, ExampleBatches
+from lm.data.supply import held_out, open_batches
 from lm.data.tokens import Prepared
 from lm.errors import Diverged
 from lm.hardware import peak_flops
 from lm.model.api import build
 from lm.run import Run
+from lm.tokenizer import Tokenizer
 from lm.training.resume import stable_end
+from lm.training.start import begin_with
 from lm.training.step import TrainState, abstract_parts, all_finite, init_state, parts
 from lm.training.trackers import TRACKERS, Tracker
 
@@ -30,8 +35,9 @@ class Member:
     run: Run
     e: Experiment
     steps: Steps
-    batches: Batches
-    validation: tuple[np.ndarray, np.ndarray]
+    batches: Batches | ExampleBatches
+    validation: dict[str, np.ndarray]
+    tokenizer: Tokenizer
     bytes_V: np.ndarray
     eot: int
     stable_end: int | None
@@ -55,14 +61,15 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack) -> Member:
     writer = Checkpoints(run.checkpoint_folder, e.train.keep, () if stable is None else (stable,))
     held.callback(writer.close)
     return Member(
-        run=run, e=e, steps=steps, eot=data.tokenizer.eot_token, bytes_V=tokenizers.token_bytes(data.tokenizer),
-        batches=Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed),
-        validation=validation_windows(data.validation, e.model.context, e.train.eval_tokens),
+        run=run, e=e, steps=steps, tokenizer=data.tokenizer, eot=data.tokenizer.eot_token,
+        bytes_V=tokenizers.token_bytes(data.tokenizer),
+        batches=open_batches(data.train, e.model, batch=e.train.batch, seed=e.train.seed),
+        validation=held_out(data.validation, e.model, e.train.eval_tokens),
         stable_end=stable, writer=writer, trackers=[TRACKERS[name](run) for name in e.train.trackers],
     )  # fmt: skip
 
 
-def restore(member: Member) -> TrainState:
+def restore(member: Member, say: Callable[[str], Any]) -> TrainState:
     """Returns a fresh state, or that of the latest checkpoint, and cuts the metrics back to it.
 
     By way of the host: what orbax puts on a device is tied to it, and for such arguments JAX compiles anew.
@@ -70,7 +77,12 @@ def restore(member: Member) -> TrainState:
     run, kept = member.run, member.run.steps()
     if not kept:
         run.forget_after(-1)
-        return init_state(member.e)
+        fresh = init_state(member.e)
+        if member.e.train.start is None:
+            return fresh
+        params, said = begin_with(fresh.params, build(member.e.model), member.tokenizer, member.e.train.start)
+        say(said)
+        return dataclasses.replace(fresh, params=params)
     loaded = checkpoints.load(run.checkpoint_folder, kept[-1], **abstract_parts(member.e))
     run.forget_after(kept[-1])
     for record in run.metrics():
@@ -105,9 +117,10 @@ def training_figures(member: Member, report: dict, speed: float | None) -> dict:
 def validation_figures(member: Member, step: int, params: dict) -> dict:
     """Scores the parameters on the fixed validation windows. Raises Diverged where that is not a number."""
     e = member.e
-    score = evaluation.score_windows(
-        build(e.model), params, *member.validation, member.bytes_V, eot=member.eot if e.data.packing else None,
-        batch=e.train.batch // e.train.accumulation, chunk=e.train.loss_chunk,
+    score = evaluation.score_columns(
+        build(e.model), params, member.validation, member.bytes_V, objective=e.train.objective,
+        eot=member.eot if e.data.packing else None, batch=e.train.batch // e.train.accumulation,
+        chunk=e.train.loss_chunk,
     )  # fmt: skip
     if not math.isfinite(score.loss):
         raise diverged(member, step, score.loss)

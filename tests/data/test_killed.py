@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from lm.config import DataConfig
-from lm.data.tokens import prepare
+from lm.data.supply import prepare
 
 CHILD = """
 import os, signal, sys
@@ -21,7 +21,7 @@ def report(stage, done, total):
 
 if sys.argv[3] == "rename":
     os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-tokens.prepare(DataConfig(corpus=sys.argv[1], tokenizer="words"), cache=sys.argv[2], report=report)
+tokens.prepare_corpus(DataConfig(corpus=sys.argv[1], tokenizer="words"), cache=sys.argv[2], report=report)
 """
 
 

@@ -6,13 +6,13 @@ import sys
 
 from lm.config import DataConfig
 from lm.data.corpora import cache_folder
+from lm.data.supply import prepare
 from lm.data.temporary import PREFIX, clear_abandoned, temporary_folder
-from lm.data.tokens import prepare
 
 KILLED = """
 import os, signal, sys
 from lm.config import DataConfig
-from lm.data.tokens import prepare
+from lm.data.supply import prepare
 
 def report(stage, done, total):
     if stage == "tokens":

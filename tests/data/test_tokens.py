@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lm.config import DataConfig
 from lm.data import corpora, readers, tokens
-from lm.data.tokens import prepare
+from lm.data.supply import prepare
 from lm.errors import UserError
 from lm.tokenizer import digest
 

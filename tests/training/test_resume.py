@@ -19,7 +19,7 @@ from test_dispatch import HARD
 
 from lm import checkpoints, settings
 from lm.data.batches import Batches
-from lm.data.tokens import prepare
+from lm.data.supply import prepare
 from lm.errors import UserError
 from lm.run import Run
 from lm.training import loop, resume

@@ -1,0 +1,31 @@
+"""What training, evaluation and probes read, whether it comes from a corpus or from a file of examples."""
+
+from pathlib import Path
+
+from lm.config import DataConfig, ModelBase
+from lm.data.batches import Batches, Columns, ExampleBatches, validation_windows
+from lm.data.examples import ExampleFile, prepare_examples
+from lm.data.layout import lay_out_examples, validation_rows
+from lm.data.tokens import Prepared, Report, TokenFile, prepare_corpus
+
+
+def prepare(data: DataConfig, *, cache: Path | None = None, report: Report | None = None) -> Prepared:
+    """The tokens of `data.examples` where that is set, else of `data.corpus`, made now or found where an earlier call
+    left them; see `prepare_examples` and `prepare_corpus`."""
+    make = prepare_corpus if data.examples is None else prepare_examples
+    return make(data, cache=cache, report=report)
+
+
+def open_batches(file: TokenFile | ExampleFile, model: ModelBase, *, batch: int, seed: int) -> Batches | ExampleBatches:
+    """Training batches of so many rows, laid out for the model. Raises UserError where nothing fits its context."""
+    if isinstance(file, ExampleFile):
+        columns, _ = lay_out_examples(file, model)
+        return ExampleBatches(columns, batch=batch, seed=seed)
+    return Batches(file, context=model.context, batch=batch, seed=seed)
+
+
+def held_out(file: TokenFile | ExampleFile, model: ModelBase, tokens: int) -> Columns:
+    """About `tokens` targets of a file as columns, the same every time: what validation scores."""
+    if isinstance(file, ExampleFile):
+        return validation_rows(file, model, tokens)
+    return validation_windows(file, model.context, tokens)
