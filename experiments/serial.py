@@ -32,8 +32,8 @@ BATCHES = (1, 64)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128, 512], help="of sequences, in tokens")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     options = parser.parse_args()
     chains = {(name, T): chain(shape(name, T), T) for name in NAMES for T in options.lengths}

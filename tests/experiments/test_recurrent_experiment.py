@@ -130,7 +130,7 @@ def test_results_are_printed_and_drawn(script, tmp_path):
 
 @pytest.mark.slow
 def test_a_little_of_it_trains(script, monkeypatch, tmp_path, corpus):
-    monkeypatch.setattr(script, "CUTS", (4, 256))
+    monkeypatch.setattr(script, "CUTS", (4, 128))
     options = argparse.Namespace(corpus=str(corpus), seeds=[0, 1], steps=8, rounds=1, runs=tmp_path)
     results = script.measure(options)
     assert results == script.measure(options)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny
 from scipy.special import log_softmax
 
 import lm
@@ -49,7 +50,9 @@ def test_continuations_are_compared_with_the_real_text(script, tiny_run, monkeyp
 
 
 @pytest.mark.slow
-def test_a_little_of_it_trains_and_draws(script, monkeypatch, tmp_path, corpus, capsys):
+def test_a_little_of_it_trains_and_draws(script, monkeypatch, tmp_path, capsys):
+    corpus = tmp_path / "text.txt"
+    corpus.write_text(tiny.text(words=30_000))
     encodings = {name: script.ENCODINGS[name] for name in ("characters", "BPE 512")}
     monkeypatch.setattr(script, "ENCODINGS", encodings)
     monkeypatch.setattr(script, "WRITER", "BPE 512")
