@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from matplotlib import ticker
 from recurrent import MODELS, OPEN, markdown
 
 import lm
@@ -115,7 +116,8 @@ def draw(chains: dict[tuple, int], times: dict[tuple, Timing], lengths: list[int
     panels[2].sharey(panels[1])
     for name in NAMES:
         color, label = f"C{list(MODELS).index(name)}", name.split(",")[0]
-        panels[0].plot(lengths, [chains[name, T] for T in lengths], "o-", color=color, label=label)
+        style = "o-" if name == NAMES[-1] else "s--"  # two have the same chain
+        panels[0].plot(lengths, [chains[name, T] for T in lengths], style, color=color, label=label)
         for panel, batch in zip(panels[1:], BATCHES, strict=True):
             spreads = [times[name, batch, T].seconds for T in lengths]
             per_token = [1e6 / (batch * T) for T in lengths]
@@ -129,6 +131,8 @@ def draw(chains: dict[tuple, int], times: dict[tuple, Timing], lengths: list[int
     for panel in panels:
         panel.set(xscale="log", yscale="log", xticks=lengths, xticklabels=lengths, xlabel="T, tokens in a sequence")
         panel.minorticks_off()
+        panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     panels[0].set(ylabel="matrix products", title="longest chain, forward")
     panels[1].set_ylabel("microseconds a token")
     panels[0].legend()

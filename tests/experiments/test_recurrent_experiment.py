@@ -97,7 +97,7 @@ def test_cutting_the_gradient_changes_no_loss_and_only_its_reach(script):
 
 
 def test_the_longest_gap_is_that_before_the_first_failure(script):
-    assert script.longest([1, 0.95, 0.9, 0.89, 1, 1, 1, 1, 1]) == 4
+    assert script.longest([1, 0.95, 0.75, 0.74, 1, 1, 1, 1, 1]) == 4
     assert script.longest([0.5] + [1] * 8) == 0 and script.longest([1] * 9) == 256
 
 
