@@ -11,16 +11,19 @@ table and draws experiments/figures/serial.svg.
 """
 
 import argparse
+import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from matplotlib import ticker
-from recurrent import MODELS, OPEN, markdown
+from recurrent import MODELS, OPEN, markdown, remembered
 
 import lm
-from lm.bench import Contestant, Program, Timing, compare
+from lm.bench import Contestant, Program, Spread, compare
 from lm.figures import STYLE, plt, save
 from lm.model import Inputs, LanguageModel
 
@@ -35,14 +38,15 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128, 512], help="of sequences, in tokens")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn")
+    parser.add_argument("--runs", type=Path, default=Path("runs/serial"), help="where results are kept")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     options = parser.parse_args()
     chains = {(name, T): chain(shape(name, T), T) for name in NAMES for T in options.lengths}
     times = {}
-    for batch in BATCHES:
-        for T in options.lengths:
-            for timing in compare([trainer(name, batch, T) for name in NAMES], options.seconds, options.rounds):
-                times[timing.name, batch, T] = timing
+    for batch, T in itertools.product(BATCHES, options.lengths):
+        key = [batch, T, options.rounds, options.seconds]
+        records = remembered(options.runs / "results.jsonl", key, partial(measure, batch, T, options))
+        times |= {(one["name"], batch, T): one for one in records}
     print(table(chains, times))
     save(draw(chains, times, options.lengths), options.figure)
     print(options.figure)
@@ -52,16 +56,29 @@ def shape(name: str, T: int) -> LanguageModel:
     return lm.build(replace(MODELS[name], context=T, vocab=64))
 
 
-def trainer(name: str, batch: int, T: int) -> Contestant:
-    e = lm.Experiment(model=shape(name, T).config, train=lm.TrainConfig(batch=batch))
-    return Contestant(name, Program(e).run)
+def measure(batch: int, T: int, options: argparse.Namespace) -> list[dict]:
+    """The seconds of each model's training step, and their ratio to the transformer's in the same round."""
+    contestants = []
+    for name in NAMES:
+        e = lm.Experiment(model=shape(name, T).config, train=lm.TrainConfig(batch=batch))
+        contestants.append(Contestant(name, Program(e).run))
+    timings = compare(contestants, options.seconds, options.rounds)
+    return [dict(name=one.name, seconds=quartiles(one.seconds), ratio=quartiles(one.ratio)) for one in timings]
+
+
+def quartiles(spread: Spread) -> list[float]:
+    """Median, lower and upper quartile over the rounds."""
+    return [spread.median, spread.low, spread.high]
 
 
 # --- the serial chain ------------------------------------------------------------------------------------------------
 def chain(model: LanguageModel, T: int) -> int:
     """How many matrix products of a forward pass over T tokens must wait for each other, in the program as written."""
-    params = model.init(0)
-    traced = jax.make_jaxpr(lambda tokens_BT: model.apply(params, Inputs(tokens_BT))[0])(jnp.zeros((1, T), jnp.int32))
+
+    def logits(params, tokens_BT):
+        return model.apply(params, Inputs(tokens_BT))[0]
+
+    traced = jax.make_jaxpr(logits)(model.shapes(), jnp.zeros((1, T), jnp.int32))
     return max(depths(traced.jaxpr, [0] * len(traced.jaxpr.invars)))
 
 
@@ -99,16 +116,16 @@ def depths_of_loop(params: dict, before: list[int]) -> list[int]:
 
 
 # --- what is printed and drawn ---------------------------------------------------------------------------------------
-def table(chains: dict[tuple, int], times: dict[tuple, Timing]) -> str:
+def table(chains: dict[tuple, int], times: dict[tuple, dict]) -> str:
     """Markdown: medians over the rounds, quartiles of the ratio within a round."""
     rows = [("model", "batch", "T", "chain of products", "ms a step", "time over the transformer's (quartiles)")]
     for (name, batch, T), one in times.items():
-        ratio = f"{one.ratio.median:.2f} ({one.ratio.low:.2f} to {one.ratio.high:.2f})"
-        rows.append((name, batch, T, f"{chains[name, T]:,}", f"{1e3 * one.seconds.median:.2f}", ratio))
+        ratio = "{:.2f} ({:.2f} to {:.2f})".format(*one["ratio"])
+        rows.append((name, batch, T, f"{chains[name, T]:,}", f"{1e3 * one['seconds'][0]:.2f}", ratio))
     return markdown(*rows)
 
 
-def draw(chains: dict[tuple, int], times: dict[tuple, Timing], lengths: list[int]):
+def draw(chains: dict[tuple, int], times: dict[tuple, dict], lengths: list[int]):
     """The chain against T, and for each batch the time of a token."""
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
@@ -119,12 +136,8 @@ def draw(chains: dict[tuple, int], times: dict[tuple, Timing], lengths: list[int
         style = "o-" if name == NAMES[-1] else "s--"  # two have the same chain
         panels[0].plot(lengths, [chains[name, T] for T in lengths], style, color=color, label=label)
         for panel, batch in zip(panels[1:], BATCHES, strict=True):
-            spreads = [times[name, batch, T].seconds for T in lengths]
-            per_token = [1e6 / (batch * T) for T in lengths]
-            middle, low, high = (
-                [getattr(spread, part) * scale for spread, scale in zip(spreads, per_token, strict=True)]
-                for part in ("median", "low", "high")
-            )
+            micro_TE = [np.array(times[name, batch, T]["seconds"]) * 1e6 / (batch * T) for T in lengths]
+            middle, low, high = np.transpose(micro_TE)
             panel.plot(lengths, middle, "o-", color=color, label=label)
             panel.fill_between(lengths, low, high, color=color, alpha=0.2, linewidth=0)
             panel.set_title(f"training, batch {batch}")

@@ -51,7 +51,7 @@ PROMPT, WRITTEN = 16, 96
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="stdlib", help="a text, or a corpus that lm knows")
-    parser.add_argument("--flops", type=float, nargs="+", default=[7.5e10, 3e11], help="of training, for each run")
+    parser.add_argument("--flops", type=float, nargs="+", default=[6e10, 2.4e11], help="of training, for each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--bytes", type=int, default=100_000, help="of held-out text that is scored")
     parser.add_argument("--rows", type=int, default=48, help="continuations at each temperature")
