@@ -251,13 +251,14 @@ def text_experiment(name: str, corpus: str) -> lm.Experiment:
 
 
 def step_times(rounds: int, seconds: float = 0.5) -> list[dict]:
-    """The time of a training step on text, and its ratio to the transformer's in alternating turns."""
+    """The time of a training step on text, from its ratio to the transformer's in alternating turns."""
     contestants = []
     for name in reversed(MODELS):
         e = lm.Experiment(model=replace(MODELS[name], vocab=64), train=lm.TrainConfig(batch=BATCH))
         contestants.append(Contestant(name, Program(e).run))
     timings = compare(contestants, seconds, rounds)
-    return [dict(name=one.name, seconds=one.seconds.median, ratio=one.ratio.median) for one in timings]
+    transformers = timings[0].seconds.median
+    return [dict(name=one.name, seconds=transformers * one.ratio.median, ratio=one.ratio.median) for one in timings]
 
 
 def train_on_text(name: str, options: argparse.Namespace, steps: int, every: int) -> list[dict]:

@@ -51,7 +51,7 @@ PROMPT, WRITTEN = 16, 96
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="stdlib", help="a text, or a corpus that lm knows")
-    parser.add_argument("--flops", type=float, nargs="+", default=[6e10, 2.4e11], help="of training, for each run")
+    parser.add_argument("--flops", type=float, nargs="+", default=[2e11], help="of training, for each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--bytes", type=int, default=100_000, help="of held-out text that is scored")
     parser.add_argument("--rows", type=int, default=48, help="continuations at each temperature")
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=FIGURE)
     options = parser.parse_args()
     scored, written = [], []
-    for flops in sorted(options.flops):
+    for flops in sorted(options.flops, reverse=True):
         for encoding in ENCODINGS:
             runs = train(encoding, flops, options)
             scored += [score(encoding, flops, run, options) for run in runs]
