@@ -5,9 +5,8 @@ python experiments/serial.py --rounds 1 --lengths 16 32
 
 The models of experiments/recurrent.py, of equal size. Counted is the longest chain of matrix products that must wait
 for each other in a forward pass; timed is a training step at batch 1 and 64, the models in alternating turns. Expected:
-the chain is L T + 1 products long in a recurrent network and 6 L + 1 in a transformer; but on a CPU, which has few
-things to do at once, a long chain costs little, and the recurrent ones are the faster the longer the text. Prints a
-table and draws experiments/figures/serial.svg.
+the chain is L T + 1 products long in a recurrent network and 6 L + 1 in a transformer. Prints a table and draws
+experiments/figures/serial.svg.
 """
 
 import argparse
