@@ -8,8 +8,9 @@ parameters. Measured are the gradient of the last output by the input k tokens b
 longest gap over which each recalls a symbol; the loss on characters by tokens and by time; and an LSTM's loss where the
 gradient is cut every k tokens. That they are slow is measured in experiments/serial.py. Expected: RNN and LSTM lose the
 gradient with distance, and a forget bias of 1 delays that; yet trained, the RNN is the best of them on this text, and
-what it recalls at all it recalls over gaps longer than it was trained on. Figures with their spread: experiments/RESULTS.md, and experiments/figures/recurrent.svg. Each result is kept
-in --runs as it comes; what is there is not computed again.
+what it recalls at all it recalls over gaps longer than it was trained on. Figures with their spread:
+experiments/RESULTS.md, and experiments/figures/recurrent.svg. Each result is kept in --runs as it comes; what is there
+is not computed again.
 
 Letters beside the README's: C chunks of a window, R seeds, E evaluations, U tokens of a window (T + 1).
 """

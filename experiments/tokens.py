@@ -6,12 +6,10 @@ python experiments/tokens.py --flops 1e10 --seeds 0            a minute, to see 
 Bytes, characters and byte pairs (512, 1,024 and 4,096 entries) train the same blocks with the same FLOPs on the same
 text, and are scored on the same held-out text in bits per byte. Blocks are equal, tables of tokens are not: a larger
 vocabulary pays for its head, counted in FLOPs, with fewer steps. Characters are trained with four times the context
-too, in which they see as much text as byte pairs. Expected: byte pairs ahead, the more the more text they see for the
-money; the largest vocabulary no longer at this size.
+too, which covers more text than the byte pairs' does. Expected: byte pairs ahead.
 
 Then the model of 1,024 entries continues held-out text at several temperatures, and its continuations are compared with
-the real ones: distinct n-grams, repetition, and the loss of the model on either. Expected: diversity and the model's
-own loss grow with temperature, repetition falls, and near 1 all meet the real text. Figures with their spread:
+the real ones: distinct n-grams, repetition, and the loss of the model on either. Figures with their spread:
 experiments/RESULTS.md, and experiments/figures/tokens.svg. Runs are kept in --runs; what is there is not trained again.
 """
 
