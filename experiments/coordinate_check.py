@@ -22,7 +22,8 @@ import numpy as np
 import lm
 from lm.data import Batches, prepare
 from lm.figures import STYLE, save
-from lm.training import Batch, hyperparameters, init_state, train_step, with_vocabulary
+from lm.model import Batch
+from lm.training import hyperparameters, init_state, train_step, with_vocabulary
 
 FIGURES = Path(__file__).parent / "figures"
 WIDTHS, LAYERS = (32, 64, 128, 256), (4, 8, 16, 32)

@@ -31,7 +31,7 @@ from matplotlib import ticker
 
 import lm
 from lm.data import Batches, prepare, validation_windows
-from lm.evaluation import score_windows
+from lm.evaluation import score_columns
 from lm.figures import STYLE, save
 from lm.files import whole
 from lm.hardware import keep_compiled_programs
@@ -204,12 +204,12 @@ def train_on_short_windows(e: lm.Experiment, folder: Path) -> None:
     hyper = hyperparameters(e, e.steps(tokens.count))
     for part, first, end in ((short_windows(e), 0, total // 2), (e, total // 2, total)):
         batches = Batches(tokens, context=part.model.context, batch=part.train.batch, seed=e.train.seed)
-        resident, steps = jax.numpy.asarray(batches.resident_tokens()), make_train_steps(part, eot, resident=True)
+        resident, steps = jax.numpy.asarray(batches.store()), make_train_steps(part, eot)
         for step in range(first, end, DISPATCH):
             n = np.int32(min(DISPATCH, end - step))
             state, _ = steps(state, hyper, resident, batches.starts(step, DISPATCH).astype(np.int32), n)
     windows = validation_windows(data.validation, e.model.context, e.train.eval_tokens)
-    score = score_windows(e.model, state.params, *windows, token_bytes(data.tokenizer), batch=e.train.batch)
+    score = score_columns(lm.build(e.model), state.params, windows, token_bytes(data.tokenizer), batch=e.train.batch)
     (folder / e.name).mkdir(parents=True, exist_ok=True)
     record = {"step": total, "tokens": total * e.batch_tokens, "val_loss": score.loss}
     with whole(folder / e.name / "metrics.jsonl") as file:

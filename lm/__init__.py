@@ -9,8 +9,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     ["bench", "config", "data", "limits", "model", "probe", "sample", "scaling", "settings", "sweep", "tokenizer"],
     {
         "config": [
-            "Experiment", "ModelBase", "ModelConfig", "RecurrentConfig", "DataConfig", "OptimizerConfig",
-            "ScheduleConfig", "TrainConfig", "register",
+            "Experiment", "ModelBase", "ModelConfig", "EncoderConfig", "RecurrentConfig", "DataConfig",
+            "OptimizerConfig", "ScheduleConfig", "TrainConfig", "register",
         ],
         "errors": ["Diverged", "UserError"],
         "evaluation": ["evaluate"],

@@ -6,9 +6,9 @@ Nothing here imports JAX: reading a configuration, printing help and refusing a 
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lm import limits
 from lm.errors import require
@@ -36,6 +36,10 @@ class ModelBase:
     dtype = "auto"
     dropout = 0.0
     base_width = base_head_width = base_layers = None
+    mask = "causal"
+    mask_token = False
+    vectors: int | None = None
+    encoder: Any = None
 
     def __post_init__(self):
         check_types(self, "model.")
@@ -44,9 +48,9 @@ class ModelBase:
 
     @property
     def V(self) -> int:
-        """The vocabulary, padded to a multiple of `vocab_multiple`."""
+        """The vocabulary, with the mask token where there is one, padded to a multiple of `vocab_multiple`."""
         require(self.vocab is not None, "model.vocab is not known yet: set it, or give a tokenizer")
-        return self.vocab_multiple * math.ceil(self.vocab / self.vocab_multiple)
+        return self.vocab_multiple * math.ceil((self.vocab + self.mask_token) / self.vocab_multiple)
 
 
 def require_narrow(axes: dict[str, int]) -> None:
@@ -82,10 +86,9 @@ def register(architecture: str) -> Callable[[type], type]:
     return decorate
 
 
-@register("transformer")
 @dataclass(frozen=True)
-class ModelConfig(ModelBase):
-    """Shape of a decoder-only transformer. Axis letters are those of the glossary in the README."""
+class EncoderConfig(ModelBase):
+    """Shape of a transformer's blocks; by itself, of an encoder. Axis letters are those of the README's glossary."""
 
     layers: limits.Count = 4
     """L, number of blocks."""
@@ -100,13 +103,22 @@ class ModelConfig(ModelBase):
     feedforward: limits.MaybeCount = None
     """F, feed-forward width; None is 4 D, or 8/3 D rounded up to a multiple of 8 for swiglu."""
     context: limits.Count = 256
-    """T, tokens in a training sequence and the longest the model reads at once."""
+    """T, places in a training sequence and the most that the model reads at once: tokens, and vectors before them."""
     vocab: limits.MaybeCount = None
     """Vocabulary entries; None takes the tokenizer's."""
     vocab_multiple: limits.Count = 8
     """V is the vocabulary padded to a multiple of this; padding is never predicted."""
+    mask: Literal["causal", "prefix", "full"] = "full"
+    """What a place attends to: causal, the places before it; prefix, also all of the prompt (Raffel et al. 2020, figure
+    4); full, both ways, as encoders and masked models do."""
+    mask_token: bool = False
+    """One more entry in the vocabulary, read in the place of a hidden token and never predicted."""
+    vectors: limits.MaybeCount = None
+    """E, width of the vectors that may stand before the tokens, such as patches or frames; None: tokens alone."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """Normalisation before attention, before the feed-forward layer and before the head."""
+    norm_place: Literal["pre", "post"] = "pre"
+    """pre: norms of what each half of a block reads; post: of the residual stream after each (Vaswani et al. 2017)."""
     norm_epsilon: limits.Positive = 1e-5
     """Added to the variance inside every norm."""
     bias: bool = False
@@ -205,6 +217,29 @@ class ModelConfig(ModelBase):
         """How many layers have each window, without a list of them all."""
         unlimited = self.layers // self.global_every if self.global_every else 0
         return {None: unlimited, self.window: self.layers - unlimited}
+
+
+@register("transformer")
+@dataclass(frozen=True)
+class ModelConfig(EncoderConfig):
+    """Shape of a transformer: decoder-only, or with an encoder."""
+
+    mask: Literal["causal", "prefix", "full"] = "causal"
+    encoder: EncoderConfig | None = None
+    """The shape of an encoder, which makes this the decoder beside it: every block also attends to what the encoder
+    made of a source (Vaswani et al. 2017). Its vocabulary is this one's, where it has none of its own."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        encoder = self.encoder
+        if encoder is None:
+            return
+        require(self.mask == "causal", f"model.mask {self.mask}: a decoder with an encoder is causal")
+        require(self.vectors is None, "model.vectors: vectors are a source; set model.encoder.vectors instead")
+        require(not isinstance(encoder, ModelConfig), "model.encoder: expected EncoderConfig, which has no encoder")
+        require(encoder.mask == "full", f"model.encoder.mask {encoder.mask}: an encoder reads both ways; must be full")
+        if encoder.vocab is None and self.vocab is not None:
+            object.__setattr__(self, "encoder", replace(encoder, vocab=self.vocab))
 
     @classmethod
     def gpt2(cls, size: str = "124M", **changes) -> "ModelConfig":

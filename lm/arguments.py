@@ -133,7 +133,7 @@ def parse_train(arguments: list[str]) -> Train:
         # A flag without a value reads as true, so that both `--dry-run` and `--model.tied False` work.
         flag = argument.startswith("--") and "=" not in argument and hints.get(setting_name(argument)) is bool
         spelled += [argument, "True"] if flag and following not in ("True", "False") else [argument]
-    config, default = (tyro.conf.FlagConversionOff,), Train(experiment, folder)
+    config, default = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands), Train(experiment, folder)
     options = _one_line(lambda: tyro.cli(Train, args=spelled, prog="lm train CONFIG", default=default, config=config))
     tell_surprises([options.experiment], changed)
     return options

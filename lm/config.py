@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from lm import limits
+from lm.architectures import EncoderConfig as EncoderConfig
 from lm.architectures import ModelBase, ModelConfig
 from lm.architectures import RecurrentConfig as RecurrentConfig  # public names of this module
 from lm.architectures import register as register
@@ -25,6 +26,8 @@ class DataConfig:
 
     corpus: str = "stdlib"
     """A named corpus (see `lm data list`), or a file, folder or glob of .txt .md .py .jsonl .parquet (.gz .xz .zst)."""
+    examples: str | None = None
+    """A file of examples (.tsv .csv .jsonl .parquet .npz) to learn from, instead of a corpus."""
     text_field: str = "text"
     """Field of a .jsonl or .parquet record that holds the text; meta.text is the field text within meta."""
     separator: str = "<|endoftext|>"
@@ -105,6 +108,11 @@ class TrainConfig:
     """Split each batch into this many passes, weighted by tokens: the same step in less memory."""
     seed: limits.Seed = 0
     """Everything random is a pure function of this and the step."""
+    objective: Literal["next_token", "masked"] = "next_token"
+    """next_token: predict what follows, from what is before it and from an example's source; masked: tell hidden tokens
+    from both sides (Devlin et al. 2019), with model.mask full and a mask_token."""
+    label_smoothing: limits.BelowOne = 0.0
+    """Share of the target that is spread over the vocabulary (Szegedy et al. 2016); not part of the reported loss."""
     z_loss: limits.NotNegative = 0.0
     """Coefficient of the squared log-partition (PaLM uses 1e-4); not part of the reported loss."""
     loss_chunk: limits.MaybeCount = None
@@ -171,10 +179,29 @@ class Experiment:
             f"train.batch {self.train.batch} x model.context {self.model.context}: {self.batch_tokens:,} tokens in a "
             "step; must be below 2^31",
         )
+        self._check_objective()
         require(
             self.optimizer.name != "sgd" or not (self.model.base_width or self.model.base_layers),
             "optimizer.name sgd does not go with model.base_width or model.base_layers: what carries over from a base "
             "shape is known for adamw, lion and muon",
+        )
+
+    def _check_objective(self) -> None:
+        """Refuse an objective that the model cannot learn by, and a model that the data have nothing for."""
+        m, masked = self.model, self.train.objective == "masked"
+        require(
+            not masked or (m.mask == "full" and m.mask_token and self.data.examples is None),
+            'train.objective masked: needs model.mask "full", model.mask_token and a corpus instead of data.examples',
+        )
+        require(
+            masked or m.mask != "full",
+            "model.mask full: a model that reads both ways would read the token it is to predict; give train.objective "
+            "masked, or model.mask prefix",
+        )
+        sourced = [name for name in ("encoder", "vectors") if getattr(m, name) is not None]
+        require(
+            not sourced or self.data.examples is not None,
+            f"model.{' and '.join(sourced)}: nothing in a corpus is a source; give data.examples",
         )
 
     @property

@@ -17,12 +17,14 @@ from lm.data.tokens import lay_out, prepare
 from lm.errors import require
 from lm.limits import Count
 from lm.model.api import LanguageModel
-from lm.model.loss import window_nats
+from lm.model.loss import OBJECTIVES, Batch
 from lm.model.trained import Trained
 from lm.typed import coerce
 
 Window = tuple[np.ndarray, np.ndarray]
 """T+1 tokens, and for each of the last T whether it is scored: 1 or 0."""
+Columns = dict[str, np.ndarray]
+"""What a Batch is made of, by the names it has there: a row's, or with a leading axis those of several rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,57 +50,58 @@ class Score:
         return self.nats / math.log(2) / max(self.bytes, 1)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "eot", "chunk"))
-def _nats(model: LanguageModel, params: dict, tokens_BU, weights_BT, eot: int | None, chunk: int | None):
-    nats_BT, _ = window_nats(model, params, tokens_BU, eot=eot, chunk=chunk)
-    return jnp.sum(nats_BT * weights_BT)
+@functools.partial(jax.jit, static_argnames=("model", "objective", "eot", "chunk"))
+def _learnt(model: LanguageModel, params: dict, batch: Batch, draw, objective: str, eot: int | None, chunk: int | None):
+    """Summed nats, the targets and their weights."""
+    key = jax.random.fold_in(jax.random.key(0), draw) if objective == "masked" else None
+    learnt = OBJECTIVES[objective](model, params, batch, eot=eot, chunk=chunk, key=key)
+    return jnp.sum(learnt.nats.target * learnt.weights_BT), learnt.targets_BT, learnt.weights_BT
 
 
-def score_windows(
+def score_columns(model: LanguageModel, params: dict, columns: Columns, bytes_V: np.ndarray, **options) -> Score:
+    """Score columns with a leading axis B, as `score_rows` does each of their rows."""
+    rows = ({name: column[number] for name, column in columns.items()} for number in range(len(columns["tokens_BU"])))
+    return score_rows(model, params, rows, bytes_V, **options)
+
+
+def score_rows(
     model: LanguageModel,
     params: dict,
-    tokens_BU: np.ndarray,
-    weights_BT: np.ndarray,
+    rows: Iterable[Columns],
     bytes_V: np.ndarray,
     *,
+    objective: str = "next_token",
     eot: int | None = None,
     batch: int = 32,
     chunk: int | None = None,
     report: Callable[[int], None] | None = None,
 ) -> Score:
-    """Score windows of T+1 tokens where the weights are one, as `score_stream` does."""
-    windows = zip(tokens_BU, weights_BT, strict=True)
-    return score_stream(model, params, windows, bytes_V, eot=eot, batch=batch, chunk=chunk, report=report)
+    """Score rows as they come, a batch in memory at once, where their weights are one.
 
-
-def score_stream(
-    model: LanguageModel,
-    params: dict,
-    windows: Iterable[Window],
-    bytes_V: np.ndarray,
-    *,
-    eot: int | None = None,
-    batch: int = 32,
-    chunk: int | None = None,
-    report: Callable[[int], None] | None = None,
-) -> Score:
-    """Score windows as they come, a batch in memory at once.
-
-    bytes_V: bytes of text each token stands for. eot: the end-of-text token of a model trained on packed documents.
-    report(bytes of text scored so far) is called after each batch.
+    rows: each with tokens_BU and weights_BT, and what else a Batch of them has, but for the axis B. bytes_V: bytes of
+    text each token stands for. objective: of train.objective; what the masked one hides is always the same. eot: the
+    end-of-text token of a model trained on packed documents. report(bytes of text scored so far) is called after each
+    batch.
     """
     nats, tokens, size = 0.0, 0, 0
-    windows = iter(windows)
-    while some := list(itertools.islice(windows, batch)):
-        tokens_BU, weights_BT = (np.stack(rows) for rows in zip(*some, strict=True))
-        missing = ((0, batch - len(some)), (0, 0))  # the last batch has the shape of the others: one program
-        nats += float(_nats(model, params, np.pad(tokens_BU, missing), np.pad(weights_BT, missing), eot, chunk))
-        scored = tokens_BU[:, 1:][weights_BT > 0]
+    rows = iter(rows)
+    for number in itertools.count():
+        if not (some := list(itertools.islice(rows, batch))):
+            return Score(nats, tokens, size)
+        columns = {name: _stacked([row[name] for row in some], batch) for name in some[0]}
+        sum_, targets_BT, weights_BT = _learnt(model, params, Batch(**columns), number, objective, eot, chunk)
+        nats += float(sum_)
+        scored = np.asarray(targets_BT)[np.asarray(weights_BT) > 0]
         tokens += len(scored)
         size += int(bytes_V[scored].sum())
         if report:
             report(size)
-    return Score(nats, tokens, size)
+
+
+def _stacked(rows: list[np.ndarray], batch: int) -> np.ndarray:
+    """Rows one above the other; the last batch has the shape of the others, with zeros below: one program."""
+    x = np.stack(rows)
+    return np.pad(x, ((0, batch - len(x)), *((0, 0) for _ in x.shape[1:])))
 
 
 def strided_windows(pieces: Iterable[np.ndarray], context: int, stride: int) -> Iterator[Window]:
@@ -151,7 +154,7 @@ def evaluate(
     streams = lay_out(m.tokenizer, text.pieces(), end_of_text=begins)
     windows = itertools.chain.from_iterable(strided_windows(pieces, context, stride) for pieces in streams)
     ends_aside = ((window, weights * (window[1:] != eot)) for window, weights in windows)
-    score = _score(m, ends_aside, batch, _towards(report, text.size))
+    score = _score(m, _as_columns(ends_aside), batch, _towards(report, text.size))
     require(
         score.tokens > 0,
         f"{text.name}: nothing to score, only blank" + ("" if begins else " or a single token, which nothing precedes"),
@@ -173,13 +176,19 @@ def evaluate_validation(m: Trained, *, stride: int | None = None, batch: int = 3
     )
     tokens, piece = data.validation.tokens, 1 << 20
     pieces = (np.asarray(tokens[start : start + piece]) for start in range(0, len(tokens), piece))
-    return _score(m, strided_windows(pieces, context, stride), batch, _towards(report, data.validation.bytes))
+    windows = strided_windows(pieces, context, stride)
+    return _score(m, _as_columns(windows), batch, _towards(report, data.validation.bytes))
 
 
-def _score(m: Trained, windows: Iterable[Window], batch: int, report: Callable[[int], None] | None) -> Score:
+def _as_columns(windows: Iterable[Window]) -> Iterator[Columns]:
+    for tokens, weights in windows:
+        yield {"tokens_BU": tokens, "weights_BT": weights}
+
+
+def _score(m: Trained, rows: Iterable[Columns], batch: int, report: Callable[[int], None] | None) -> Score:
     eot = m.tokenizer.eot_token if m.experiment.data.packing else None
-    bytes_V = tokenizers.token_bytes(m.tokenizer)
-    return score_stream(m.model, m.params, windows, bytes_V, eot=eot, batch=batch, report=report)
+    bytes_V, objective = tokenizers.token_bytes(m.tokenizer), m.experiment.train.objective
+    return score_rows(m.model, m.params, rows, bytes_V, objective=objective, eot=eot, batch=batch, report=report)
 
 
 def _towards(report: Callable[[int, int | None], None] | None, total: int | None) -> Callable[[int], None] | None:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from lm.config_files import load_experiment as load_experiment
 from lm.config_files import load_experiments as load_experiments
 from lm.errors import UserError, nearest, require
 from lm.limits import Length, MaybeLength
-from lm.typed import coerce, hints, shown
+from lm.typed import coerce, divide, hints, shown
 
 FREE = frozenset({
     "name", "model.attention", "model.remat", "model.unroll", "train.steps", "train.loss_chunk", "train.log_every",
@@ -53,13 +54,17 @@ def from_dict(values: dict[str, Any], kind: type = Experiment, prefix: str = "")
         if key not in hints(kind):
             known = _annotations(kind if issubclass(kind, ModelBase) else ModelConfig)
             raise UserError(f"{prefix}{key}: no such setting{nearest(prefix + key, known)}")
-        part = hints(kind)[key]
-        made[key] = from_dict(value, part, f"{prefix}{key}.") if _is_part(part) else value  # checked where it is made
+        part = _part(hints(kind)[key])
+        nested = part is not None and (value is not None or part is hints(kind)[key])
+        made[key] = from_dict(value, part, f"{prefix}{key}.") if nested else value  # checked where it is made
     return kind(**made)
 
 
-def _is_part(hint: Any) -> bool:
-    return hint is ModelBase or dataclasses.is_dataclass(hint)
+def _part(hint: Any) -> type | None:
+    """The settings that an annotation nests, be they optional; None where it is of a plain value."""
+    kind, _ = divide(hint)
+    kinds = typing.get_args(kind) or (kind,)
+    return next((kind for kind in kinds if kind is ModelBase or dataclasses.is_dataclass(kind)), None)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -74,18 +79,20 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def annotations(*experiments: Experiment) -> dict[str, Any]:
     """Every dotted setting that any of the experiments has, and its annotation; a transformer's where there is none."""
     found = {}
-    for model in dict.fromkeys(type(e.model) for e in experiments) or [ModelConfig]:
-        found |= _annotations(model)
-    return found
+    for model in dict.fromkeys(e.model for e in experiments):
+        found |= _annotations(type(model), type(model.encoder) if dataclasses.is_dataclass(model.encoder) else None)
+    return found or dict(_annotations(ModelConfig))
 
 
 @functools.cache
-def _annotations(model: type) -> dict[str, Any]:
+def _annotations(model: type, encoder: type | None = None) -> dict[str, Any]:
+    """The settings of experiments with such a model, and such an encoder in it."""
     found = {}
     for key, hint in hints(Experiment).items():
-        part = model if hint is ModelBase else hint
-        inner = {f"{key}.{name}": inner for name, inner in hints(part).items()} if _is_part(hint) else {key: hint}
-        found |= inner
+        part = model if hint is ModelBase else _part(hint)
+        found |= {key: hint} if part is None else {f"{key}.{name}": inner for name, inner in hints(part).items()}
+    if encoder is not None:
+        found |= {f"model.encoder.{name}": inner for name, inner in hints(encoder).items()}
     return found
 
 
@@ -104,15 +111,23 @@ def settings_of(config: str) -> list[str]:
 def replace(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
     """A copy with dotted settings changed: replace(e, {"model.layers": 8})."""
     known = settings(experiment)
-    parts: dict[str, dict[str, Any]] = {"": {}}
-    for key, value in changes.items():
+    for key in changes:
         if key not in known:
             raise UserError(f"{key}: no such setting{nearest(key, known)}")
-        part, _, leaf = key.rpartition(".")
-        parts.setdefault(part, {})[leaf] = value
-    own = parts.pop("")
-    changed = {part: dataclasses.replace(getattr(experiment, part), **inner) for part, inner in parts.items()}
-    return dataclasses.replace(experiment, **own, **changed)
+    return _replaced(experiment, changes)
+
+
+def _replaced(part: Any, changes: dict[str, Any]) -> Any:
+    """A copy of an experiment, or of one of its parts, with the settings in it changed."""
+    own = {key: value for key, value in changes.items() if "." not in key}
+    inner: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        name, dot, rest = key.partition(".")
+        if dot:
+            inner.setdefault(name, {})[rest] = value
+    for name, deeper in inner.items():
+        own[name] = _replaced(own.get(name, getattr(part, name)), deeper)
+    return dataclasses.replace(part, **own)
 
 
 def literal(text: str) -> Any:

@@ -24,7 +24,7 @@ from lm.data import readers
 from lm.data.corpora import open_text
 from lm.data.tokens import prepare
 from lm.errors import UserError
-from lm.evaluation import Score, baselines, evaluate, evaluate_validation, score_windows, strided_windows
+from lm.evaluation import Score, baselines, evaluate, evaluate_validation, score_columns, strided_windows
 from lm.model.api import Inputs, build
 from lm.run import load
 
@@ -111,9 +111,10 @@ def test_the_loss_equals_one_plain_pass_per_token(m, texts, stride):
 
 def test_the_size_of_batches_and_chunks_does_not_matter(m, texts):
     c, bytes_V = m.experiment.model, np.ones(m.tokenizer.n_vocab, np.int64)
-    windows = [np.stack(rows) for rows in zip(*strided_windows([texts], c.context, 7), strict=True)]
+    tokens, weights = (np.stack(rows) for rows in zip(*strided_windows([texts], c.context, 7), strict=True))
+    columns = {"tokens_BU": tokens, "weights_BT": weights}
     scores = [
-        score_windows(m.model, m.params, *windows, bytes_V, batch=batch, chunk=chunk)
+        score_columns(m.model, m.params, columns, bytes_V, batch=batch, chunk=chunk)
         for batch, chunk in ((32, None), (3, 11))
     ]
     assert scores[0].nats == pytest.approx(scores[1].nats, rel=1e-6)
@@ -141,7 +142,8 @@ def test_packed_models_do_not_look_across_documents(m):
 
     def score(before, packed):
         window = np.concatenate([[eot], before, [eot], second, [eot]]).astype(np.int32)[None]
-        return score_windows(m.model, m.params, window, weights, bytes_V, eot=eot if packed else None).nats
+        columns = {"tokens_BU": window, "weights_BT": weights}
+        return score_columns(m.model, m.params, columns, bytes_V, eot=eot if packed else None).nats
 
     assert score(first, True) == score(other, True)
     assert score(first, False) != score(other, False)

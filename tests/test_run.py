@@ -181,7 +181,7 @@ def test_load_latest_best_and_step(tiny_run):
     """Each checkpoint is the one it says: the loss it scores is the loss that was logged at its step."""
     from lm.data.batches import validation_windows
     from lm.data.tokens import prepare
-    from lm.evaluation import score_windows
+    from lm.evaluation import score_columns
 
     assert load(tiny_run).step == load(tiny_run, "latest").step == 60
     assert load(tiny_run, 45).step == load(tiny_run, "45").step == 45
@@ -190,7 +190,7 @@ def test_load_latest_best_and_step(tiny_run):
     windows = validation_windows(prepare(tiny_run.experiment.data).validation, 16, 512)
     for step in (45, 60):
         m = load(tiny_run, step)
-        score = score_windows(m.model, m.params, *windows, np.ones(m.tokenizer.n_vocab, np.int64))
+        score = score_columns(m.model, m.params, windows, np.ones(m.tokenizer.n_vocab, np.int64))
         assert score.loss == pytest.approx(logged[step], rel=1e-6)
     for missing in (44, -1, "newest"):
         with pytest.raises(UserError, match=rf"no checkpoint {missing}; it has \[45, 60\]"):

@@ -123,10 +123,10 @@ def _evaluated(e: Experiment, data: Prepared, params: dict) -> float:
     """Seconds to score one batch of windows, as training evaluates."""
     batch, chunk = e.train.batch // e.train.accumulation, e.train.loss_chunk
     tokens = min(e.train.eval_tokens, batch * e.model.context)
-    windows, weights = validation_windows(data.validation, e.model.context, tokens)
+    windows = validation_windows(data.validation, e.model.context, tokens)
     start = time.perf_counter()
-    evaluation.score_windows(
-        build(e.model), params, windows, weights, tokenizers.token_bytes(data.tokenizer),
+    evaluation.score_columns(
+        build(e.model), params, windows, tokenizers.token_bytes(data.tokenizer),
         eot=data.tokenizer.eot_token if e.data.packing else None, batch=batch, chunk=chunk,
     )  # fmt: skip
     return time.perf_counter() - start

@@ -96,7 +96,7 @@ class Program:
         self.starts = [starts] * len(runs)
         hypers = [hyperparameters(run, run.steps(self.tokens.size)) for run in runs]
         states = [init_state(run) for run in runs]
-        self.pack = make_pack(states, hypers, e, e.model.vocab - 1, resident=True, how=how)
+        self.pack = make_pack(states, hypers, e, e.model.vocab - 1, how=how)
         start = time.perf_counter()
         self.pack.compile(self.tokens, self.starts, [1] * len(runs))
         self.compile_seconds = time.perf_counter() - start

@@ -99,7 +99,7 @@ class Batches:
         """Whether the file is small enough to put on the device and gather windows there."""
         return self.file.count * np.dtype(self.file.dtype).itemsize <= RESIDENT_BYTES
 
-    def resident_tokens(self) -> np.ndarray:
+    def store(self) -> np.ndarray:
         """The whole file in memory, uint16 or uint32 [count]: window i of a step is tokens[(start + i) % count]."""
         return np.array(self.file.tokens)
 
@@ -111,16 +111,17 @@ class Batches:
         offset = np.where(epoch == 0, 0, (mix(~key) % np.uint64(self.context)).astype(np.int64))
         return permute(index, self.windows, key) * self.context + offset
 
-    def dispatch(self, step: int, n: int, size: int) -> np.ndarray:
+    def dispatch(self, step: int, n: int, size: int) -> np.ndarray | dict[str, np.ndarray]:
         """What a program of at most `size` steps reads for the n from `step`, int32.
 
-        Of a resident file, places [size, B] in it; otherwise tokens [size, B, T+1], zeros after the n-th step.
+        Of a resident file, places [size, B] in it; otherwise {"tokens_BU": tokens [size, B, T+1]}, zeros after the
+        n-th step.
         """
         if self.resident:
             return self.starts(step, size).astype(np.int32)
         tokens = np.zeros((size, self.batch, self.context + 1), np.int32)
         tokens[:n] = self.at(step, n)
-        return tokens
+        return {"tokens_BU": tokens}
 
     def at(self, step: int, k: int | None = None) -> np.ndarray:
         """The tokens of one step, int32 [B, T+1], or of the k steps from `step`, int32 [k, B, T+1]."""
@@ -164,11 +165,12 @@ class Feed:
         self.close()
 
 
-def validation_windows(file: TokenFile, context: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def validation_windows(file: TokenFile, context: int, tokens: int) -> dict[str, np.ndarray]:
     """About `tokens` predictions of a file, in windows spread evenly over it, whose start is not like the rest.
 
     All of the file where `tokens` is enough; each token after the first is then a target once, and none ever is twice.
-    Returns tokens int32 [W, T+1] and weights float32 [W, T]: 1 for a target, 0 for the padding of the last window.
+    Returns tokens_BU, int32 [W, T+1], and weights_BT, float32 [W, T]: 1 for a target, 0 for the padding of the last
+    window.
     Raises UserError for a file of fewer than two tokens.
     """
     for name, value in (("context", context), ("tokens", tokens)):
@@ -182,4 +184,4 @@ def validation_windows(file: TokenFile, context: int, tokens: int) -> tuple[np.n
     wanted = min(windows, -(-tokens // context))
     place = (np.arange(wanted) * windows // wanted)[:, None] * context + np.arange(context + 1)
     padded = np.where(place <= last, file.tokens[np.minimum(place, last)], 0).astype(np.int32)
-    return padded, (place[:, 1:] <= last).astype(np.float32)
+    return {"tokens_BU": padded, "weights_BT": (place[:, 1:] <= last).astype(np.float32)}

@@ -5,12 +5,13 @@ gives the parts that another is made of.
 
 Axes, beside those of the README's glossary: R rows of key heads (B K), Q queries of such a row (G T, G query heads
 sharing a key head), U tokens of a window (T + 1: inputs and targets one apart), M tokens of a batch in one axis (B T),
-C pieces that a long axis is cut into (the slots of a cache, the columns of a matrix, the tokens of a loss).
+I vectors that stand before the tokens, E the width of one, C pieces that a long axis is cut into (the slots of a cache,
+the columns of a matrix, the tokens of a loss).
 """
 
 from lm.model import recurrent, transformer
 from lm.model.api import Inputs, LanguageModel, build, implements
-from lm.model.attention import Attention, attend, attend_among
+from lm.model.attention import Attention, CrossAttention, attend, attend_among
 from lm.model.cache import KeysValues, KVCache
 from lm.model.conventions import conventions, parameters
 from lm.model.cost import Cost
@@ -28,13 +29,14 @@ from lm.model.layers import (
     sinusoids,
     vocabulary_logits,
 )
+from lm.model.loss import Batch, corrupt, masked, next_token
 from lm.model.mask import Mask, Places
 from lm.model.taps import Tap, Taps
 from lm.model.trained import Trained
 
 __all__ = [
-    "ACTIVATIONS", "Attention", "Cost", "FeedForward", "Inputs", "KVCache", "KeysValues", "LanguageModel", "Linear",
-    "Mask", "Norm", "Places", "Tap", "Taps", "Trained", "attend", "attend_among", "build", "compute_dtype",
-    "conventions", "dropout", "implements", "loss_operations", "over_layers", "parameters", "project", "recurrent",
-    "rotate", "sinusoids", "transformer", "vocabulary_logits",
+    "ACTIVATIONS", "Attention", "Batch", "Cost", "CrossAttention", "FeedForward", "Inputs", "KVCache", "KeysValues",
+    "LanguageModel", "Linear", "Mask", "Norm", "Places", "Tap", "Taps", "Trained", "attend", "attend_among", "build",
+    "compute_dtype", "conventions", "corrupt", "dropout", "implements", "loss_operations", "masked", "next_token",
+    "over_layers", "parameters", "project", "recurrent", "rotate", "sinusoids", "transformer", "vocabulary_logits",
 ]  # fmt: skip

@@ -25,22 +25,43 @@ from lm.model.taps import Tap, Taps
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a model reads at once: T tokens of each of B rows.
+    """What a model reads at once: T tokens of each of B rows, and what comes with them.
 
     segments_BT: the document of each token, where a row holds several that must not see each other. count_B: how many
-    of a row's tokens are real, the rest being padding on the right; None is all of them. first: nothing was read before
-    them, which is known when the program is compiled, so that the state is written and not read.
+    of a row's tokens are real, the rest being padding on the right; None is all of them. vectors_BIE: vectors that
+    stand before the tokens, for a model with `vectors`; of a row's, vectors_count_B are real. source: what an encoder
+    reads; a state remembers it, so it comes with the first tokens alone. open_B: under the mask "prefix", how many of
+    a row's first places, vectors included, all its places may see. first: nothing was read before them, which is known
+    when the program is compiled, so that the state is written and not read.
     """
 
     tokens_BT: jax.Array
     segments_BT: jax.Array | None = None
     count_B: jax.Array | None = None
+    vectors_BIE: jax.Array | None = None
+    vectors_count_B: jax.Array | None = None
+    source: "Inputs | None" = None
+    open_B: jax.Array | None = None
     first: bool = dataclasses.field(default=False, metadata=dict(static=True))
 
+    @property
+    def places(self) -> int:
+        """How many places of each row they take, I + T."""
+        return self.tokens_BT.shape[1] + (0 if self.vectors_BIE is None else self.vectors_BIE.shape[1])
+
     def counts(self) -> jax.Array:
-        """[B] real tokens in each row."""
-        B, T = self.tokens_BT.shape
-        return jnp.full(B, T, jnp.int32) if self.count_B is None else self.count_B.astype(jnp.int32)
+        """[B] real places in each row: its tokens, and the vectors before them."""
+        return self._real(self.tokens_BT, self.count_B) + self.vector_counts()
+
+    def vector_counts(self) -> jax.Array:
+        """[B] real vectors in each row."""
+        if self.vectors_BIE is None:
+            return jnp.zeros(len(self.tokens_BT), jnp.int32)
+        return self._real(self.vectors_BIE, self.vectors_count_B)
+
+    @staticmethod
+    def _real(x: jax.Array, count_B: jax.Array | None) -> jax.Array:
+        return jnp.full(x.shape[0], x.shape[1], jnp.int32) if count_B is None else count_B.astype(jnp.int32)
 
 
 class Architecture(Protocol):
@@ -117,7 +138,7 @@ class LanguageModel:
         """Each parameter's axes in the glossary's letters, a tree like the parameters: ("L", "D", "F") and so on."""
 
         def letters(path, variable):
-            stacked = ("L",) if path[0].key == "blocks" else ()
+            stacked = ("L",) if any(step.key == "blocks" for step in path) else ()
             return stacked + tuple(variable.get_metadata("axes"))
 
         def is_variable(x) -> bool:
@@ -145,7 +166,7 @@ class LanguageModel:
 
         Raises UserError where the architecture has no such parameter.
         """
-        by_axes = {axes: leaf for leaf, axes in self.with_axes(params)}
+        by_axes = {axes: leaf for leaf, axes in self.with_axes({k: v for k, v in params.items() if k != "encoder"})}
         require(("V", "D") in by_axes, f"a {self.architecture.__name__} has no table of its tokens' vectors")
         head_DV = by_axes.get(("D", "V"))
         return by_axes["V", "D"], None if head_DV is None else head_DV.T
@@ -175,15 +196,28 @@ class LanguageModel:
 
         The state returned has read exactly the first count_B tokens of each row; without a state, None is returned.
         key: turns dropout on. Raises UserError for more tokens than the context, for segments with a state, and for
-        taps that the model does not have.
+        taps that the model does not have; for a source or vectors that it does not read, or reads and has not got.
         """
-        T = inputs.tokens_BT.shape[1]
-        require(T <= self.config.context, f"{T} tokens are more than the model's context of {self.config.context}")
-        alone = state is None or inputs.segments_BT is None
-        require(alone, "segments and a state do not go together: decode one document a row")
+        self._check(inputs, state)
         taps = Taps() if taps is None else taps
         taps.check(self.taps)
         return self.bind(params).hidden(inputs, state=state, taps=taps, key=key)
+
+    def _check(self, inputs: Inputs, state: Any) -> None:
+        """Refuse what the model cannot read, by shapes alone: nothing of this is left once traced."""
+        c, places = self.config, inputs.places
+        require(places <= c.context, f"{places} tokens are more than the model's context of {c.context}")
+        alone = state is None and inputs.source is None and inputs.vectors_BIE is None
+        require(inputs.segments_BT is None or alone, "segments stand alone: with a state, one document a row")
+        require(state is None or c.mask != "full", "this model reads both ways: it has nothing to continue from")
+        reads_source = c.encoder is not None
+        require(reads_source or inputs.source is None, "this model has no encoder to read a source: set model.encoder")
+        require(
+            not reads_source or inputs.source is not None or state is not None, "this model translates: give a source"
+        )
+        if inputs.vectors_BIE is not None:
+            E = inputs.vectors_BIE.shape[-1]
+            require(E == c.vectors, f"vectors {E} wide: model.vectors is {c.vectors}")
 
     def logits(self, params: dict, h: jax.Array, taps: Taps | None = None) -> jax.Array:
         """[..., V] float32 logits of h [..., D]; the padded entries of the vocabulary can never be predicted."""

@@ -30,20 +30,24 @@ PAIRS = ("attention.scores", "attention.weights")
 
 
 def attend(
-    q_BKGTH: jax.Array, memories: Sequence[KeysValues | Past], masks: Sequence[jax.Array], taps: Taps
+    q_BKGTH: jax.Array,
+    memories: Sequence[KeysValues | Past],
+    masks: Sequence[jax.Array],
+    taps: Taps,
+    name: str = "attention",
 ) -> jax.Array:
     """Softmax attention over several memories at once, such as the cache and the new tokens, each under its mask.
 
     Query head n = (k, g) reads key head k = n // G. Returns the mixture of values, [B, K, G, T, H]. Scores and softmax
-    are float32.
+    are float32. name: the first word of their taps.
     """
     B, K, G, T, H = q_BKGTH.shape
     q_RQH = q_BKGTH.reshape(B * K, G * T, H)  # one batch axis, as the cache has: no operand needs another view
     scores_RQS = jnp.concatenate([memory.scores(q_RQH) for memory in memories], axis=-1)
-    scores_BNTS = taps("attention.scores", scores_RQS.reshape(B, K * G, T, -1) * H**-0.5)
+    scores_BNTS = taps(f"{name}.scores", scores_RQS.reshape(B, K * G, T, -1) * H**-0.5)
     mask_BTS = jnp.concatenate([jnp.broadcast_to(mask, (B, *mask.shape[1:])) for mask in masks], axis=-1)
     weights_BNTS = jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BNTS, MASKED), axis=-1)
-    weights_RQS = taps("attention.weights", weights_BNTS).reshape(B * K, G * T, -1)
+    weights_RQS = taps(f"{name}.weights", weights_BNTS).reshape(B * K, G * T, -1)
 
     heads_RQH, start = 0.0, 0
     for memory, mask in zip(memories, masks, strict=True):
@@ -71,11 +75,13 @@ def query_blocks(T: int) -> list[tuple[int, int]]:
     return [(start, min(start + block, T)) for start in range(0, T, block)]
 
 
-def keys_met(T: int, window: int | None, pairs: Pairs) -> float:
-    """Mean number of keys that a position of a causal sequence meets, its own included; see `Pairs`."""
+def keys_met(T: int, window: int | None, pairs: Pairs, *, causal: bool = True) -> float:
+    """Mean number of keys that a position of a sequence meets, its own included; see `Pairs`."""
     require(pairs in get_args(Pairs), f"pairs {pairs!r}: one of {', '.join(get_args(Pairs))}")
-    if pairs == "all":
+    if pairs == "all" or (not causal and (pairs == "computed" or window is None)):
         return T
+    if not causal:
+        return sum(min(t + window, T) - max(t - window + 1, 0) for t in range(T)) / T
     if pairs == "computed":
         return sum((end - start) * end for start, end in query_blocks(T)) / T
     w = min(window or T, T)
@@ -146,17 +152,14 @@ class Attention(nnx.Module):
         v_BTKH = taps("attention.value", v_BTKH)
 
         k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
+        new = KeysValues(k_BKHT.reshape(-1, c.H, T), v_BKTH.reshape(-1, T, c.H))
         if past is None and not mask.looks_ahead and self._fused(q_BTNH, here, mask, taps):
             heads_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, is_causal=True, implementation="cudnn")
+        elif past is None:
+            heads_BTNH = _side_by_side(attend_among(_grouped(q_BTNH, c.K), new, here, mask, taps))
         else:
-            q_BKGTH = q_BTNH.reshape(B, T, c.K, -1, c.H).transpose(0, 2, 3, 1, 4)
-            new = KeysValues(k_BKHT.reshape(-1, c.H, T), v_BKTH.reshape(-1, T, c.H))
-            if past is None:
-                heads_BKGTH = attend_among(q_BKGTH, new, here, mask, taps)
-            else:
-                masks = [mask(here, past.places), mask(here, here)]
-                heads_BKGTH = attend(q_BKGTH, [past, new], masks, taps)
-            heads_BTNH = heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, c.heads, c.H)
+            masks = [mask(here, past.places), mask(here, here)]
+            heads_BTNH = _side_by_side(attend(_grouped(q_BTNH, c.K), [past, new], masks, taps))
         heads_BTNH = taps("attention.heads", heads_BTNH)
         out_BTD = scaled(self.out(heads_BTNH.reshape(B, T, -1)), branch_factor(c))
         return taps("attention.out", out_BTD), (k_BKHT, v_BKTH), first_BTKH
@@ -164,7 +167,7 @@ class Attention(nnx.Module):
     @staticmethod
     def cost(c: ModelConfig, T: int, window: int | None, pairs: Pairs) -> Cost:
         D, N, K, H = c.width, c.heads, c.K, c.H
-        keys = keys_met(T, window, pairs)
+        keys = keys_met(T, window, pairs, causal=c.mask != "full")
         return Cost(
             products={
                 "attention projections": 2 * (D * N * H + 2 * D * K * H + N * H * D),
@@ -195,3 +198,70 @@ class Attention(nnx.Module):
         if self.c.bias:
             made = [y_MF + m.bias[...].astype(y_MF.dtype) for y_MF, m in zip(made, maps, strict=True)]
         return [y_MF.reshape(*x_BTD.shape[:2], -1, self.c.H) for y_MF in made]
+
+
+class CrossAttention(nnx.Module):
+    """Attention of a decoder's tokens to an encoder's states: queries of the one, keys and values of the other.
+
+    Every token sees all of its source (Vaswani et al. 2017, section 3.2.3). Nothing is rotated: places in two sequences
+    have no distance.
+    """
+
+    def __init__(self, c: ModelConfig, rngs):
+        self.c = c
+        self.query = Linear(c, c.width, c.heads * c.H, ("D", "NH"), rngs)
+        self.key = Linear(c, c.encoder.width, c.K * c.H, ("D", "KH"), rngs)
+        self.value = Linear(c, c.encoder.width, c.K * c.H, ("D", "KH"), rngs)
+        self.out = Linear(c, c.heads * c.H, c.width, ("NH", "D"), rngs, scale=output_scale(c))
+        self.query_norm = Norm(c, c.H, "H", "rmsnorm") if c.qk_norm else None
+        self.key_norm = Norm(c, c.H, "H", "rmsnorm") if c.qk_norm else None
+
+    def remember(self, states_BSD: jax.Array) -> KeysValues:
+        """The keys and values of a source, of which `__call__` makes use."""
+        c, (B, S, _) = self.c, states_BSD.shape
+        k_BSKH, v_BSKH = (m(states_BSD).reshape(B, S, c.K, c.H) for m in (self.key, self.value))
+        if c.qk_norm:
+            k_BSKH = self.key_norm(k_BSKH)
+        k_BKHS, v_BKSH = k_BSKH.transpose(0, 2, 3, 1), v_BSKH.swapaxes(1, 2)
+        return KeysValues(k_BKHS.reshape(-1, c.H, S), v_BKSH.reshape(-1, S, c.H))
+
+    def __call__(self, x_BTD: jax.Array, source: KeysValues, mask_BTS: jax.Array, taps: Taps) -> jax.Array:
+        """What cross-attention adds, [B, T, D]."""
+        c, (B, T, _) = self.c, x_BTD.shape
+        q_BTNH = self.query(x_BTD).reshape(B, T, c.heads, c.H)
+        if c.qk_norm:
+            q_BTNH = self.query_norm(q_BTNH)
+        q_BKGTH = _grouped(scaled(q_BTNH, query_factor(c)), c.K)
+        heads_BTNH = _side_by_side(attend(q_BKGTH, [source], [mask_BTS], taps, "cross"))
+        heads_BTNH = taps("cross.heads", heads_BTNH)
+        return taps("cross.out", scaled(self.out(heads_BTNH.reshape(B, T, -1)), branch_factor(c)))
+
+    @staticmethod
+    def cost(c: ModelConfig, T: int) -> Cost:
+        """A token's share: its own query, scores and output, and of the source's S keys and values those of S / T."""
+        D, N, K, H, S = c.width, c.heads, c.K, c.H, c.encoder.context
+        return Cost(
+            products={
+                "cross-attention projections": 2 * (D * N * H + N * H * D + 2 * c.encoder.width * K * H * S / T),
+                "cross-attention scores and values": 2 * 2 * N * H * S,
+            },
+            elementwise={
+                "norms": (N + K * S / T) * Norm.operations(c, H, "rmsnorm") * c.qk_norm,
+                "biases": (N * H + 2 * K * H * S / T + D) * c.bias,
+                "softmax": SOFTMAX * N * S,
+            },
+            kept=2 * (N + K * S / T) * H,
+            remembered=2 * K * H * S,
+        )
+
+
+def _grouped(q_BTNH: jax.Array, K: int) -> jax.Array:
+    """[B, K, G, T, H]: the query heads beside the key head they read."""
+    B, T, N, H = q_BTNH.shape
+    return q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+
+
+def _side_by_side(heads_BKGTH: jax.Array) -> jax.Array:
+    """[B, T, N, H]: the inverse of `_grouped`."""
+    B, K, G, T, H = heads_BKGTH.shape
+    return heads_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, H)

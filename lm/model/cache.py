@@ -85,6 +85,21 @@ class Past:
 # --- the cache -------------------------------------------------------------------------------------------------------
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class SourceCache:
+    """Keys and values of a source for each layer's cross-attention, made once, and the places they stand at."""
+
+    layers: Apart | None
+    places: Places
+
+    @classmethod
+    def apart(cls, stacked: KeysValues, places: Places) -> "SourceCache":
+        """Of keys and values stacked along L."""
+        k_LRHS, v_LRSH = stacked
+        return cls(Apart(tuple(map(KeysValues, k_LRHS, v_LRSH))), places)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class KVCache:
     """For each layer, stretches of slots, in the compute dtype: k [B K, H, S], v [B K, S, H].
 
@@ -101,6 +116,10 @@ class KVCache:
     new_v_LBKTH: jax.Array
     new_B: jax.Array
     """How many of the waiting tokens (T is 1) count, none or one a row."""
+    source: "SourceCache | None" = None
+    """What cross-attention reads, in a decoder beside an encoder."""
+    open_B: jax.Array | None = None
+    """How many of each row's first places all may see, whatever the window, under the mask "prefix"."""
 
     @classmethod
     def empty(cls, c: ModelConfig, batch: int, capacity: int, dtype) -> "KVCache":
@@ -134,19 +153,22 @@ class KVCache:
     # --- writing -----------------------------------------------------------------------------------------------------
     def settled(self) -> "KVCache":
         """With what was waiting written, before anything is read."""
-        return jax.lax.optimization_barrier(self.append(self.new_k_LBKHT, self.new_v_LBKTH, self.new_B))
+        waiting = self.append(self.new_k_LBKHT, self.new_v_LBKTH, self.new_B, self.next_positions(1))
+        return jax.lax.optimization_barrier(waiting)
 
-    def grown(self, k_LBKHT: jax.Array, v_LBKTH: jax.Array, count_B: jax.Array) -> "KVCache":
-        """After reading T tokens, of which the first `count_B` of each row count: one waits, several are written."""
+    def grown(self, k_LBKHT: jax.Array, v_LBKTH: jax.Array, count_B: jax.Array, slots_BT: jax.Array) -> "KVCache":
+        """After reading T tokens, of which `count_B` of each row count: one waits, several are written."""
         if v_LBKTH.shape[3] == 1:
             k_LBKHT, v_LBKTH = k_LBKHT.astype(self.new_k_LBKHT.dtype), v_LBKTH.astype(self.new_v_LBKTH.dtype)
             return dataclasses.replace(self, new_k_LBKHT=k_LBKHT, new_v_LBKTH=v_LBKTH, new_B=count_B)
-        return self.append(k_LBKHT, v_LBKTH, count_B)
+        return self.append(k_LBKHT, v_LBKTH, count_B, slots_BT)
 
-    def append(self, k_LBKHT: jax.Array, v_LBKTH: jax.Array, count_B: jax.Array) -> "KVCache":
-        """Write T new tokens behind each row's last, and count the first `count_B` of them as held; nothing waits."""
-        slots_BT = self.next_positions(v_LBKTH.shape[3])
-        B = slots_BT.shape[0]
+    def append(self, k_LBKHT: jax.Array, v_LBKTH: jax.Array, count_B: jax.Array, slots_BT: jax.Array) -> "KVCache":
+        """Write T new tokens to their slots, and count `count_B` of each row as held; nothing waits.
+
+        A slot that is FAR takes nothing; slots from the new length on hold leftovers, which are overwritten.
+        """
+        B = len(self.length_B)
         rows_B1 = jnp.arange(B)[:, None]
 
         def write(k_RHS, v_RSH, k_BTKH, v_BTKH, first):

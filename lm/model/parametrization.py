@@ -25,9 +25,10 @@ from lm.config import ModelConfig
 
 
 def is_matrix(axes: tuple[str, ...]) -> bool:
-    """A map between two widths: not a scale, a bias or a table of embeddings (one row a token or a position)."""
-    inner = axes[1:] if axes[0] == "L" else axes
-    return len(inner) == 2 and inner[0] not in ("V", "T")
+    """A map between two widths: not a scale, a bias or what embeds (one row a token, a position, an input vector's
+    entry)."""
+    inner = axes[1:] if axes[:1] == ("L",) else axes
+    return len(inner) == 2 and inner[0] not in ("V", "T", "E")
 
 
 def is_hidden_matrix(axes: tuple[str, ...]) -> bool:

@@ -1,4 +1,7 @@
-"""The decoder-only transformer, defined with Flax NNX and used as a pure function of its parameters."""
+"""The transformer, decoder-only or beside an encoder, defined with Flax NNX and used as a pure function of parameters.
+
+An encoder is a transformer too, of which the blocks alone are used.
+"""
 
 import dataclasses
 
@@ -7,13 +10,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm.config import ModelConfig
+from lm.errors import require
 from lm.model.api import Inputs, implements
-from lm.model.attention import Attention
-from lm.model.cache import KVCache, Past
+from lm.model.attention import Attention, CrossAttention
+from lm.model.cache import KeysValues, KVCache, Past, SourceCache
 from lm.model.cost import Cost, Pairs, rms_operations
 from lm.model.kernels import over_layers
 from lm.model.layers import (
     FeedForward,
+    Linear,
     Norm,
     compute_dtype,
     dropout,
@@ -23,7 +28,7 @@ from lm.model.layers import (
     sinusoids,
     vocabulary_logits,
 )
-from lm.model.mask import Mask, Places
+from lm.model.mask import FAR, Mask, Places
 from lm.model.parametrization import embedding_scale, logit_factor
 from lm.model.taps import Tap, Taps
 
@@ -39,41 +44,83 @@ TAPS = {
     "attention.weights": Tap("LBNTS", "rows sum to one"),
     "attention.heads": Tap("LBTNH", "each head's mixture of values"),
     "attention.out": Tap("LBTD", "what attention adds to the residual stream"),
-    "residual.middle": Tap("LBTD", "between attention and the feed-forward layer"),
+    "residual.middle": Tap("LBTD", "after attention"),
     "mlp.hidden": Tap("LBTF", "after the nonlinearity"),
     "mlp.out": Tap("LBTD", "what the feed-forward layer adds"),
     "residual.after": Tap("LBTD", "what leaves the block"),
     "residual.final": Tap("BTD", "after the last norm; the head reads it"),
     "logits": Tap("BTV", "padded entries masked"),
 }
+CROSS_TAPS = {
+    "source": Tap("BSD", "what the encoder made of the source; cross-attention reads it"),
+    "cross.scores": Tap("LBNTS", "before the mask; S is the places of the source"),
+    "cross.weights": Tap("LBNTS", "rows sum to one"),
+    "cross.heads": Tap("LBTNH", "each head's mixture of the source's values"),
+    "cross.out": Tap("LBTD", "what cross-attention adds to the residual stream"),
+    "residual.crossed": Tap("LBTD", "after cross-attention"),
+}
+"""Those of a decoder beside an encoder."""
 
 
 class Block(nnx.Module):
-    """Pre-norm: x + attention(norm(x)), then x + feedforward(norm(x))."""
+    """Attention, in a decoder beside an encoder cross-attention, and the feed-forward layer, each added to the stream.
+
+    pre: x + attention(norm(x)), and so on; post: norm(x + attention(x)), and so on.
+    """
 
     def __init__(self, c: ModelConfig, rngs):
-        self.rate = c.dropout
+        self.rate, self.post, crosses = c.dropout, c.norm_place == "post", c.encoder is not None
         self.attention_norm = Norm(c, c.width, "D", c.norm)
         self.attention = Attention(c, rngs)
         self.feedforward_norm = Norm(c, c.width, "D", c.norm)
         self.feedforward = FeedForward(c, rngs)
+        self.cross_norm = Norm(c, c.width, "D", c.norm) if crosses else None
+        self.cross = CrossAttention(c, rngs) if crosses else None
 
-    def __call__(self, x_BTD, here: Places, mask: Mask, past: Past | None, first_BTKH, taps: Taps, key):
-        """Returns the residual stream, this layer's new keys and values, and the first layer's values."""
-        keys = (None, None) if key is None else jax.random.split(key)
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        here: Places,
+        mask: Mask,
+        past: Past | None,
+        source: tuple[KeysValues, jax.Array] | None,
+        first_BTKH: jax.Array | None,
+        taps: Taps,
+        key: jax.Array | None,
+    ):
+        """Returns the residual stream, this layer's new keys and values, and the first layer's values.
+
+        source: what cross-attention reads, and its mask [B, T, S].
+        """
+        halves = 2 if self.cross is None else 3
+        keys = (None,) * halves if key is None else jax.random.split(key, halves)
         x_BTD = taps("residual.before", x_BTD)
-        h_BTD, kv, first_BTKH = self.attention(self.attention_norm(x_BTD), here, mask, past, first_BTKH, taps)
-        x_BTD = taps("residual.middle", x_BTD + dropout(h_BTD, self.rate, keys[0]))
-        h_BTD = self.feedforward(self.feedforward_norm(x_BTD), taps)
-        return taps("residual.after", x_BTD + dropout(h_BTD, self.rate, keys[1])), kv, first_BTKH
+        read_BTD = self._before(self.attention_norm, x_BTD)
+        h_BTD, kv, first_BTKH = self.attention(read_BTD, here, mask, past, first_BTKH, taps)
+        x_BTD = taps("residual.middle", self._after(self.attention_norm, x_BTD + dropout(h_BTD, self.rate, keys[0])))
+        if self.cross is not None:
+            h_BTD = self.cross(self._before(self.cross_norm, x_BTD), *source, taps)
+            x_BTD = taps("residual.crossed", self._after(self.cross_norm, x_BTD + dropout(h_BTD, self.rate, keys[2])))
+        h_BTD = self.feedforward(self._before(self.feedforward_norm, x_BTD), taps)
+        x_BTD = self._after(self.feedforward_norm, x_BTD + dropout(h_BTD, self.rate, keys[1]))
+        return taps("residual.after", x_BTD), kv, first_BTKH
+
+    def _before(self, norm: Norm, x_BTD: jax.Array) -> jax.Array:
+        return x_BTD if self.post else norm(x_BTD)
+
+    def _after(self, norm: Norm, x_BTD: jax.Array) -> jax.Array:
+        return norm(x_BTD) if self.post else x_BTD
 
     @staticmethod
     def cost(c: ModelConfig, T: int, window: int | None, pairs: Pairs) -> Cost:
-        D = c.width
+        D, halves = c.width, 2 if c.encoder is None else 3
         own = {
-            "norms": 2 * Norm.operations(c, D, c.norm), "residuals": 2 * D, "dropout": 2 * 2 * D * (c.dropout > 0),
+            "norms": halves * Norm.operations(c, D, c.norm), "residuals": halves * D,
+            "dropout": halves * 2 * D * (c.dropout > 0),
         }  # fmt: skip
         cost = Attention.cost(c, T, window, pairs) + FeedForward.cost(c) + Cost(elementwise=own, kept=D)
+        if c.encoder is not None:
+            cost += CrossAttention.cost(c, T)
         return dataclasses.replace(cost, kept=D) if c.remat else cost
 
 
@@ -81,7 +128,8 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """Tokens to logits. `blocks` holds every layer's parameters stacked along L, run by one scan."""
 
-    def __init__(self, c: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, c: ModelConfig, rngs: nnx.Rngs, *, predicts: bool = True):
+        """predicts: whether it has a head of its own, as all but encoders may."""
         self.c = c
 
         def normal(*shape: int) -> jax.Array:
@@ -91,8 +139,11 @@ class Transformer(nnx.Module):
         self.position = nnx.Param(normal(c.context, c.width), axes=("T", "D")) if c.positions == "learned" else None
         self.blocks = nnx.vmap(lambda r: Block(c, r))(rngs.split(c.layers))
         self.final_norm = Norm(c, c.width, "D", c.norm)
-        head = (jnp.zeros((c.width, c.V)) if c.zero_init else normal(c.width, c.V)) if not c.tied else None
-        self.head = nnx.Param(head, axes=("D", "V")) if not c.tied else None
+        own = predicts and not c.tied
+        head = (jnp.zeros((c.width, c.V)) if c.zero_init else normal(c.width, c.V)) if own else None
+        self.head = nnx.Param(head, axes=("D", "V")) if own else None
+        self.vectors = None if c.vectors is None else Linear(c, c.vectors, c.width, ("E", "D"), rngs)
+        self.encoder = None if c.encoder is None else Transformer(c.encoder, rngs, predicts=False)
 
     @staticmethod
     def state(c: ModelConfig, batch: int, capacity: int) -> KVCache:
@@ -100,27 +151,35 @@ class Transformer(nnx.Module):
 
     @staticmethod
     def taps(c: ModelConfig) -> dict[str, Tap]:
-        return TAPS
+        return TAPS if c.encoder is None else TAPS | CROSS_TAPS
 
     @staticmethod
     def cost(c: ModelConfig, T: int, pairs: Pairs) -> Cost:
+        """Vectors before the tokens count as tokens; an encoder's cost is shared out among the decoder's tokens."""
         D, V = c.width, c.V
         loss = loss_operations(c) + 3 * V * (c.logit_softcap is not None)
-        embedding = D * (c.positions in ("learned", "sinusoidal")) + rms_operations(D) * c.embedding_norm
-        dropout, norm = 2 * D * (c.dropout > 0), Norm.operations(c, D, c.norm)
-        ends = {"embedding": embedding, "norms": norm, "dropout": dropout, "loss": loss}
-        total = Cost({"head": 2 * D * V}, ends)
-        for window, layers in c.layers_by_window.items():
-            total += Block.cost(c, T, window, pairs) * layers
+        total = Cost({"head": 2 * D * V}, {"loss": loss}) + _stack_cost(c, T, pairs)
+        if c.encoder is not None:
+            S = c.encoder.context
+            encoder = _stack_cost(c.encoder, S, pairs) * (S / T)
+            total += dataclasses.replace(encoder, remembered=0)
         return total
 
     def hidden(self, inputs: Inputs, *, state: KVCache | None, taps: Taps, key: jax.Array | None):
         """What the head reads, [B, T, D], and the cache after reading; see LanguageModel.hidden."""
+        x_BSD, _, state = self._run(inputs, state, taps, key)
+        return self.final(x_BSD[:, inputs.places - inputs.tokens_BT.shape[1] :], taps), state
+
+    def _run(self, inputs: Inputs, state: KVCache | None, taps: Taps, key: jax.Array | None):
+        """What leaves the last block at every place, the vectors' before the tokens'; the places, and the cache."""
         c = self.c
         cache = None if state is None or inputs.first else state.settled()
-        here = _places(inputs, cache)
+        open_B = inputs.open_B if inputs.open_B is not None or cache is None else cache.open_B
+        mask = Mask(causal=c.mask != "full", first_B=open_B if c.mask == "prefix" else None)
+        here = _places(inputs, cache, mask)
         keys = (None, None) if key is None or c.dropout == 0 else jax.random.split(key)
-        x_BTD = self._embed(inputs.tokens_BT, here.positions_BS)
+        states_BSD, kept = self._source(inputs, state, taps, keys[1])
+        x_BTD = self._embed(inputs, here.positions_BS)
         x_BTD = taps("embedding", dropout(x_BTD, c.dropout, keys[0]))
 
         graph, params = nnx.split(self.blocks)
@@ -128,26 +187,47 @@ class Transformer(nnx.Module):
         if c.window is not None:  # one program for windowed and global layers: the window is data
             windows = jnp.array([UNLIMITED if w is None else w for w in c.windows], jnp.int32)
         about = None if cache is None else (cache.places(), jnp.max(cache.length_B))
+        across_BTS = None if kept is None else Mask(causal=False)(Places(here.positions_BS), kept.places)
 
         def layer(carry, scanned):
-            (x_BTD, first_BTKH), (params, (index, window, kv)) = carry, scanned
+            (x_BTD, first_BTKH), (params, (index, window, kv, read)) = carry, scanned
             inner = taps.inside(index)
             past = None if kv is None else Past(*kv, *about)
             layer_key = None if keys[1] is None else jax.random.fold_in(keys[1], index)
             block = nnx.merge(graph, params)
-            x_BTD, kv, first_BTKH = block(x_BTD, here, Mask(window=window), past, first_BTKH, inner, layer_key)
-            return (x_BTD, first_BTKH), (None if state is None else kv, inner.values)
+            read = block.cross.remember(states_BSD) if states_BSD is not None else read
+            source = None if read is None else (read, across_BTS)
+            masked = dataclasses.replace(mask, window=window)
+            x_BTD, kv, first_BTKH = block(x_BTD, here, masked, past, source, first_BTKH, inner, layer_key)
+            made = None if state is None else (kv, None if states_BSD is None else read)
+            return (x_BTD, first_BTKH), (made, inner.values)
 
         if c.remat:
             layer = jax.checkpoint(layer)
         no_values_BTKH = jnp.zeros((*x_BTD.shape[:2], c.K, c.H), x_BTD.dtype) if c.value_residual else None
-        others = jnp.arange(c.layers), windows, None if cache is None else cache.layers()
+        cached = None if cache is None else cache.layers()
+        others = jnp.arange(c.layers), windows, cached, None if kept is None else kept.layers
         carry = x_BTD, no_values_BTKH
-        (x_BTD, _), (kv, values) = over_layers(layer, carry, params, others, unroll=written_out(c))
+        (x_BTD, _), (made, values) = over_layers(layer, carry, params, others, unroll=written_out(c))
         taps.values.update(values)
         if state is not None:
-            state = (state if inputs.first else cache).grown(*kv, inputs.counts())
-        return self.final(x_BTD, taps), state
+            kv, read = made
+            slots_BT = jnp.broadcast_to(here.positions_BS, x_BTD.shape[:2])
+            state = (state if inputs.first else cache).grown(*kv, inputs.counts(), slots_BT)
+            kept = SourceCache.apart(read, kept.places) if states_BSD is not None else kept
+            state = dataclasses.replace(state, source=kept, open_B=mask.first_B)
+        return x_BTD, here, state
+
+    def _source(self, inputs: Inputs, state: KVCache | None, taps: Taps, key: jax.Array | None):
+        """What the encoder makes of the source, [B, S, D], where one comes with the tokens; and what of it is kept."""
+        if self.encoder is None:
+            return None, None
+        if inputs.source is None:
+            require(state.source is not None, "this model translates, and its state knows no source: give one first")
+            return None, state.source
+        key = None if key is None else jax.random.fold_in(key, self.c.layers)  # the layers' own are below
+        x_BSD, places, _ = self.encoder._run(inputs.source, None, Taps(), key)
+        return taps("source", self.encoder.final(x_BSD, Taps())), SourceCache(None, places)
 
     def final(self, x: jax.Array, taps: Taps) -> jax.Array:
         """What the head reads of what leaves the last block."""
@@ -158,9 +238,11 @@ class Transformer(nnx.Module):
         h, c = scaled(h, logit_factor(self.c)), self.c
         return taps("logits", vocabulary_logits(h, self.embedding, self.head, c.vocab, softcap=c.logit_softcap))
 
-    def _embed(self, tokens_BT, positions_BT):
+    def _embed(self, inputs: Inputs, positions_BT):
         c = self.c
-        x_BTD = self.embedding[...][tokens_BT]
+        x_BTD = self.embedding[...][inputs.tokens_BT]
+        if inputs.vectors_BIE is not None:
+            x_BTD = jnp.concatenate([self.vectors(inputs.vectors_BIE.astype(x_BTD.dtype)), x_BTD], axis=1)
         if c.positions == "learned":
             x_BTD = x_BTD + self.position[...][positions_BT]
         if c.positions == "sinusoidal":
@@ -170,16 +252,39 @@ class Transformer(nnx.Module):
         return x_BTD.astype(compute_dtype(c))
 
 
-def _places(inputs: Inputs, cache: KVCache | None) -> Places:
-    """Where the tokens stand: behind what the cache holds, or from 0 on in each document."""
+def _places(inputs: Inputs, cache: KVCache | None, mask: Mask) -> Places:
+    """Where vectors and tokens stand: behind what the cache holds, or from 0 on in each document.
+
+    Padding is FAR, where no query looks. On the right of a causal model's tokens it is not looked at anyway.
+    """
     T, segments_BT = inputs.tokens_BT.shape[1], inputs.segments_BT
-    if cache is not None:
-        return Places(cache.next_positions(T))
     index_1T = jnp.arange(T)[None]
-    if segments_BT is None:
-        return Places(index_1T)
-    starts_BT = jnp.pad(segments_BT[:, 1:] != segments_BT[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    return Places(index_1T - jax.lax.cummax(jnp.where(starts_BT, index_1T, 0), axis=1), segments_BT)
+    if segments_BT is not None:
+        starts_BT = jnp.pad(segments_BT[:, 1:] != segments_BT[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+        return Places(index_1T - jax.lax.cummax(jnp.where(starts_BT, index_1T, 0), axis=1), segments_BT)
+    start_B1 = 0 if cache is None else cache.length_B[:, None]
+    positions_BT = start_B1 + index_1T
+    if inputs.vectors_BIE is not None:
+        positions_BT = positions_BT + inputs.vector_counts()[:, None]
+    if mask.looks_ahead and inputs.count_B is not None:
+        positions_BT = jnp.where(index_1T < inputs.count_B[:, None], positions_BT, FAR)
+    if inputs.vectors_BIE is None:
+        return Places(positions_BT)
+    index_1I = jnp.arange(inputs.vectors_BIE.shape[1])[None]
+    positions_BI = jnp.where(index_1I < inputs.vector_counts()[:, None], start_B1 + index_1I, FAR)
+    return Places(jnp.concatenate([positions_BI, positions_BT], axis=1))
+
+
+def _stack_cost(c: ModelConfig, T: int, pairs: Pairs) -> Cost:
+    """The embedding, the blocks and the last norm."""
+    D = c.width
+    embedding = D * (c.positions in ("learned", "sinusoidal")) + rms_operations(D) * c.embedding_norm
+    total = Cost(
+        {}, {"embedding": embedding, "norms": Norm.operations(c, D, c.norm), "dropout": 2 * D * (c.dropout > 0)}
+    )
+    for window, layers in c.layers_by_window.items():
+        total += Block.cost(c, T, window, pairs) * layers
+    return total
 
 
 def written_out(c: ModelConfig) -> int:

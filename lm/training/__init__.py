@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "loop": ["branch", "train", "train_pack", "with_vocabulary"],
-        "step": ["Batch", "TrainState", "hyperparameters", "init_state", "train_step"],
+        "step": ["TrainState", "hyperparameters", "init_state", "train_step"],
         "programs": ["WAYS", "make_train_steps"],
         "pack": ["make_pack", "resolve"],
         "display": ["Display"],

@@ -135,7 +135,7 @@ def _measure(
 
     No rate, and nothing allocated, where that plan is for more memory than there is.
     """
-    run, hyper = make_train_steps(e, eot, resident=True), hyperparameters(e, steps)
+    run, hyper = make_train_steps(e, eot), hyperparameters(e, steps)
     state = jax.eval_shape(lambda: init_state(e))
     tokens = jax.ShapeDtypeStruct((max(e.model.context + 1, 1024),), jnp.uint16)
     starts = jax.ShapeDtypeStruct((64, e.train.batch), np.int32)

@@ -7,10 +7,10 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lm import checkpoints, settings
 from lm.config import Experiment, Steps
@@ -107,8 +107,8 @@ def train_pack(
             first, resumed = group[0], bool(group[0].run.steps())
             states, hypers = [restore(member) for member in group], [hyperparameters(m.e, m.steps) for m in group]
             resident = first.batches.resident
-            tokens = jnp.asarray(first.batches.resident_tokens()) if resident else None
-            pack = make_pack(states, hypers, e, first.eot, resident=resident, how=how)
+            store = jax.tree.map(jnp.asarray, first.batches.store()) if resident else None
+            pack = make_pack(states, hypers, e, first.eot, how=how)
             del states  # the first dispatch overwrites them
             if resumed:
                 display.say(f"resuming {names(group)} at step {step} of {steps.total}")
@@ -130,7 +130,7 @@ def train_pack(
                 waited = time.perf_counter() - start
                 if step + n < goal:  # what comes next is read while the device works
                     feed.ahead(step + n, dispatch_length(group, step + n, goal, rate or 0.0, most))
-                reports = pack.advance(tokens, windows, [0 if member.lost else n for member in group])
+                reports = pack.advance(store, windows, [0 if member.lost else n for member in group])
                 seconds = time.perf_counter() - start
                 step += n
                 for p in alive(group):
@@ -212,7 +212,7 @@ def dispatch_length(group: Sequence[Member], step: int, goal: int, rate: float, 
     return min(max(wanted, least), most, due - step)
 
 
-def read_windows(group: Sequence[Member], most: int, step: int, n: int) -> list[np.ndarray]:
+def read_windows(group: Sequence[Member], most: int, step: int, n: int) -> list[Any]:
     """Returns what each run reads in the n steps from `step`: see Batches.dispatch."""
     return [member.batches.dispatch(step, n, most) for member in group]
 

@@ -31,7 +31,7 @@ class Member:
     e: Experiment
     steps: Steps
     batches: Batches
-    validation: tuple[np.ndarray, np.ndarray]
+    validation: dict[str, np.ndarray]
     bytes_V: np.ndarray
     eot: int
     stable_end: int | None
@@ -105,9 +105,10 @@ def training_figures(member: Member, report: dict, speed: float | None) -> dict:
 def validation_figures(member: Member, step: int, params: dict) -> dict:
     """Scores the parameters on the fixed validation windows. Raises Diverged where that is not a number."""
     e = member.e
-    score = evaluation.score_windows(
-        build(e.model), params, *member.validation, member.bytes_V, eot=member.eot if e.data.packing else None,
-        batch=e.train.batch // e.train.accumulation, chunk=e.train.loss_chunk,
+    score = evaluation.score_columns(
+        build(e.model), params, member.validation, member.bytes_V, objective=e.train.objective,
+        eot=member.eot if e.data.packing else None, batch=e.train.batch // e.train.accumulation,
+        chunk=e.train.loss_chunk,
     )  # fmt: skip
     if not math.isfinite(score.loss):
         raise diverged(member, step, score.loss)

@@ -52,27 +52,27 @@ class Pack:
         """Returns the state of run p, which the next advance overwrites."""
         return _take(self.states, p) if self.together else self.states[p]
 
-    def compile(self, tokens, windows: Sequence, counts: Sequence[int]) -> None:
+    def compile(self, store, windows: Sequence, counts: Sequence[int]) -> None:
         """Compiles the program that `advance` will call. Raises UserError where it needs more memory than there is.
 
         Before the threads begin: each could compile, without this thread's jax.config.
         """
-        self.compiled = self.train_steps.lower(*self._calls(tokens, windows, counts)[0]).compile()
+        self.compiled = self.train_steps.lower(*self._calls(store, windows, counts)[0]).compile()
         require_plan(self.compiled)
 
-    def advance(self, tokens, windows: Sequence, counts: Sequence[int]) -> list[dict]:
+    def advance(self, store, windows: Sequence, counts: Sequence[int]) -> list[dict]:
         """Makes counts[p] steps of run p over windows[p], 0 for a run that is done for. Returns each run's report.
 
         A run that is not healthy stops, and disturbs no other.
         """
         if not self.compiled:
-            self.compile(tokens, windows, counts)
+            self.compile(store, windows, counts)
 
         def call(arguments) -> tuple[TrainState, dict]:
             state, report = self.compiled(*arguments)
             return state, jax.device_get(report)
 
-        calls = self._calls(tokens, windows, counts)
+        calls = self._calls(store, windows, counts)
         if len(calls) > 1:
             with ThreadPoolExecutor(min(len(calls), os.cpu_count() or 1)) as threads:
                 made = list(threads.map(call, calls))
@@ -84,12 +84,13 @@ class Pack:
         [(self.states, report)] = made
         return [jax.tree.map(itemgetter(p), report) for p in range(len(counts))]
 
-    def _calls(self, tokens, windows: Sequence, counts: Sequence[int]) -> list[tuple]:
+    def _calls(self, store, windows: Sequence, counts: Sequence[int]) -> list[tuple]:
         """Returns the arguments of each call of the program."""
         if self.together:
-            return [(self.states, self.hypers, tokens, np.stack(windows), np.array(counts, np.int32))]
+            together = jax.tree.map(lambda *each: np.stack(each), *windows)
+            return [(self.states, self.hypers, store, together, np.array(counts, np.int32))]
         runs = zip(self.states, self.hypers, windows, counts, strict=True)
-        return [(state, hyper, tokens, window, np.int32(n)) for state, hyper, window, n in runs]
+        return [(state, hyper, store, window, np.int32(n)) for state, hyper, window, n in runs]
 
 
 def make_pack(
@@ -98,7 +99,6 @@ def make_pack(
     e: Experiment,
     eot: int | None,
     *,
-    resident: bool,
     how: str = "auto",
 ) -> Pack:
     """Returns P states, and the way to train them. e: any of the runs; what a pack may differ in is traced."""
@@ -106,7 +106,7 @@ def make_pack(
     way = way if len(states) > 1 else "threads"
     together = way != "threads"
     states, hypers = (_stack(states), _stack(hypers)) if together else (list(states), list(hypers))
-    return Pack(states, hypers, make_train_steps(e, eot, resident=resident, way=way), together)
+    return Pack(states, hypers, make_train_steps(e, eot, way=way), together)
 
 
 def _stack(trees):

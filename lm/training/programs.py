@@ -1,12 +1,13 @@
 """Programs: many training steps, of one run or of P side by side, compiled once for all that they serve.
 
-train_steps(state, hyper, tokens, windows, n) -> (state, report) makes n steps, for any n up to len(windows). n is
+train_steps(state, hyper, store, windows, n) -> (state, report) makes n steps, for any n up to len(windows). n is
 traced: however a run is cut into dispatches, the same program makes every step, bit for bit. It stops early at a step
 that is not healthy.
-  resident  tokens is the whole token file on the device, and windows holds places [U, B] to gather at; otherwise tokens
-            is None, and windows holds the tokens [U, B, T+1] themselves
+  store     what is on the device as a whole: the tokens of a file, of which windows holds places [U, B] to gather at;
+            or the columns of all examples, by the names in Batch, of which windows holds the rows [U, B]; or None:
+            windows then holds the columns themselves, each with leading axes [U, B]
   report    step, loss, gradient_norm, healthy and rate of the last step, and the sums since the last log point
-Side by side all arguments but tokens, and all results, have a leading axis P.
+Side by side all arguments but the store, and all results, have a leading axis P.
 """
 
 import functools
@@ -15,30 +16,38 @@ import jax
 import jax.numpy as jnp
 
 from lm.config import Experiment
-from lm.training.step import Batch, static, train_step
+from lm.model.loss import Batch
+from lm.training.step import static, train_step
 
 
-def make_train_steps(e: Experiment, eot: int | None, *, resident: bool, way: str = "threads"):
+def make_train_steps(e: Experiment, eot: int | None, *, way: str = "threads"):
     """Returns train_steps, compiled when it is first called; the state it is given is overwritten.
 
     way: one of WAYS. Experiments that differ only in what is traced share one program, whose tracing and compiling
     JAX then does once a process: a sweep compiles each shape once.
     """
-    return _jitted(static(e), eot if e.data.packing else None, resident, way)
+    return _jitted(static(e), eot if e.data.packing else None, way)
 
 
 @functools.lru_cache(maxsize=32)
-def _jitted(e: Experiment, eot: int | None, resident: bool, way: str):
-    return jax.jit(WAYS[way](e, eot, resident=resident), donate_argnums=0)
+def _jitted(e: Experiment, eot: int | None, way: str):
+    return jax.jit(WAYS[way](e, eot), donate_argnums=0)
 
 
-def batch_at(i, windows, tokens, e: Experiment, *, resident: bool) -> Batch:
-    """Returns batch i of the windows: resident, they are places [U, B] in the tokens; otherwise tokens [U, B, T+1]."""
-    window = jax.lax.dynamic_index_in_dim(windows, i, keepdims=False)
-    if resident:
-        places = window[:, None] + jnp.arange(e.model.context + 1, dtype=window.dtype)
-        window = tokens[places % tokens.shape[0]]
-    return Batch(window.astype(jnp.int32))
+def batch_at(i, windows, store, T: int) -> Batch:
+    """Returns batch i of the windows, of which the store, if there is one, says what they are; see above."""
+    window = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), windows)
+    if store is None:
+        return _batch(window)
+    if isinstance(store, dict):
+        return _batch({name: column[window] for name, column in store.items()})
+    places = window[:, None] + jnp.arange(T + 1, dtype=window.dtype)
+    return _batch({"tokens_BU": store[places % store.shape[0]]})
+
+
+def _batch(columns: dict) -> Batch:
+    whole = {name: x if name == "vectors_BIE" else x.astype(jnp.int32) for name, x in columns.items()}
+    return Batch(**whole)
 
 
 def no_metrics() -> dict:
@@ -46,17 +55,17 @@ def no_metrics() -> dict:
     return {name: jnp.float32(0) for name in ("loss", "gradient_norm", "rate")} | {"healthy": jnp.bool_(True)}
 
 
-def many_steps(e: Experiment, eot: int | None, *, resident: bool):
+def many_steps(e: Experiment, eot: int | None):
     """Returns train_steps of one run."""
 
-    def train_steps(state, hyper, tokens, windows, n):
+    def train_steps(state, hyper, store, windows, n):
         def go_on(carry):
             i, _, metrics = carry
             return (i < n) & metrics["healthy"]
 
         def one(carry):
             i, state, _ = carry
-            return i + 1, *train_step(state, batch_at(i, windows, tokens, e, resident=resident), hyper, e, eot)
+            return i + 1, *train_step(state, batch_at(i, windows, store, e.model.context), hyper, e, eot)
 
         _, state, metrics = jax.lax.while_loop(go_on, one, (jnp.int32(0), state, no_metrics()))
         return state, metrics | {"step": state.step, "sums": state.sums}
@@ -64,38 +73,38 @@ def many_steps(e: Experiment, eot: int | None, *, resident: bool):
     return train_steps
 
 
-def mapped_steps(e: Experiment, eot: int | None, *, resident: bool):
+def mapped_steps(e: Experiment, eot: int | None):
     """Returns train_steps of P runs, one run after another."""
-    train_steps = many_steps(e, eot, resident=resident)
+    train_steps = many_steps(e, eot)
 
-    def pack_steps(state, hyper, tokens, windows, n):
+    def pack_steps(state, hyper, store, windows, n):
         def alone(run):
             state, hyper, windows, n = run
-            return train_steps(state, hyper, tokens, windows, n)
+            return train_steps(state, hyper, store, windows, n)
 
         return jax.lax.map(alone, (state, hyper, windows, n))
 
     return pack_steps
 
 
-def batched_steps(e: Experiment, eot: int | None, *, resident: bool):
+def batched_steps(e: Experiment, eot: int | None):
     """Returns train_steps of P runs at once. The state of a run that stopped early is computed further, to no effect:
     its report stays."""
 
-    def step(i, state, hyper, tokens, windows):
-        batch = batch_at(i, windows, tokens, e, resident=resident)
+    def step(i, state, hyper, store, windows):
+        batch = batch_at(i, windows, store, e.model.context)
         state, metrics = train_step(state, batch, hyper, e, eot)
         return state, metrics | {"step": state.step, "sums": state.sums}
 
     all_step = jax.vmap(step, in_axes=(None, 0, 0, None, 0))
 
-    def pack_steps(state, hyper, tokens, windows, n):
+    def pack_steps(state, hyper, store, windows, n):
         def going_on(i, report):
             return (i < n) & report["healthy"]
 
         def one(carry):
             i, state, report = carry
-            state, new = all_step(i, state, hyper, tokens, windows)
+            state, new = all_step(i, state, hyper, store, windows)
             report = jax.tree.map(lambda a, b: jnp.where(going_on(i, report), a, b), new, report)
             return i + 1, state, report
 

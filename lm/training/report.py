@@ -73,8 +73,8 @@ def summary(run: Run, *, sample: bool = True) -> Summary:
     for entry in records:  # the newest of each: the last line may hold only a part
         record |= entry
     data = prepare(e.data)
-    windows, weights = validation_windows(data.validation, e.model.context, e.train.eval_tokens)
-    scored = windows[:, 1:][weights > 0]
+    held_out = validation_windows(data.validation, e.model.context, e.train.eval_tokens)
+    scored = held_out["tokens_BU"][:, 1:][held_out["weights_BT"] > 0]
     text = data.tokenizer.decode_bytes(scored[scored != data.tokenizer.eot_token].tolist())
     compared = baselines(text, data.tokenizer.n_vocab, len(scored))
     return Summary(run, record, compared, _sample(run) if sample and run.steps() else None)

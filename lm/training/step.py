@@ -13,15 +13,17 @@ import optax
 from lm import settings
 from lm.config import Experiment, Steps
 from lm.model.api import build
-from lm.model.loss import window_nats
+from lm.model.loss import OBJECTIVES, Batch
 from lm.training import optimizers, schedules
 
 TRACED_OR_UNUSED = frozenset(
-    {key for key in settings.settings() if key.startswith("data.") and key != "data.packing"}
+    {key for key in settings.settings() if key.startswith("data.") and key not in ("data.packing", "data.examples")}
     | settings.PACKABLE
     | settings.FREE - {"model.attention", "model.remat", "model.unroll", "train.loss_chunk"}
 )
 """Settings that no compiled program depends on: programs trace them, or never ask for them."""
+DRAWS = 1 << 20
+"""Folded into a step's key for what the objective draws: accumulation folds in the numbers of its parts."""
 
 
 def static(e: Experiment) -> Experiment:
@@ -52,16 +54,6 @@ def parts(state: TrainState) -> dict:
         "params": state.params,
         "training": {"optimizer": state.optimizer, "step": state.step, "sums": state.sums},
     }
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Windows of text. tokens: integers [B, T+1], inputs and targets one apart. weights: [B, T], 0 where a target is
-    not to be learnt; None weighs all alike."""
-
-    tokens: jax.Array
-    weights: jax.Array | None = None
 
 
 def hyperparameters(e: Experiment, steps: Steps) -> dict:
@@ -108,13 +100,21 @@ def _no_sums() -> dict:
 
 
 def loss_sums(params, batch: Batch, e: Experiment, eot: int | None, z_loss, key):
-    """Returns the summed loss to differentiate, and (nats, tokens) without z-loss (Chowdhery et al. 2022, sec. 5)."""
-    weights_BT = jnp.ones(batch.tokens[:, 1:].shape, jnp.float32) if batch.weights is None else batch.weights
+    """Returns the summed loss to differentiate, and (nats, tokens) without label smoothing and z-loss (Chowdhery et al.
+    2022, sec. 5).
+
+    key: of what is random, the objective's draws and dropout.
+    """
     packed = eot if e.data.packing else None
-    chunk = e.train.loss_chunk
-    nats_BT, log_z_BT = window_nats(build(e.model), params, batch.tokens, eot=packed, chunk=chunk, key=key)
-    nats = jnp.sum(weights_BT * nats_BT)
-    return nats + z_loss * jnp.sum(weights_BT * log_z_BT**2), (nats, jnp.sum(weights_BT))
+    draws = None if key is None else jax.random.fold_in(key, DRAWS)
+    nats_BT, _, weights_BT = OBJECTIVES[e.train.objective](
+        build(e.model), params, batch, eot=packed, chunk=e.train.loss_chunk, key=draws, dropout=key
+    )
+    nats = jnp.sum(weights_BT * nats_BT.target)
+    smoothing, loss = e.train.label_smoothing, nats
+    if smoothing:
+        loss = (1 - smoothing) * nats + smoothing * jnp.sum(weights_BT * nats_BT.even)
+    return loss + z_loss * jnp.sum(weights_BT * nats_BT.log_z**2), (nats, jnp.sum(weights_BT))
 
 
 def gradients(params, batch: Batch, e: Experiment, eot: int | None, z_loss, key):
@@ -144,10 +144,11 @@ def gradients(params, batch: Batch, e: Experiment, eot: int | None, z_loss, key)
 def train_step(state: TrainState, batch: Batch, hyper: dict, e: Experiment, eot: int | None = None):
     """Makes one update: returns the next state and this step's metrics. A pure function.
 
-    hyper: the traced numbers (see hyperparameters). e, eot: static. Dropout's key depends on (seed, step) alone.
+    hyper: the traced numbers (see hyperparameters). e, eot: static. What is random depends on (seed, step) alone.
     metrics: loss in nats per token, gradient_norm before clipping, healthy, and rate as a fraction of its peak.
     """
-    key = jax.random.fold_in(jax.random.key(hyper["seed"]), state.step) if e.model.dropout else None
+    random = e.model.dropout or e.train.objective == "masked"
+    key = jax.random.fold_in(jax.random.key(hyper["seed"]), state.step) if random else None
     grads, nats, tokens = gradients(state.params, batch, e, eot, hyper["z_loss"], key)
     grads, norm = optimizers.clip(grads, hyper["clip"])
     directions, optimizer = optimizer_of(e).update(grads, state.optimizer, state.params)

@@ -102,11 +102,11 @@ def test_k_steps_at_once_are_k_steps(count, context, batch, seed, step, k):
 
 
 def test_windows_are_consecutive_tokens_and_wrap_around_the_end():
-    """The device gathers resident_tokens()[(start + i) % count]: the same tokens."""
+    """The device gathers store()[(start + i) % count]: the same tokens."""
     batches = Batches(file(50), context=7, batch=4, seed=0)
     tokens, starts = batches.at(0, 100), batches.starts(0, 100)
     assert starts.min() >= 0 and starts.max() < 50
-    gathered = batches.resident_tokens()[(starts[..., None] + np.arange(8)) % 50]
+    gathered = batches.store()[(starts[..., None] + np.arange(8)) % 50]
     assert (tokens == gathered).all()
     assert (np.diff(tokens) % 50 == 1).all()
     assert (np.diff(tokens) < 0).any()  # some did wrap
@@ -187,7 +187,7 @@ def test_the_feed_reads_ahead_and_hands_on_errors():
 @settings(deadline=None)
 @given(count=st.integers(2, 200), context=st.integers(1, 40), tokens=st.integers(1, 300))
 def test_validation_targets_are_spread_over_the_file_and_none_is_scored_twice(count, context, tokens):
-    windows, weights = validation_windows(file(count), context, tokens)
+    windows, weights = validation_windows(file(count), context, tokens).values()
     assert (windows.dtype, weights.dtype) == (np.int32, np.float32)
     assert windows.shape == (len(weights), context + 1) and weights.shape[1] == context
     targets = windows[:, 1:][weights == 1]

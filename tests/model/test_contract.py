@@ -16,7 +16,7 @@ from model_cases import VARIANTS, forward, in_chunks, lively, models, products, 
 from lm.config import ModelBase, ModelConfig, RecurrentConfig
 from lm.errors import UserError
 from lm.model.api import Inputs, build
-from lm.model.loss import window_nats
+from lm.model.loss import Batch, next_token
 from lm.model.taps import Taps
 
 B, T = 3, 12  # windows of 1, 2 and 3 tokens are long past
@@ -181,7 +181,7 @@ def test_flops_are_those_of_the_program(c):
     m = build(c)
 
     def loss(params, tokens_BU):
-        return window_nats(m, params, tokens_BU, eot=None)[0].sum()
+        return next_token(m, params, Batch(tokens_BU)).nats.target.sum()
 
     arguments, tokens = (m.shapes(), jax.ShapeDtypeStruct((B, T + 1), np.int32)), B * T
     cost = m.cost(pairs="computed")
@@ -205,7 +205,7 @@ def test_all_operations_agree_with_xla(c):
     m = build(dataclasses.replace(c, layers=1) if isinstance(c, RecurrentConfig) else c)
 
     def loss(params, tokens_BU):
-        return window_nats(m, params, tokens_BU, eot=None)[0].sum()
+        return next_token(m, params, Batch(tokens_BU)).nats.target.sum()
 
     T = m.config.context
     lowered = jax.jit(loss).lower(m.shapes(), jax.ShapeDtypeStruct((8, T + 1), np.int32)).cost_analysis()

@@ -18,7 +18,7 @@ from lm.errors import UserError
 from lm.model.api import build
 from lm.model.attention import keys_met
 from lm.model.conventions import CONVENTIONS, block_weights, conventions, parameters
-from lm.model.loss import window_nats
+from lm.model.loss import Batch, next_token
 from lm.training import optimizers
 from lm.training.optimizers import optimizer_flops
 from lm.training.step import hyperparameters, init_state, optimizer_of
@@ -52,7 +52,7 @@ def loss(c: ModelConfig):
     """Summed loss of B windows, and what to lower it with."""
 
     def total(params, tokens):
-        return window_nats(build(c), params, tokens, eot=None)[0].sum()
+        return next_token(build(c), params, Batch(tokens)).nats.target.sum()
 
     return total, (build(c).shapes(), jax.ShapeDtypeStruct((B, c.context + 1), np.int32))
 

@@ -13,8 +13,9 @@ from model_cases import forward, lively, small, some_tokens
 from lm.config import Experiment, ModelConfig, OptimizerConfig
 from lm.errors import UserError
 from lm.model.api import build
+from lm.model.loss import Batch
 from lm.training import optimizers
-from lm.training.step import Batch, TrainState, hyperparameters, optimizer_of, train_step
+from lm.training.step import TrainState, hyperparameters, optimizer_of, train_step
 
 WIDE = ModelConfig(
     layers=6, width=32, heads=2, context=6, feedforward=96, vocab=10, norm="layernorm", bias=True, positions="learned",

@@ -49,7 +49,7 @@ def device(state):
 def train(run, e: Experiment, batches: Batches, state, cuts, hyper=None):
     """The state after dispatches of these many steps each, and the last report."""
     hyper, state, step = hyper or hyperparameters(e, STEPS), device(state), 0
-    tokens = jnp.asarray(batches.resident_tokens())
+    tokens = jnp.asarray(batches.store())
     for n in cuts:
         windows = batches.starts(step, MOST).astype(np.int32)
         state, report = run(state, hyper, tokens, windows, n)
@@ -119,7 +119,7 @@ def test_hyperparameters_come_from_the_experiment(made):
 def test_one_batch_is_learnt_by_heart(made):
     """Loss below 0.01 nats after 400 steps on the same four windows, which begin with four different characters."""
     e, batches, run, state = made("plain")
-    tokens = batches.resident_tokens()
+    tokens = batches.store()
     starts = np.array([int(np.flatnonzero(tokens == token)[3]) for token in np.unique(tokens)[[4, 6, 8, 10]]], np.int32)
     windows = np.tile(starts, (MOST, 1))
     hyper = hyperparameters(e, dataclasses.replace(STEPS, total=400)) | {"learning_rate": jnp.float32(2e-2)}
@@ -133,7 +133,7 @@ def test_the_loop_stops_at_the_first_step_that_is_not_finite(made):
     """The window of the eighth step is poisoned: seven steps are made as ever, the eighth is the last."""
     e, batches, run, state = made("plain")
     starts = batches.starts(0, MOST).astype(np.int32)
-    tokens = batches.resident_tokens()
+    tokens = batches.store()
     read_before = starts[:7].ravel()[:, None] + np.arange(17)
     place = min(set(starts[7, 0] + np.arange(1, 17)) - set(read_before.ravel()))
     poisoned = tokens.copy()

@@ -33,11 +33,11 @@ def test_what_is_traced_or_unused_leaves_no_trace_in_the_program():
     def program(e) -> str:
         state, hyper = jax.eval_shape(lambda: init_state(e)), hyperparameters(e, e.steps(1000))
         tokens, starts = jax.ShapeDtypeStruct((1000,), jnp.uint16), jax.ShapeDtypeStruct((64, 4), np.int32)
-        return jax.jit(many_steps(e, 20, resident=True)).lower(state, hyper, tokens, starts, 1).as_text()
+        return jax.jit(many_steps(e, 20)).lower(state, hyper, tokens, starts, 1).as_text()
 
     assert program(one) == program(other)
     assert static(one) == static(other)
-    assert make_train_steps(one, 20, resident=True) is make_train_steps(other, 20, resident=True)
+    assert make_train_steps(one, 20) is make_train_steps(other, 20)
 
 
 @pytest.mark.parametrize("change", [
@@ -47,7 +47,7 @@ def test_what_is_traced_or_unused_leaves_no_trace_in_the_program():
 ])  # fmt: skip
 def test_whatever_else_changes_has_a_program_of_its_own(change):
     one, other = experiment(), tiny.replaced(experiment(), **change)
-    assert make_train_steps(one, 20, resident=True) is not make_train_steps(other, 20, resident=True)
+    assert make_train_steps(one, 20) is not make_train_steps(other, 20)
 
 
 def test_ways_and_kinds_of_windows_have_programs_of_their_own():
@@ -55,5 +55,5 @@ def test_ways_and_kinds_of_windows_have_programs_of_their_own():
     kinds = [(way, resident) for way in ("threads", "map", "vmap") for resident in (True, False)]
     assert len({make_train_steps(experiment(), 20, resident=resident, way=way) for way, resident in kinds}) == 6
     packed, plain = experiment(data__packing=True), experiment()
-    assert len({make_train_steps(packed, eot, resident=True) for eot in (19, 20)}) == 2
-    assert len({make_train_steps(plain, eot, resident=True) for eot in (19, 20)}) == 1
+    assert len({make_train_steps(packed, eot) for eot in (19, 20)}) == 2
+    assert len({make_train_steps(plain, eot) for eot in (19, 20)}) == 1

@@ -11,8 +11,9 @@ import tiny
 
 from lm.config import Experiment, Steps
 from lm.model.api import Inputs, build
+from lm.model.loss import Batch
 from lm.training import optimizers
-from lm.training.step import Batch, TrainState, gradients, hyperparameters, loss_sums, optimizer_of, train_step
+from lm.training.step import TrainState, gradients, hyperparameters, loss_sums, optimizer_of, train_step
 
 EOT = 20
 STEPS = Steps(total=100, warmup=5, decay=20, log_every=7, eval_every=50, checkpoint_every=50)
@@ -96,7 +97,7 @@ def test_accumulated_step_equals_the_whole_batch():
 
     # The mean of the two parts' means is something else, so the test above can fail.
     halves = [np.where(np.arange(4)[:, None] // 2 == half, batch.weights, 0) for half in (0, 1)]
-    of = [compiled_gradients(whole)(parameters(whole), Batch(batch.tokens, half))[0] for half in halves]
+    of = [compiled_gradients(whole)(parameters(whole), Batch(batch.tokens_BU, half))[0] for half in halves]
     mean_of_means = jax.tree.map(lambda x, y: (x + y) / 2, *of)
     mean = compiled_gradients(whole)(parameters(whole), batch)[0]
     with pytest.raises(AssertionError):
@@ -123,8 +124,8 @@ def test_targets_of_weight_zero_have_no_influence():
 def test_loss_is_the_weighted_mean_of_the_models_own_log_probabilities():
     e, weights = experiment(), uneven_weights(experiment())
     batch = Batch(tokens(e), weights)
-    logp_BTV, _ = log_probabilities(e)(parameters(e), batch.tokens[:, :-1])
-    nats_BT = -np.take_along_axis(np.asarray(logp_BTV), batch.tokens[:, 1:, None], -1)[..., 0]
+    logp_BTV, _ = log_probabilities(e)(parameters(e), batch.tokens_BU[:, :-1])
+    nats_BT = -np.take_along_axis(np.asarray(logp_BTV), batch.tokens_BU[:, 1:, None], -1)[..., 0]
     _, metrics = compiled_step(e)(state(e), batch, hyperparameters(e, STEPS))
     assert np.isclose(metrics["loss"], (nats_BT * weights).sum() / weights.sum(), rtol=1e-5)
 
@@ -145,7 +146,7 @@ def test_z_loss_is_the_squared_log_partition_and_stays_out_of_the_reported_loss(
     total = jax.jit(lambda p, z: loss_sums(p, batch, e, EOT, z, None), compiler_options=tiny.QUICK)
     with_z, (nats, _) = total(parameters(e), z)
     without, (same_nats, _) = total(parameters(e), 0.0)
-    _, log_z_BT = log_probabilities(e)(parameters(e), batch.tokens[:, :-1])
+    _, log_z_BT = log_probabilities(e)(parameters(e), batch.tokens_BU[:, :-1])
     assert np.isclose(with_z - without, z * (weights * np.asarray(log_z_BT) ** 2).sum(), rtol=1e-4)
     assert float(nats) == float(same_nats) == float(without)
 
