@@ -133,23 +133,28 @@ def corpus(count: int, seed: int = 0) -> str:
     return "<|endoftext|>".join(made)
 
 
-def train(seed: int, steps: int, folder: Path) -> lm.Trained:
-    """A transformer to whose words a vector of their place is added, as to the first one's."""
+def train(seed: int, steps: int, folder: Path, *, both_ways: bool = False) -> lm.Trained:
+    """A transformer to whose words a vector of their place is added, as to the first one's.
+
+    both_ways: attention sees what follows as well, and hidden words are predicted instead of the next one.
+    """
     text = folder / "sentences.txt"
     folder.mkdir(parents=True, exist_ok=True)
     with whole(text) as file:
         file.write(corpus(20_000))
+    seeing = dict(mask="full", mask_token=True) if both_ways else {}
     e = lm.Experiment(
-        name=f"meaning-{seed}",
-        model=lm.ModelConfig(layers=LAYERS, width=64, heads=4, context=72, positions="learned"),
+        name=f"{'both-ways' if both_ways else 'causal'}-{seed}",
+        model=lm.ModelConfig(layers=LAYERS, width=64, heads=4, context=72, positions="learned", **seeing),
         data=lm.DataConfig(corpus=str(text), tokenizer="words", vocab=512, packing=True, validation=0.05),
         optimizer=lm.OptimizerConfig(name="muon", learning_rate=6e-3, matrix_learning_rate=0.02),
-        train=lm.TrainConfig(steps=steps, batch=16, seed=seed, eval_every="50%"),
+        train=lm.TrainConfig(
+            steps=steps, batch=16, seed=seed, eval_every="100%", objective="masked" if both_ways else "next_token"
+        ),
     )
     run = lm.train(e, folder=folder)
-    print(
-        f"{run.name}: {run.metrics()[-1]['val_loss']:.3f} nats a word, {run.metrics()[-1]['seconds']:.0f} s", flush=True
-    )
+    last = run.metrics()[-1]
+    print(f"{run.name}: {last['val_loss']:.3f} nats a word, {last['seconds']:.0f} s", flush=True)
     return lm.load(run.path)
 
 
@@ -219,8 +224,7 @@ def states(m: lm.Trained, texts: list[str]) -> np.ndarray:
 
 def accuracy(x_RD: np.ndarray, tested_RD: np.ndarray, labels_R: np.ndarray, right_R: np.ndarray) -> float:
     """Share of the tested states that a logistic regression, fitted to the others, labels rightly."""
-    regression = LogisticRegression(C=0.1, solver="newton-cholesky")
-    probe = make_pipeline(StandardScaler(), regression).fit(x_RD, labels_R)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(x_RD, labels_R)
     return float(np.mean(probe.predict(tested_RD) == right_R))
 
 

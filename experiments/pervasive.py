@@ -11,7 +11,8 @@ of at most 10 tokens a side: as many parameters, the same batches in the same or
 seconds, in alternating turns. Draws nats per target token on held-out pairs against seconds and against pairs read.
 Expected: the encoder-decoder ahead at equal time; see experiments/RESULTS.md.
 
-Axes, beside the README's: C channels of a cell of the grid, U tokens of a target with end-of-text at both ends.
+Axes, beside the README's: C channels of a cell of the grid, E scores of a curve, R seeds, U tokens of a target with
+end-of-text at both ends.
 """
 
 import argparse
@@ -36,11 +37,9 @@ from lm.files import whole
 FIGURE = Path(__file__).parent / "figures" / "pervasive.svg"
 LONGEST, BATCH, TURN, SCORED = 10, 64, 5, 10
 """Tokens a side at most, pairs in a step, steps in a turn, and how often a model is judged while it learns."""
+NAMES = ("pervasive attention", "encoder-decoder")
 RATES = {"pervasive attention": 3e-3, "encoder-decoder": 3e-3}
 """The peak rate of each: the best of those that were tried for a third of the time with seed 9."""
-
-
-NAMES = ("pervasive attention", "encoder-decoder")
 
 
 def main() -> None:
@@ -74,18 +73,18 @@ class Pervasive(nnx.Module):
     """Convolutions over the grid of target x source (Elbayad et al. 2018, section 3), each layer's output appended.
 
     Layer norm stands where the paper has batch norm, which would let a cell read other sentences and later words.
-    vocab: entries of either language. width: of a word's vector. growth: channels that each layer adds. rows: how many
+    vocab: entries, of both languages. width: of a word's vector. growth: channels that each layer adds. rows: how many
     target places, its own and those before, a kernel sees; it sees 2 rows - 1 source places, its own in the middle.
     """
 
     def __init__(self, vocab: int, width: int, layers: int, growth: int, rows: int, rngs: nnx.Rngs):
         channels = [2 * width + growth * layer for layer in range(layers + 1)]
+        kernel, padding = (rows, 2 * rows - 1), ((rows - 1, 0), (rows - 1, rows - 1))
         self.source, self.target = (nnx.Embed(vocab, width, rngs=rngs) for _ in range(2))
-        self.norms = nnx.List([nnx.LayerNorm(C, rngs=rngs) for C in channels])
-        padding = ((rows - 1, 0), (rows - 1, rows - 1))
-        kernel = (rows, 2 * rows - 1)
+        self.first_norm = nnx.LayerNorm(2 * width, rngs=rngs)
         self.layers = nnx.List([nnx.Conv(C, growth, kernel, padding=padding, rngs=rngs) for C in channels[:-1]])
-        self.out = nnx.Linear(channels[-1], width, rngs=rngs)
+        self.norms = nnx.List([nnx.LayerNorm(growth, rngs=rngs) for _ in self.layers])
+        self.out = nnx.Linear(channels[-1], width, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(self, source_BS: jax.Array, count_B: jax.Array, tokens_BT: jax.Array) -> jax.Array:
         """Logits [B, T, V] of the token after each of the target's, count_B of the source's tokens being real."""
@@ -93,12 +92,23 @@ class Pervasive(nnx.Module):
         real_B1S1 = (jnp.arange(S) < count_B[:, None])[:, None, :, None]
         sources_BTSD = jnp.broadcast_to(self.source(source_BS)[:, None], (B, T, S, self.source.features))
         targets_BTSD = jnp.broadcast_to(self.target(tokens_BT)[:, :, None], sources_BTSD.shape)
-        x_BTSC = jnp.concatenate([targets_BTSD, sources_BTSD], axis=-1)
-        for norm, layer in zip(self.norms, self.layers, strict=False):
-            seen_BTSC = jnp.where(real_B1S1, nnx.relu(norm(x_BTSC)), 0)
-            x_BTSC = jnp.concatenate([x_BTSC, layer(seen_BTSC)], axis=-1)
-        pooled_BTC = jnp.max(jnp.where(real_B1S1, nnx.relu(self.norms[-1](x_BTSC)), 0), axis=2)
+        x_BTSC = self.first_norm(jnp.concatenate([targets_BTSD, sources_BTSD], axis=-1))
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            added_BTSC = nnx.relu(norm(layer(jnp.where(real_B1S1, x_BTSC, 0))))
+            x_BTSC = jnp.concatenate([x_BTSC, added_BTSC], axis=-1)
+        pooled_BTC = jnp.max(jnp.where(real_B1S1, x_BTSC, -jnp.inf), axis=2)
         return self.target.attend(self.out(pooled_BTC))
+
+
+def encoder_decoder(vocab: int) -> lm.ModelConfig:
+    """The baseline: lm's defaults (rotary positions, pre-norm, squared ReLU), and two blocks on either side."""
+    encoder = lm.EncoderConfig(layers=2, width=64, heads=4, context=LONGEST, vocab=vocab)
+    return lm.ModelConfig(layers=2, width=64, heads=4, context=LONGEST + 1, vocab=vocab, tied=True, encoder=encoder)
+
+
+def pervasive(vocab: int, seed: int) -> Pervasive:
+    """Of as many parameters, within 2%."""
+    return Pervasive(vocab, width=64, layers=5, growth=36, rows=2, rngs=nnx.Rngs(seed))
 
 
 def logits_of_pervasive(graph: nnx.GraphDef) -> Callable:
@@ -225,7 +235,7 @@ class Learner:
 
 def learners(vocab: int, train: Pairs, seed: int, rates: dict[str, float] = RATES) -> dict[str, Learner]:
     """Both models with fresh parameters, compiled."""
-    graph, state = nnx.split(Pervasive(vocab, width=48, layers=4, growth=32, rows=2, rngs=nnx.Rngs(seed)))
+    graph, state = nnx.split(pervasive(vocab, seed))
     model = lm.build(encoder_decoder(vocab))
     made = {
         "pervasive attention": (logits_of_pervasive(graph), nnx.to_pure_dict(state)),
@@ -237,7 +247,7 @@ def learners(vocab: int, train: Pairs, seed: int, rates: dict[str, float] = RATE
 def contest(vocab: int, train: Pairs, held_out: Pairs, seed: int, seconds: float) -> dict[str, dict]:
     """Train both for the same seconds, in turns so that a machine that slows down slows both."""
     both = learners(vocab, train, seed)
-    for name, learner in both.items():
+    for learner in both.values():
         learner.judge(held_out)
     while (learner := min(both.values(), key=lambda learner: learner.spent)).spent < seconds:
         learner.turn(seconds)
@@ -263,3 +273,29 @@ def table(results: list[dict[str, dict]]) -> str:
             f"| {some[0]['flops'] / 1e9:.1f} | {pairs.mean():,.0f} | {nats.mean():.3f} +- {spread[1]:.3f} |"
         )
     return "\n".join(lines)
+
+
+def draw(results: list[dict[str, dict]]):
+    """Held-out nats against seconds and against pairs: thick lines for the mean over R seeds, thin ones for each."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", sharey=True)
+    for i, name in enumerate(NAMES):
+        curves_RE3 = np.array([result[name]["curve"] for result in results])[:, 1:]
+        for axis, column, unit in ((axes[0], 0, 1), (axes[1], 1, 1000)):
+            for curve_E3 in curves_RE3:
+                axis.plot(curve_E3[:, column] / unit, curve_E3[:, 2], color=f"C{i}", linewidth=0.6, alpha=0.6)
+            mean_E3 = curves_RE3.mean(0)
+            label = f"{name}, {mean_E3[-1, 2]:.2f} at the end"
+            axis.plot(mean_E3[:, column] / unit, mean_E3[:, 2], color=f"C{i}", linewidth=1.8, marker="o", label=label)
+    axes[0].set(xlabel="seconds of training", ylabel="nats per target token, held out")
+    axes[1].set(xlabel="thousand pairs read", xscale="log")
+    axes[0].legend()
+    figure.suptitle(f"English to French, at most {LONGEST} tokens a side, {len(results)} seeds", fontsize=13)
+    return figure
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except lm.UserError as error:
+        raise SystemExit(f"pervasive: {error}") from None
