@@ -74,6 +74,8 @@ class Curve:
     """told: the word's meaning; other: what the second thing tells of a word that does not occur."""
     shuffled: bool = False
     """Whether the probe is trained on shuffled labels."""
+    both_ways: bool = False
+    """Whether attention sees what follows."""
     line: str = "-"
 
 
@@ -81,9 +83,19 @@ CURVES = {
     "before": Curve("at the word, context before it"),
     "behind": Curve("at the word, context behind it", where="behind"),
     "later": Curve('at the later "was", context behind the word', where="behind", place="was"),
-    "other": Curve("at the word: what the other thing tells", turned="other", line="--"),
-    "shuffled": Curve("at the word, labels shuffled", shuffled=True, line=":"),
+    "both ways": Curve("at the word, context behind it, attention both ways", where="behind", both_ways=True),
+    "other": Curve("what the other thing tells: at the word, context before", turned="other", line="--"),
+    "other later": Curve(
+        'what the other thing tells: at "was", context behind', "behind", "was", turned="other", line="--"
+    ),
+    "shuffled": Curve("at the word, context before it, labels shuffled", shuffled=True, line=":"),
 }
+BY_PLACE = {
+    "context before": ("before", False),
+    "context behind": ("behind", False),
+    "context behind, attention both ways": ("behind", True),
+}
+"""What is read by place: of which sentences, and whether attention sees what follows."""
 
 
 def main() -> None:
@@ -94,9 +106,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="where the runs are kept, to go on from; nowhere by default")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     options = parser.parse_args()
+    studies = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.runs or Path(temporary)
-        studies = [study(train(seed, options.steps, folder), options.pairs) for seed in options.seeds]
+        for seed in options.seeds:
+            models = {both_ways: train(seed, options.steps, folder, both_ways) for both_ways in (False, True)}
+            studies.append(study(models, options.pairs))
     print(table(studies))
     save(draw(studies), options.figure)
     print(options.figure)
@@ -133,7 +148,7 @@ def corpus(count: int, seed: int = 0) -> str:
     return "<|endoftext|>".join(made)
 
 
-def train(seed: int, steps: int, folder: Path, *, both_ways: bool = False) -> lm.Trained:
+def train(seed: int, steps: int, folder: Path, both_ways: bool) -> lm.Trained:
     """A transformer to whose words a vector of their place is added, as to the first one's.
 
     both_ways: attention sees what follows as well, and hidden words are predicted instead of the next one.
@@ -161,22 +176,26 @@ def train(seed: int, steps: int, folder: Path, *, both_ways: bool = False) -> lm
 # --- the probes ------------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What was read out of one model: mean accuracies over the words."""
+    """What was read out of the two models of a seed: mean accuracies over the words."""
 
     by_level_L: dict[str, np.ndarray]
-    """Of each curve."""
+    """Of each of CURVES."""
     by_place_T: dict[str, np.ndarray]
-    """After the last block, from end-of-text to "was", by where the context stands."""
+    """Of each of BY_PLACE, after the last block: at end-of-text and each word up to "was"."""
     endings: dict[str, float]
-    """Share of sentences in which the model's likeliest next word is of the right meaning."""
+    """Share of sentences in which the causal model's likeliest next word is of the right meaning."""
 
 
-def study(m: lm.Trained, pairs: int) -> Study:
-    by_level = {name: [read_levels(m, word, curve, pairs) for word in HOMONYMS] for name, curve in CURVES.items()}
-    by_place = {where: [read_places(m, word, where, pairs) for word in HOMONYMS] for where in SENTENCES}
-    endings = {where: [right_endings(m, word, where, pairs) for word in HOMONYMS] for where in SENTENCES}
-    by_level_L, by_place_T = ({k: np.mean(x, axis=0) for k, x in some.items()} for some in (by_level, by_place))
-    return Study(by_level_L, by_place_T, {where: float(np.mean(shares)) for where, shares in endings.items()})
+def study(models: dict[bool, lm.Trained], pairs: int) -> Study:
+    """models: the causal one under False, the one with attention both ways under True."""
+    by_level, by_place, endings = {}, {}, {}
+    for name, c in CURVES.items():
+        by_level[name] = np.mean([read_levels(models[c.both_ways], word, c, pairs) for word in HOMONYMS], axis=0)
+    for name, (where, both_ways) in BY_PLACE.items():
+        by_place[name] = np.mean([read_places(models[both_ways], word, where, pairs) for word in HOMONYMS], axis=0)
+    for where in SENTENCES:
+        endings[where] = float(np.mean([right_endings(models[False], word, where, pairs) for word in HOMONYMS]))
+    return Study(by_level, by_place, endings)
 
 
 def read_levels(m: lm.Trained, word: str, curve: Curve, pairs: int) -> list[float]:
@@ -258,35 +277,35 @@ def table(studies: list[Study]) -> str:
 def draw(studies: list[Study]):
     """Accuracy by level on the left; on the right by place after the last block, for each place of the context."""
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(12, 5), layout="constrained")
+        figure = plt.figure(figsize=(12, 6), layout="constrained")
         left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
         draw_levels(left.subplots(), studies)
         for axis, where in zip(right.subplots(2, 1), SENTENCES, strict=True):
-            draw_places(axis, where, [s.by_place_T[where] for s in studies])
+            draw_places(axis, where, studies)
     return figure
 
 
 def draw_levels(axis, studies: list[Study]) -> None:
     for i, (name, curve) in enumerate(CURVES.items()):
         mean_L, spread_L = mean_and_spread([s.by_level_L[name] for s in studies])
-        x_L = np.arange(len(mean_L)) + 0.03 * (i - 2)  # beside each other where they are equal
+        x_L = np.arange(len(mean_L)) + 0.03 * (i - 3)  # beside each other where they are equal
         axis.errorbar(x_L, mean_L, spread_L, marker="o", capsize=3, label=curve.label, linestyle=curve.line)
-    axis.set(xticks=range(LAYERS + 1), xlabel="layer (0: the word's vector and its place)", ylim=(0.4, 1.03))
+    axis.set(xticks=range(LAYERS + 1), xlabel="layer (0: the word's vector and its place)", ylim=(0.3, 1.03))
     axis.set(ylabel="share of meanings read rightly", title="Meaning, by layer")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.16), fontsize=10)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.14), fontsize=10)
 
 
-def draw_places(axis, where: str, values_T: list[np.ndarray]) -> None:
+def draw_places(axis, where: str, studies: list[Study]) -> None:
     """The words under the axis are one sentence's; things and persons vary."""
-    mean_T, spread_T = mean_and_spread(values_T)
-    words = (
-        SENTENCES[where]
-        .format(opener="near", one="river", two="ball", who="anna", verb="saw", word="BANK", ending="")
-        .split()[:-1]
-    )
-    axis.errorbar(range(len(words)), mean_T[1:], spread_T[1:], marker="o", capsize=3)
+    example = dict(opener="near", one="river", two="ball", who="anna", verb="saw", word="BANK", ending="")
+    words = SENTENCES[where].format(**example).split()[:-1]
+    for name, (shown, _) in BY_PLACE.items():
+        if shown == where:
+            mean_T, spread_T = mean_and_spread([s.by_place_T[name] for s in studies])
+            axis.errorbar(range(len(words)), mean_T[1:], spread_T[1:], marker="o", capsize=3, label=name)
     axis.set_xticks(range(len(words)), words, rotation=45, ha="right", rotation_mode="anchor")
     axis.set(ylim=(0.4, 1.03), ylabel="read rightly", title=f"After the last block, context {where} the word")
+    axis.legend(loc="lower right", fontsize=10)
 
 
 if __name__ == "__main__":
