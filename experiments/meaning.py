@@ -59,6 +59,7 @@ SENTENCES = {
 }
 """Where the context stands."""
 LAYERS = 3
+SHUFFLES = 4
 SEEN, HELD_OUT = slice(0, 4), slice(4, 6)
 """Which of a meaning's six things the probes are trained with, and which they are tested with."""
 
@@ -84,16 +85,13 @@ CURVES = {
     "behind": Curve("at the word, context behind it", where="behind"),
     "later": Curve('at the later "was", context behind the word', where="behind", place="was"),
     "both ways": Curve("at the word, context behind it, attention both ways", where="behind", both_ways=True),
-    "other": Curve("what the other thing tells: at the word, context before", turned="other", line="--"),
-    "other later": Curve(
-        'what the other thing tells: at "was", context behind', "behind", "was", turned="other", line="--"
-    ),
+    "other": Curve("at the word, context before it: what the other thing tells", turned="other", line="--"),
     "shuffled": Curve("at the word, context before it, labels shuffled", shuffled=True, line=":"),
 }
 BY_PLACE = {
-    "context before": ("before", False),
-    "context behind": ("behind", False),
-    "context behind, attention both ways": ("behind", True),
+    "before": ("before", False),
+    "causal attention": ("behind", False),
+    "attention both ways": ("behind", True),
 }
 """What is read by place: of which sentences, and whether attention sees what follows."""
 
@@ -198,15 +196,15 @@ def study(models: dict[bool, lm.Trained], pairs: int) -> Study:
     return Study(by_level, by_place, endings)
 
 
-def read_levels(m: lm.Trained, word: str, curve: Curve, pairs: int) -> list[float]:
-    """Accuracy at each level, at the curve's place."""
+def read_levels(m: lm.Trained, word: str, curve: Curve, pairs: int) -> np.ndarray:
+    """Accuracy [L] at the curve's place; with shuffled labels, the mean over SHUFFLES."""
     seen, held_out = (twins(word, curve.where, pairs, things, curve.turned) for things in (SEEN, HELD_OUT))
     place = 1 + seen[0].split().index(word if curve.place == "word" else "was")
-    labels_R = right_R = np.tile([0, 1], pairs)
-    if curve.shuffled:
-        labels_R = np.random.default_rng(HOMONYMS.index(word)).permutation(labels_R)
     x_LRD, tested_LRD = (states(m, texts)[:, :, place] for texts in (seen, held_out))
-    return [accuracy(*level, labels_R, right_R) for level in zip(x_LRD, tested_LRD, strict=True)]
+    right_R, rng = np.tile([0, 1], pairs), np.random.default_rng(HOMONYMS.index(word))
+    labels = [rng.permutation(right_R) for _ in range(SHUFFLES)] if curve.shuffled else [right_R]
+    levels = list(zip(x_LRD, tested_LRD, strict=True))
+    return np.mean([[accuracy(*level, labels_R, right_R) for level in levels] for labels_R in labels], axis=0)
 
 
 def read_places(m: lm.Trained, word: str, where: str, pairs: int) -> list[float]:
@@ -290,7 +288,7 @@ def draw_levels(axis, studies: list[Study]) -> None:
         mean_L, spread_L = mean_and_spread([s.by_level_L[name] for s in studies])
         x_L = np.arange(len(mean_L)) + 0.03 * (i - 3)  # beside each other where they are equal
         axis.errorbar(x_L, mean_L, spread_L, marker="o", capsize=3, label=curve.label, linestyle=curve.line)
-    axis.set(xticks=range(LAYERS + 1), xlabel="layer (0: the word's vector and its place)", ylim=(0.3, 1.03))
+    axis.set(xticks=range(LAYERS + 1), xlabel="layer (0: the word's vector and its place)", ylim=(0.4, 1.03))
     axis.set(ylabel="share of meanings read rightly", title="Meaning, by layer")
     axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.14), fontsize=10)
 
@@ -305,7 +303,8 @@ def draw_places(axis, where: str, studies: list[Study]) -> None:
             axis.errorbar(range(len(words)), mean_T[1:], spread_T[1:], marker="o", capsize=3, label=name)
     axis.set_xticks(range(len(words)), words, rotation=45, ha="right", rotation_mode="anchor")
     axis.set(ylim=(0.4, 1.03), ylabel="read rightly", title=f"After the last block, context {where} the word")
-    axis.legend(loc="lower right", fontsize=10)
+    if where == "behind":
+        axis.legend(loc="lower right", fontsize=10)
 
 
 if __name__ == "__main__":

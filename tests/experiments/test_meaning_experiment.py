@@ -61,7 +61,8 @@ def test_a_meaning_is_read_where_it_is_told_and_nowhere_else(script, planted):
     """What cannot be known is read as by tossing a coin, exactly: twins have the same state there."""
 
     def read(model: str, where: str, place: str, **options) -> list[float]:
-        return script.read_levels(planted[model], WORD, script.Curve("", where, place, **options), PAIRS)
+        curve = script.Curve("", where, place, **options)
+        return script.read_levels(planted[model], WORD, curve, PAIRS).tolist()
 
     assert read("causal", "before", "word")[0] == 0.5 and read("causal", "before", "word")[1] > 0.75
     assert read("causal", "behind", "word") == [0.5, 0.5]
