@@ -11,8 +11,7 @@ of at most 10 tokens a side: as many parameters, the same batches in the same or
 seconds, in alternating turns. Draws nats per target token on held-out pairs against seconds and against pairs read.
 Expected: the encoder-decoder ahead at equal time; see experiments/RESULTS.md.
 
-Axes, beside the README's: C channels of a cell of the grid, E scores of a curve, R seeds, U tokens of a target with
-end-of-text at both ends.
+Axes, beside the README's: C channels of a cell of the grid, U tokens of a target with end-of-text at both ends.
 """
 
 import argparse
@@ -55,7 +54,7 @@ def main() -> None:
     print(f"{len(train.source_count_B):,} pairs to learn from, {len(held_out.source_count_B):,} held out", flush=True)
     results = []
     for seed in options.seeds:
-        file = options.runs / f"seed-{seed}-{options.seconds:g}s.json"
+        file = options.runs / f"{options.vocab}-entries-{options.seconds:g}-s-seed-{seed}.json"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
             result = contest(tokenizer.n_vocab, train, held_out, seed, options.seconds)
@@ -154,7 +153,7 @@ def read(folder: Path, vocab: int) -> tuple[lm.tokenizer.Tokenizer, Pairs, Pairs
         )
         with opener(folder / name, "rt", encoding="utf-8") as file:
             texts.append([line.rstrip("\n").split("\t")[:2] for line in file])
-    # A pair is one text: the tokenizer samples texts at even steps, and would learn English alone of two in turn.
+    # A pair is one text. Of texts in turn English and French, the tokenizer's sample would be the English ones alone.
     tokenizer = lm.tokenizer.build(lm.DataConfig(tokenizer="bpe", vocab=vocab), map("\n".join, texts[0]))
     return tokenizer, *(encode(tokenizer, pairs) for pairs in texts)
 
@@ -276,17 +275,17 @@ def table(results: list[dict[str, dict]]) -> str:
 
 
 def draw(results: list[dict[str, dict]]):
-    """Held-out nats against seconds and against pairs: thick lines for the mean over R seeds, thin ones for each."""
+    """Held-out nats against seconds and against pairs, a line for each seed."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", sharey=True)
     for i, name in enumerate(NAMES):
-        curves_RE3 = np.array([result[name]["curve"] for result in results])[:, 1:]
-        for axis, column, unit in ((axes[0], 0, 1), (axes[1], 1, 1000)):
-            for curve_E3 in curves_RE3:
-                axis.plot(curve_E3[:, column] / unit, curve_E3[:, 2], color=f"C{i}", linewidth=0.6, alpha=0.6)
-            mean_E3 = curves_RE3.mean(0)
-            label = f"{name}, {mean_E3[-1, 2]:.2f} at the end"
-            axis.plot(mean_E3[:, column] / unit, mean_E3[:, 2], color=f"C{i}", linewidth=1.8, marker="o", label=label)
+        curves = [np.array(result[name]["curve"][1:]).T for result in results]
+        label = f"{name}, {np.mean([nats[-1] for *_, nats in curves]):.2f} at the end"
+        for seconds, pairs, nats in curves:
+            style = dict(color=f"C{i}", linewidth=1.2, marker="o", markersize=3, label=label)
+            axes[0].plot(seconds, nats, **style)
+            axes[1].plot(pairs / 1000, nats, **style)
+            label = None
     axes[0].set(xlabel="seconds of training", ylabel="nats per target token, held out")
     axes[1].set(xlabel="thousand pairs read", xscale="log")
     axes[0].legend()

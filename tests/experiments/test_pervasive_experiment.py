@@ -117,7 +117,7 @@ def test_a_little_of_it_trains_and_draws(script, monkeypatch, tmp_path, capsys):
     arguments += ["--runs", str(tmp_path), "--figure", str(tmp_path / "out.svg")]
     monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
     script.main()
-    results = [script.json.loads(file.read_text()) for file in tmp_path.glob("seed-*.json")]
+    results = [script.json.loads(file.read_text()) for file in tmp_path.glob("*-seed-0.json")]
     for one in results[0].values():
         assert one["curve"][-1][0] >= 2 and one["curve"][-1][2] < one["curve"][0][2]
     monkeypatch.setattr(script, "contest", None)
