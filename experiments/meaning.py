@@ -100,6 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--both-ways", action="store_true", help="a model with attention both ways as well")
     parser.add_argument("--pairs", type=int, default=200, help="pairs of twins that train a probe; as many test it")
     parser.add_argument("--runs", type=Path, help="where the runs are kept, to go on from; nowhere by default")
     parser.add_argument("--figure", type=Path, default=FIGURE)
@@ -108,7 +109,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.runs or Path(temporary)
         for seed in options.seeds:
-            models = {both_ways: train(seed, options.steps, folder, both_ways) for both_ways in (False, True)}
+            kinds = (False, True) if options.both_ways else (False,)
+            models = {both_ways: train(seed, options.steps, folder, both_ways) for both_ways in kinds}
             studies.append(study(models, options.pairs))
     print(table(studies))
     save(draw(studies), options.figure)
@@ -178,7 +180,7 @@ def train(seed: int, steps: int, folder: Path, both_ways: bool) -> lm.Trained:
 # --- the probes ------------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What was read out of the two models of a seed: mean accuracies over the words."""
+    """What was read out of the models of a seed: mean accuracies over the words."""
 
     by_level_L: dict[str, np.ndarray]
     """Of each of CURVES."""
@@ -189,12 +191,14 @@ class Study:
 
 
 def study(models: dict[bool, lm.Trained], pairs: int) -> Study:
-    """models: the causal one under False, the one with attention both ways under True."""
+    """models: the causal one under False; under True, if there is one, that with attention both ways."""
     by_level, by_place, endings = {}, {}, {}
     for name, c in CURVES.items():
-        by_level[name] = np.mean([read_levels(models[c.both_ways], word, c, pairs) for word in HOMONYMS], axis=0)
+        if m := models.get(c.both_ways):
+            by_level[name] = np.mean([read_levels(m, word, c, pairs) for word in HOMONYMS], axis=0)
     for name, (where, both_ways) in BY_PLACE.items():
-        by_place[name] = np.mean([read_places(models[both_ways], word, where, pairs) for word in HOMONYMS], axis=0)
+        if m := models.get(both_ways):
+            by_place[name] = np.mean([read_places(m, word, where, pairs) for word in HOMONYMS], axis=0)
     for where in SENTENCES:
         endings[where] = float(np.mean([right_endings(models[False], word, where, pairs) for word in HOMONYMS]))
     return Study(by_level, by_place, endings)
@@ -266,10 +270,10 @@ def table(studies: list[Study]) -> str:
     """Markdown: accuracy of each curve by level, mean and deviation over seeds; and the model's own guesses."""
     levels = ["layer 0 (vector + place)", *(f"after block {i + 1}" for i in range(LAYERS))]
     lines = [f"| read | {' | '.join(levels)} |", "|---" * (LAYERS + 2) + "|"]
-    for name, curve in CURVES.items():
+    for name in studies[0].by_level_L:
         mean_L, spread_L = mean_and_spread([s.by_level_L[name] for s in studies])
         cells = [f"{mean:.3f} +- {spread:.3f}" for mean, spread in zip(mean_L, spread_L, strict=True)]
-        lines.append(f"| {curve.label} | {' | '.join(cells)} |")
+        lines.append(f"| {CURVES[name].label} | {' | '.join(cells)} |")
     for where in SENTENCES:
         mean, spread = mean_and_spread([s.endings[where] for s in studies])
         lines.append(f"\nContext {where} the word: {mean:.3f} +- {spread:.3f} of guessed endings have its meaning.")
@@ -288,7 +292,8 @@ def draw(studies: list[Study]):
 
 
 def draw_levels(axis, studies: list[Study]) -> None:
-    for i, (name, curve) in enumerate(CURVES.items()):
+    for i, name in enumerate(studies[0].by_level_L):
+        curve = CURVES[name]
         mean_L, spread_L = mean_and_spread([s.by_level_L[name] for s in studies])
         x_L = np.arange(len(mean_L)) + 0.03 * (i - 3)  # beside each other where they are equal
         axis.errorbar(x_L, mean_L, spread_L, marker="o", capsize=3, label=curve.label, linestyle=curve.line)
@@ -302,7 +307,7 @@ def draw_places(axis, where: str, studies: list[Study]) -> None:
     example = dict(opener="near", one="river", two="ball", who="anna", verb="saw", word="BANK", ending="")
     words = SENTENCES[where].format(**example).split()[:-1]
     for name, (shown, _) in BY_PLACE.items():
-        if shown == where:
+        if shown == where and name in studies[0].by_place_T:
             mean_T, spread_T = mean_and_spread([s.by_place_T[name] for s in studies])
             axis.errorbar(range(len(words)), mean_T[1:], spread_T[1:], marker="o", capsize=3, label=name)
     axis.set_xticks(range(len(words)), words, rotation=45, ha="right", rotation_mode="anchor")
