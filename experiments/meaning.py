@@ -10,9 +10,10 @@ linear probes for the meaning, by layer and by place. Each tested sentence has a
 alone, and those things were held out from the training of the probe: 0.5 is exact where a state cannot know, and a
 probe that knows things by heart gains nothing. Controls: shuffled labels, and the meaning that the other thing tells of
 a word that does not occur.
-Expected: 0.5 at layer 0, which is the word's vector and its place, and nearly 1 after the last block if the context
-stands before the word; 0.5 in every layer at the word itself if it stands behind, nearly 1 at the "was" that follows.
-Draws experiments/figures/meaning.svg.
+Expected: exactly 0.5 at layer 0, which is the word's vector and its place, and .93 from the first block on if the
+context stands before the word; exactly 0.5 in every layer at the word itself if it stands behind, and 1.00 at the "was"
+that follows. What the other thing tells is read as well (.93): a probe shows what is known of the context, not what is
+made of it. That the word's own meaning is used is seen in the model's endings. Draws experiments/figures/meaning.svg.
 
 Axes, beside the README's: L levels of the residual stream (0 is what enters the first block), R sentences.
 """
