@@ -192,7 +192,7 @@ def nats_and_tokens(logits: Callable, params, pairs: Pairs) -> tuple[jax.Array, 
 
 
 class Learner:
-    """A model in training: what it has read, how long it took, and its curve of (seconds, pairs, held-out nats)."""
+    """A model in training: what it has read, and its curve of (processor seconds, pairs, held-out nats)."""
 
     def __init__(self, logits: Callable, params, rate: float, pairs: Pairs, seed: int):
         self.params, self.rate, self.batches = params, rate, batches(pairs, seed)
@@ -213,7 +213,7 @@ class Learner:
         self.score = jax.jit(lambda params, pairs: nats_and_tokens(logits, params, pairs))
 
     def turn(self, seconds: float) -> None:
-        """A few steps, by the processor's clock: the rate rises for a twentieth of the seconds, then falls to zero at their end."""
+        """A few steps: the rate rises for a twentieth of the seconds, then falls to zero at their end."""
         begin = time.process_time()
         for pairs in [next(self.batches) for _ in range(TURN)]:
             rate = self.rate * min(20 * (self.spent / seconds + 0.002), 1 - self.spent / seconds)
