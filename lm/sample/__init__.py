@@ -17,6 +17,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "filters": ["choose"],
         "generate": ["Generator", "Sample", "generate_naive"],
         "samplers": ["Sampler"],
-        "scores": ["accuracy", "bleu", "chrf", "confusion", "draw_confusion", "group"],
+        "scores": ["accuracy", "bleu", "chrf", "confusion", "draw_confusion", "references_by_source"],
     },
 )
