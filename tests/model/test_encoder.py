@@ -1,4 +1,4 @@
-"""Beyond the decoder: an encoder beside it, vectors before its tokens, prompts that are open, norms after the halves."""
+"""Beyond the decoder: an encoder beside it, vectors before its tokens, open prompts, norms after the halves."""
 
 import functools
 
