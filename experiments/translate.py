@@ -20,7 +20,7 @@ import json
 import lzma
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -33,48 +33,57 @@ import lm
 from lm.figures import save
 from lm.model import Batch, Inputs, Taps
 
+Pair = tuple[str, str]
 FIGURE = Path(__file__).parent / "figures" / "translate.svg"
 LONGEST = 10
 """Words and punctuation marks on either side of a pair."""
 CONTEXT, ROOM = 16, 28
 """Tokens a side in training (1% of the pairs are longer and left out), and in what is measured, where all fit."""
+SEARCHED = 256
+"""Held-out sources at most that are translated by beams."""
 SENTENCE = "The cat is sleeping on the table."
 
 
-def encoder_decoder() -> lm.ModelConfig:
+def encoder_decoder(width: int) -> lm.ModelConfig:
     """Two blocks that read and two that write."""
-    shape = dict(layers=2, width=128, context=CONTEXT)
+    shape = dict(layers=2, width=width, context=CONTEXT)
     return lm.ModelConfig(**shape, tied=True, encoder=lm.EncoderConfig(**shape))
 
 
 def decoder(mask: str) -> lm.ModelConfig:
     """Four blocks that read source and target as one text."""
-    return lm.ModelConfig(layers=4, width=168, feedforward=640, context=2 * CONTEXT, tied=True, mask=mask)
+    return lm.ModelConfig(layers=4, width=88, feedforward=400, context=2 * CONTEXT, tied=True, mask=mask)
 
 
-def recurrent(attention: bool, width: int) -> LuongConfig:
+def recurrent(attention: bool) -> LuongConfig:
     """Two layers of LSTM cells that read and two that write."""
-    shape = dict(layers=2, width=width, context=CONTEXT)
+    shape = dict(layers=2, width=72, context=CONTEXT)
     return LuongConfig(**shape, attention=attention, encoder=lm.RecurrentConfig(**shape))
 
 
+LARGE = "large encoder-decoder"
 MODELS = {
-    "encoder-decoder": encoder_decoder(),
+    "encoder-decoder": encoder_decoder(64),
     "decoder, source both ways": decoder("prefix"),
     "decoder, source causal": decoder("causal"),
-    "LSTM with attention": recurrent(True, 148),
-    "LSTM, one vector": recurrent(False, 152),
-    "encoder-decoder, smoothed": encoder_decoder(),
+    "LSTM with attention": recurrent(attention=True),
+    "LSTM, one vector": recurrent(attention=False),
+    "encoder-decoder, smoothed": encoder_decoder(64),
+    LARGE: encoder_decoder(128),
 }
+SMALL = [name for name in MODELS if name != LARGE]
 SMOOTHING = {"encoder-decoder, smoothed": 0.1}
+RATES = {LARGE: 8e-3}
+"""Peak rates of what is no matrix in a block, where it is not the 0.024 of the others."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("LM_DATA", "")), help="holds translation/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--longer", type=int, nargs="*", default=[3000], help="steps of longer runs, one seed")
+    parser.add_argument("--equal-time", action="store_true", help="also train for the encoder-decoder's seconds")
     parser.add_argument("--sentences", type=int, default=1000, help="held-out sources to translate, at most")
     parser.add_argument("--runs", type=Path, default=Path("runs/translate"), help="where runs and results are kept")
     parser.add_argument("--figure", type=Path, default=FIGURE)
@@ -84,23 +93,30 @@ def main() -> None:
         print(f"{folder}: no fra-eng.valid.tsv; give --data, the folder that holds translation/. Nothing was done.")
         return
     held = short_pairs(folder, options.runs)
-    jobs = [(name, seed, options.steps) for seed in options.seeds for name in MODELS]
-    jobs += [("encoder-decoder", options.seeds[0], steps) for steps in options.longer]
-    results = [outcome(*job, held, options) for job in jobs]
+    results = []
+    for name in SMALL:
+        results += outcomes(name, options.seeds, options.steps, held, options)
+    if options.equal_time:
+        seconds = {result["model"]: result["seconds"] for result in results if result["seed"] == options.seeds[0]}
+        for name in SMALL[1:5]:
+            steps = round(options.steps * seconds["encoder-decoder"] / seconds[name])
+            results += outcomes(name, options.seeds[:1], steps, held, options)
+    for steps in options.longer:
+        results += outcomes(LARGE, options.seeds[:1], steps, held, options)
     print(table(results))
     print(searches(results))
-    best = roomy(lm.load(options.runs / results[-1 if options.longer else 0]["run"]))
-    save(draw(results, look(best, SENTENCE)), options.figure)
+    best = results[-1] if options.longer else results[0]
+    save(draw(results, best, look(roomy(lm.load(options.runs / best["run"])), SENTENCE)), options.figure)
     print(options.figure)
 
 
 # --- the pairs -------------------------------------------------------------------------------------------------------
-def short_pairs(folder: Path, runs: Path) -> list[tuple[str, str]]:
+def short_pairs(folder: Path, runs: Path) -> list[Pair]:
     """Write the short pairs of both files to runs/pairs; returns the held-out ones."""
     (runs / "pairs").mkdir(parents=True, exist_ok=True)
     for name, opened in (("train.tsv.xz", lzma.open), ("valid.tsv", open)):
         with opened(folder / f"fra-eng.{name}", "rt", encoding="utf-8") as file:
-            pairs = [line.rstrip("\n").split("\t") for line in file]
+            pairs = [tuple(line.rstrip("\n").split("\t")) for line in file]
         pairs = [pair for pair in pairs if all(length(text) <= LONGEST for text in pair)]
         text = "source\ttarget\n" + "".join(f"{source}\t{target}\n" for source, target in pairs)
         (runs / "pairs" / name.removesuffix(".xz")).write_text(text, encoding="utf-8")
@@ -114,14 +130,19 @@ def length(text: str) -> int:
 
 # --- one run ---------------------------------------------------------------------------------------------------------
 def experiment(name: str, seed: int, steps: int, runs: Path) -> lm.Experiment:
-    """A model of MODELS on the short pairs; everything but the model and the smoothing is the same."""
+    """A model on the short pairs; everything but the model, the steps and the smoothing is the same."""
     pairs = {"examples": str(runs / "pairs/train.tsv"), "validation_corpus": str(runs / "pairs/valid.tsv")}
     return lm.Experiment(
         name=f"{re.sub('[^a-z]+', '-', name.lower())}-{steps}-{seed}",
         model=MODELS[name],
         data=lm.DataConfig(**pairs, tokenizer="bpe", vocab=4096),
         optimizer=lm.OptimizerConfig(
-            name="muon", learning_rate=8e-3, matrix_learning_rate=0.03, momentum=0.9, beta2=0.95, newton_schulz=3
+            name="muon",
+            learning_rate=RATES.get(name, 24e-3),
+            matrix_learning_rate=0.03,
+            momentum=0.9,
+            beta2=0.95,
+            newton_schulz=3,
         ),
         schedule=lm.ScheduleConfig(name="wsd", decay="60%"),
         train=lm.TrainConfig(
@@ -135,27 +156,35 @@ def experiment(name: str, seed: int, steps: int, runs: Path) -> lm.Experiment:
     )
 
 
-def outcome(name: str, seed: int, steps: int, held: list[tuple[str, str]], options: argparse.Namespace) -> dict:
-    """Train, translate and score; or what an earlier call wrote of the same into results.jsonl."""
-    e, kept = experiment(name, seed, steps, options.runs), options.runs / "results.jsonl"
-    for line in kept.read_text().splitlines() if kept.is_file() else ():
-        known = json.loads(line)
-        if (known["run"], known["sentences"]) == (e.name, options.sentences):
-            return known
-    run = lm.train(e, folder=options.runs)
-    curve = [record for record in run.metrics() if "val_loss" in record and record["step"] > 0]
+def outcomes(name: str, seeds: list[int], steps: int, held: list[Pair], options: argparse.Namespace) -> list[dict]:
+    """Train with each seed side by side, translate and score; what results.jsonl has of it is not done again."""
+    wanted, kept = [experiment(name, seed, steps, options.runs) for seed in seeds], options.runs / "results.jsonl"
+    lines = map(json.loads, kept.read_text().splitlines()) if kept.is_file() else ()
+    known = {line["run"]: line for line in lines if line["sentences"] == options.sentences}
+    if not known.keys() >= {e.name for e in wanted}:
+        lm.train_pack(wanted, folder=options.runs)
+    for e in wanted:
+        if e.name not in known:
+            known[e.name] = outcome(name, options.runs / e.name, held, options.sentences)
+            with kept.open("a") as file:
+                file.write(json.dumps(known[e.name], ensure_ascii=False) + "\n")
+    return [known[e.name] for e in wanted]
+
+
+def outcome(name: str, path: Path, held: list[Pair], sentences: int) -> dict:
+    """What a run is, how it learnt, and what it does."""
+    run, m = lm.Run(path), roomy(lm.load(path))
+    records, seed = run.metrics(), run.experiment.train.seed
+    curve = [record for record in records if "val_loss" in record and record["step"] > 0]
     result = {
-        "run": e.name, "model": name, "seed": seed, "steps": steps, "sentences": options.sentences,
-        "parameters": run.record["params_total"], "seconds": curve[-1]["seconds"],
+        "run": path.name, "model": name, "seed": seed, "steps": m.step, "sentences": sentences,
+        "parameters": run.record["params_total"], "seconds": records[-1]["seconds"],
         "curve": [[record["step"], record["seconds"], record["val_loss"]] for record in curve],
     }  # fmt: skip
-    m = roomy(lm.load(run.path))
-    result |= forced(m, held)
-    result |= free(m, held, options.sentences)
-    if name == "encoder-decoder" and seed == options.seeds[0]:
-        result |= search(m, *sources_of(held, options.sentences))
-    with kept.open("a") as file:
-        file.write(json.dumps(result, ensure_ascii=False) + "\n")
+    result |= forced(m, held) | free(m, held, sentences)
+    result["behind_mistakes"] = after_mistakes(result["right"], result["own"])
+    if name == LARGE or (name == "encoder-decoder" and seed == 0):
+        result |= search(m, *sources_of(held, min(SEARCHED, sentences)))
     return result
 
 
@@ -177,7 +206,7 @@ def predict(model: lm.LanguageModel, params: dict, batch: Batch) -> tuple[jax.Ar
     return nats_BT, logits_BTV.argmax(axis=-1) == targets_BT
 
 
-def forced(m: lm.Trained, held: list[tuple[str, str]]) -> dict:
+def forced(m: lm.Trained, held: list[Pair]) -> dict:
     """What each reference costs when its own tokens are read: nats, and the share of tokens that were the likeliest.
 
     right: of each pair, whether each token of its target was the likeliest; the last is the end of text.
@@ -194,13 +223,13 @@ def forced(m: lm.Trained, held: list[tuple[str, str]]) -> dict:
     return {"nats": float(np.concatenate(nats).mean()), "accuracy": float(np.concatenate(right).mean()), "right": right}
 
 
-def sources_of(held: list[tuple[str, str]], most: int) -> tuple[list[str], list[list[str]]]:
+def sources_of(held: list[Pair], most: int) -> tuple[list[str], list[list[str]]]:
     """The first held-out sources, each once, and the references of each."""
-    sources, references = lm.sample.group(*zip(*held, strict=True))
+    sources, references = lm.sample.references_by_source(*zip(*held, strict=True))
     return sources[:most], references[:most]
 
 
-def free(m: lm.Trained, held: list[tuple[str, str]], sentences: int) -> dict:
+def free(m: lm.Trained, held: list[Pair], sentences: int) -> dict:
     """What the model answers greedily, reading its own tokens: BLEU, chrF, and its tokens beside the references'.
 
     own: of each pair whose source was translated, whether each token of its target stands in the answer's same place.
@@ -220,6 +249,21 @@ def places(said: list[int] | None, due: list[int]) -> list[bool] | None:
     if said is None:
         return None
     return [place < len(said) and said[place] == token for place, token in enumerate(due)]
+
+
+def after_mistakes(right: Sequence[Sequence[bool]], own: Sequence[Sequence[bool] | None]) -> tuple[float, float]:
+    """Shares of right tokens behind a target's first wrong one: behind the reference's tokens, and behind the model's.
+
+    Up to the first mistake the two are the same. An answer that goes another way may be as good and still have none of
+    its tokens in the reference's places: the second share says at least how much is right.
+    """
+    corrected, left = [], []
+    for right_T, own_T in zip(right, own, strict=True):
+        if own_T is not None and not all(right_T):
+            first = list(right_T).index(False)
+            corrected += right_T[first + 1 :]
+            left += own_T[first + 1 :]
+    return (float(np.mean(corrected)), float(np.mean(left))) if left else (np.nan, np.nan)
 
 
 def in_parts(sources: list[str], work: Callable[[list[str]], list], size: int = 128) -> list:

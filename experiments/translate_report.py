@@ -14,28 +14,12 @@ PLACES = 10
 
 
 def grouped(results: Sequence[dict]) -> dict[str, list[dict]]:
-    """Results by model, those of longer runs apart."""
-    shortest = min(result["steps"] for result in results)
+    """Results by model, those of runs that are not as long as the first apart."""
     groups: dict[str, list[dict]] = {}
     for result in results:
-        longer = f", {result['steps']:,} steps" if result["steps"] > shortest else ""
-        groups.setdefault(result["model"] + longer, []).append(result)
+        length = "" if result["steps"] == results[0]["steps"] else f", {result['steps']:,} steps"
+        groups.setdefault(result["model"] + length, []).append(result)
     return groups
-
-
-def after_mistakes(right: Sequence[Sequence[bool]], own: Sequence[Sequence[bool] | None]) -> tuple[float, float]:
-    """Shares of right tokens behind a target's first wrong one: behind the reference's tokens, and behind the model's.
-
-    Up to the first mistake the two are the same. An answer that goes another way may be as good and still have none of
-    its tokens in the reference's places: the second share says at least how much is right.
-    """
-    corrected, left = [], []
-    for right_T, own_T in zip(right, own, strict=True):
-        if own_T is not None and not all(right_T):
-            first = list(right_T).index(False)
-            corrected += right_T[first + 1 :]
-            left += own_T[first + 1 :]
-    return (float(np.mean(corrected)), float(np.mean(left))) if left else (np.nan, np.nan)
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -53,7 +37,7 @@ def table(results: Sequence[dict]) -> str:
         cells = [name, f"{some[0]['parameters']:,}", f"{some[0]['steps']:,}"]
         for key, digits in (("seconds", 0), ("nats", 3), ("bleu", 1), ("chrf", 1), ("accuracy", 3)):
             cells.append(spread([result[key] for result in some], digits))
-        shares = zip(*(after_mistakes(result["right"], result["own"]) for result in some), strict=True)
+        shares = zip(*(result["behind_mistakes"] for result in some), strict=True)
         lines.append("| " + " | ".join([*cells, *(spread(share, 3) for share in shares)]) + " |")
     return "\n".join(lines)
 
@@ -70,8 +54,8 @@ def searches(results: Sequence[dict]) -> str:
 
 
 # --- the figure ------------------------------------------------------------------------------------------------------
-def draw(results: Sequence[dict], look: tuple[list[str], list[str], np.ndarray]) -> plt.Figure:
-    """Loss by seconds, BLEU, right tokens by place, and where a run looks as it translates.
+def draw(results: Sequence[dict], best: dict, look: tuple[list[str], list[str], np.ndarray]) -> plt.Figure:
+    """Loss by seconds, BLEU, and of the best run right tokens by place and where it looks as it translates.
 
     look: tokens read and written, and the weights [T, S] of the ones for the others.
     """
@@ -80,7 +64,7 @@ def draw(results: Sequence[dict], look: tuple[list[str], list[str], np.ndarray])
         groups = grouped(results)
         draw_losses(axes[0, 0], groups)
         draw_scores(axes[0, 1], groups)
-        draw_places(axes[1, 0], [result for result in results if result["steps"] == results[-1]["steps"]][-1])
+        draw_places(axes[1, 0], best)
         draw_look(axes[1, 1], *look)
     return figure
 
