@@ -224,9 +224,10 @@ def forced(m: lm.Trained, held: list[Pair]) -> dict:
 
 
 def sources_of(held: list[Pair], most: int) -> tuple[list[str], list[list[str]]]:
-    """The first held-out sources, each once, and the references of each."""
+    """Held-out sources, each once, and the references of each; at most so many, spread over the file."""
     sources, references = lm.sample.references_by_source(*zip(*held, strict=True))
-    return sources[:most], references[:most]
+    chosen = np.linspace(0, len(sources) - 1, min(most, len(sources))).round().astype(int)
+    return [sources[place] for place in chosen], [references[place] for place in chosen]
 
 
 def free(m: lm.Trained, held: list[Pair], sentences: int) -> dict:
