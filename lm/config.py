@@ -47,6 +47,12 @@ class DataConfig:
     def __post_init__(self):
         check_types(self, "data.")
         require(bool(self.corpus), "data.corpus is empty: name a corpus or a path")
+        require(self.examples is None or not self.packing, "data.packing: examples are a row each, and never packed")
+
+    @property
+    def learnt(self) -> str:
+        """What is learnt: the file of examples, or the corpus."""
+        return self.corpus if self.examples is None else self.examples
 
 
 @dataclass(frozen=True)

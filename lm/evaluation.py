@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm import tokenizer as tokenizers
+from lm.data.batches import Columns
 from lm.data.corpora import Corpus, Text
-from lm.data.supply import prepare
+from lm.data.examples import ExampleFile
+from lm.data.supply import held_out, prepare
 from lm.data.tokens import lay_out
 from lm.errors import require
 from lm.limits import Count
@@ -24,8 +26,6 @@ from lm.typed import coerce
 
 Window = tuple[np.ndarray, np.ndarray]
 """T+1 tokens, and for each of the last T whether it is scored: 1 or 0."""
-Columns = dict[str, np.ndarray]
-"""What a Batch is made of, by the names it has there: a row's, or with a leading axis those of several rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +61,12 @@ def _learnt(model: LanguageModel, params: dict, batch: Batch, draw, objective: s
 
 def score_columns(model: LanguageModel, params: dict, columns: Columns, bytes_V: np.ndarray, **options) -> Score:
     """Score columns with a leading axis B, as `score_rows` does each of their rows."""
-    rows = ({name: column[number] for name, column in columns.items()} for number in range(len(columns["tokens_BU"])))
-    return score_rows(model, params, rows, bytes_V, **options)
+    return score_rows(model, params, _rows(columns), bytes_V, **options)
+
+
+def _rows(columns: Columns) -> Iterator[Columns]:
+    for number in range(len(columns["tokens_BU"])):
+        yield {name: column[number] for name, column in columns.items()}
 
 
 def score_rows(
@@ -172,9 +176,12 @@ def evaluate_validation(m: Trained, *, stride: int | None = None, batch: int = 3
     stride, batch = _checked(context, stride, batch)
     data = prepare(m.experiment.data)
     require(
-        data.hashes == m.run.record["hashes"],
-        f"the corpus {m.experiment.data.corpus} has changed since {m.run.path} was trained on it; give --text FILE",
+        data.hashes.items() <= m.run.record["hashes"].items(),
+        f"{m.experiment.data.learnt} has changed since {m.run.path} was trained on it; give --text FILE",
     )
+    if isinstance(data.validation, ExampleFile):
+        columns = held_out(data.validation, m.experiment.model, data.validation.count)
+        return _score(m, _rows(columns), batch, _towards(report, data.validation.bytes))
     tokens, piece = data.validation.tokens, 1 << 20
     pieces = (np.asarray(tokens[start : start + piece]) for start in range(0, len(tokens), piece))
     windows = strided_windows(pieces, context, stride)

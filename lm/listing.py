@@ -140,7 +140,7 @@ def _listed(run: Run, records: list[dict[str, Any]]) -> Listed:
         "flops": run.record["flops_per_token"] * newest.get("tokens", 0),
         "optimizer": e.optimizer.name, "learning_rate": e.optimizer.learning_rate,
         "matrix_learning_rate": e.optimizer.matrix_learning_rate if e.optimizer.name == "muon" else None,
-        "seed": e.train.seed, "date": _date(run.path), "corpus": e.data.corpus, "tokenizer": e.data.tokenizer,
+        "seed": e.train.seed, "date": _date(run.path), "corpus": e.data.learnt, "tokenizer": e.data.tokenizer,
         "checkpoints": kept, "validation_text": text_of(run), "comparable": scale_of(run),
     }  # fmt: skip
     finite = {

@@ -50,7 +50,7 @@ def incomparable(runs: Sequence[Run], bits_per_byte: bool) -> list[list[Run]]:
 
 def _measured_on(run: Run, bits_per_byte: bool) -> str:
     data = run.experiment.data
-    text = f"validation text of {Path(data.validation_corpus or data.corpus).name} ({text_of(run)})"
+    text = f"validation text of {Path(data.validation_corpus or data.learnt).name} ({text_of(run)})"
     return text if bits_per_byte else f"{text}, tokenizer {data.tokenizer} ({run.record['hashes']['tokenizer'][:8]})"
 
 

@@ -219,7 +219,7 @@ def _describe(path: Path, experiment: Experiment, hashes: dict[str, str], encodi
 
 _BY_HASH = {
     "data.corpus": "corpus", "data.examples": "corpus", "data.validation_corpus": "validation",
-    "data.tokenizer": "tokenizer",
+    "data.tokenizer": "tokenizer", "train.start": "start",
 }  # fmt: skip
 """Settings that say where something lies, and the hash that says what it is: it may lie elsewhere by now."""
 

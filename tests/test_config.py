@@ -256,7 +256,7 @@ def another(key, value):
         "model.positions": "learned", "model.activation": "swiglu", "model.logit_softcap": 5.0,
         "optimizer.name": "lion", "data.validation_corpus": "kingdom", "schedule.name": "wsd",
         "train.trackers": ["wandb"], "model.width": 64, "model.head_width": 64, "model.global_every": 2,
-        "train.accumulation": 2, "model.attention": "plain",
+        "train.accumulation": 2, "model.attention": "plain", "train.start": "runs/other",
     }  # fmt: skip
     if key in special:
         return special[key]

@@ -90,7 +90,7 @@ def _tokens(m: Trained, text: str | None) -> np.ndarray:
     data, hashes = prepare(m.experiment.data), m.run.record["hashes"]
     require(
         data.hashes == hashes,
-        f"the corpus {m.experiment.data.corpus} has changed since {m.run.path} was trained on it; give --text FILE",
+        f"{m.experiment.data.learnt} has changed since {m.run.path} was trained on it; give --text FILE",
     )
     return data.train.tokens
 

@@ -1,8 +1,8 @@
 """Sampling: prompts in, continuations out.
 
 samplers.py says how to choose, filters.py chooses, decoding.py runs the model through its state, text.py turns tokens
-into text, and generate.py tells the story. beam.py searches for the likeliest continuations instead of drawing one, and
-scores.py measures answers by what they should have been.
+into text, and generate.py tells the story. beam.py searches for the likeliest continuations instead of drawing one, of
+what prompts.py has the model read, and scores.py measures answers by what they should have been.
 
 Axes, beside those of the README's glossary: C candidates for the next token, W hypotheses of a beam.
 """

@@ -24,14 +24,13 @@ from lm.model.api import Inputs, LanguageModel
 from lm.model.trained import Trained
 from lm.sample.filters import PADDING
 from lm.sample.generate import Generator, Sample
+from lm.sample.prompts import inputs_of, readings, rounded
 from lm.typed import coerce
 
 WU = 0.6
 """The exponent of the length penalty; Wu et al. (2016, table 2) translate best with 0.6 to 0.7."""
 Exponent = Annotated[float, Range(least=0, most=5, why="0 adds up log-probabilities alone, 0.6 is usual")]
 MOST_HYPOTHESES = 1 << 16
-STEP = 16
-"""Lengths are rounded up to multiples of this, so that few compiled programs serve all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +52,14 @@ def beam_search(
     m: Trained | Generator,
     prompts: Sequence[str],
     *,
+    sources: Sequence[str] | None = None,
     beam: int = 4,
     length_penalty: float = WU,
     max_tokens: int = 64,
 ) -> list[list[Hypothesis]]:
     """Search for each prompt's continuations of the highest score, of at most `max_tokens` tokens.
 
+    sources: what each prompt's answer is to, where the model translates or was trained on examples with sources.
     beam: W, hypotheses kept. Returns at most W of them a prompt, best first; of equals the one that ended first. An
     empty prompt starts a document. A prompt's result does not depend on the others, but for rounding.
     length_penalty: see `penalty`; above 0 a longer continuation needs less probability.
@@ -68,14 +69,15 @@ def beam_search(
     m = generator.trained
     beam, max_tokens = coerce(beam, Count, "beam"), coerce(max_tokens, Count, "max_tokens")
     length_penalty = coerce(length_penalty, Exponent, "length_penalty")
-    rows = _rows(m, prompts)
-    kept = len(rows) * beam
+    read = readings(m, prompts, sources)
+    kept = len(read) * beam
     require(
         kept <= MOST_HYPOTHESES, f"{kept:,} hypotheses (prompts x beam): at most {MOST_HYPOTHESES:,}; ask for fewer"
     )
-    if not rows:
+    if not read:
         return []
-    held = max(map(len, rows)) - 1
+    held_B = [len(reading.tokens) - 1 for reading in read]  # the last token is read by the search
+    held = max(held_B)
     context = m.model.config.context
     room = context - held  # the last token made is not read again
     require(
@@ -84,11 +86,11 @@ def beam_search(
         f"most {max(room, 0)}; shorten the prompt or lower it",
     )
     params = generator.parameters(kept)
-    inputs = _inputs([row[:-1] for row in rows], context)
-    memories = prefill(m.model, params, inputs, capacity=min(_rounded(held + max_tokens), context))
+    inputs = inputs_of(m, [reading._replace(tokens=reading.tokens[:-1]) for reading in read], held_B)
+    memories = prefill(m.model, params, inputs, capacity=min(rounded(held + max_tokens), context))
     request = Request(np.int32(max_tokens), np.float32(length_penalty), np.int32(m.tokenizer.eot_token))
-    last_B = np.array([row[-1] for row in rows], np.int32)
-    found, _ = search(m.model, params, memories, last_B, request, beam=beam, length=_rounded(max_tokens))
+    last_B = np.array([reading.tokens[-1] for reading in read], np.int32)
+    found, _ = search(m.model, params, memories, last_B, request, beam=beam, length=rounded(max_tokens))
     return _hypotheses(m, prompts, jax.device_get(found))
 
 
@@ -115,14 +117,6 @@ class Hypotheses:
     count_BW: jax.Array
     total_BW: jax.Array
     score_BW: jax.Array
-
-
-def _inputs(rows: Sequence[Sequence[int]], context: int) -> Inputs:
-    """What is read before the first token is chosen. Whatever else a model reads (a source) has its place here."""
-    tokens_BT = np.zeros((len(rows), min(_rounded(max(map(len, rows))), context)), np.int32)
-    for row_T, tokens in zip(tokens_BT, rows, strict=True):
-        row_T[: len(tokens)] = tokens
-    return Inputs(tokens_BT, count_B=np.array([len(tokens) for tokens in rows], np.int32))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "capacity"))
@@ -212,24 +206,28 @@ def _best(finished: Hypotheses, new: Hypotheses) -> Hypotheses:
 
 # --- on the host -----------------------------------------------------------------------------------------------------
 def score_texts(
-    m: Trained | Generator, prompts: Sequence[str], texts: Sequence[str], *, length_penalty: float = WU
+    m: Trained | Generator,
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    *,
+    sources: Sequence[str] | None = None,
+    length_penalty: float = WU,
 ) -> list[Hypothesis]:
     """Each prompt's known continuation and the end of the text, as a search would have scored it; by full passes."""
     m = m.trained if isinstance(m, Generator) else m
     length_penalty = coerce(length_penalty, Exponent, "length_penalty")
     require(len(texts) == len(prompts), f"{len(texts)} texts for {len(prompts)} prompts: give one for each")
-    rows, answers = _rows(m, prompts), [tokenizers.encode(m.tokenizer, text).tolist() for text in texts]
-    end, context = m.tokenizer.eot_token, m.model.config.context
-    scored = []
-    for prompt, row, answer in zip(prompts, rows, answers, strict=True):
-        targets = [*answer, end]
-        whole = [*row, *answer]
+    end, context, scored = m.tokenizer.eot_token, m.model.config.context, []
+    for prompt, reading, text in zip(prompts, readings(m, prompts, sources), texts, strict=True):
+        answer = tokenizers.encode(m.tokenizer, text).tolist()
+        whole, targets = [*reading.tokens, *answer], [*answer, end]
         require(len(whole) <= context, f"a prompt and its text are {len(whole)} tokens, the model's context {context}")
-        logprobs_TV = _logprobs(m.model, m.params, _inputs([whole], context))[0, len(row) - 1 : len(whole)]
-        logprobs = np.asarray(logprobs_TV)[np.arange(len(targets)), targets].tolist()
+        held = len(reading.tokens) - 1
+        inputs = inputs_of(m, [reading._replace(tokens=whole)], [held])
+        logprobs_TV = np.asarray(_logprobs(m.model, m.params, inputs)[0, held : len(whole)])
+        logprobs = logprobs_TV[np.arange(len(targets)), targets].tolist()
         total = sum(logprobs)
-        score = total / penalty(len(targets), length_penalty)
-        scored.append(_hypothesis(m, prompt, targets, logprobs, total, score))
+        scored.append(_hypothesis(m, prompt, targets, logprobs, total, total / penalty(len(targets), length_penalty)))
     return scored
 
 
@@ -248,14 +246,6 @@ def search_errors(found: Sequence[Sequence[Hypothesis]], known: Sequence[Hypothe
 @functools.partial(jax.jit, static_argnames=("model",))
 def _logprobs(model: LanguageModel, params: dict, inputs: Inputs) -> jax.Array:
     return jax.nn.log_softmax(model.apply(params, inputs)[0])
-
-
-def _rows(m: Trained, prompts: Sequence[str]) -> list[list[int]]:
-    """The tokens of each prompt; an empty one is the end of the text before."""
-    vocab, n_vocab = m.model.config.vocab, m.tokenizer.n_vocab
-    require(n_vocab == vocab, f"the tokenizer has {n_vocab} tokens, the model {vocab}: use the one it was trained with")
-    require(not isinstance(prompts, str), f"prompts {prompts!r}: one text where a list is due; write [{prompts!r}]")
-    return [tokenizers.encode(m.tokenizer, prompt).tolist() or [m.tokenizer.eot_token] for prompt in prompts]
 
 
 def _hypotheses(m: Trained, prompts: Sequence[str], found: Hypotheses) -> list[list[Hypothesis]]:
@@ -287,7 +277,3 @@ def _hypothesis(
         logprob=total,
         score=score,
     )
-
-
-def _rounded(n: int) -> int:
-    return max(STEP, -(-n // STEP) * STEP)

@@ -10,7 +10,8 @@ import numpy as np
 
 from lm import hardware
 from lm.config import Experiment, Steps
-from lm.data.supply import prepare
+from lm.data.supply import open_batches, prepare
+from lm.data.tokens import Prepared
 from lm.model.api import LanguageModel, build
 from lm.model.conventions import conventions, parameters
 from lm.training.display import Display
@@ -111,7 +112,7 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Foreca
         need, there = estimate(e), hardware.memory()
         beside, rate = need.gradients + need.activations, None
         if there is None or need.total <= there:
-            rate, beside = _measure(e, steps, data.tokenizer.eot_token, there, display)
+            rate, beside = _measure(e, steps, data, there, display)
     model, total, tokens = build(e.model), facts["params_total"], steps.total * e.batch_tokens
     cost, exact, six = model.cost(), facts["flops_per_token"], 6.0 * total
     return Forecast(
@@ -129,29 +130,33 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Foreca
 
 
 def _measure(
-    e: Experiment, steps: Steps, eot: int | None, there: int | None, display: Display
+    e: Experiment, steps: Steps, data: Prepared, there: int | None, display: Display
 ) -> tuple[float | None, int]:
     """Returns tokens a second of the compiled step after its first call, and the bytes XLA plans beside the state.
 
     No rate, and nothing allocated, where that plan is for more memory than there is.
     """
-    run, hyper = make_train_steps(e, eot), hyperparameters(e, steps)
+    run, hyper = make_train_steps(e, data.tokenizer.eot_token), hyperparameters(e, steps)
     state = jax.eval_shape(lambda: init_state(e))
-    tokens = jax.ShapeDtypeStruct((max(e.model.context + 1, 1024),), jnp.uint16)
+    store = jax.ShapeDtypeStruct((max(e.model.context + 1, 1024),), jnp.uint16)
+    if e.data.examples is not None:
+        columns = open_batches(data.train, e.model, batch=e.train.batch, seed=0).at(0)
+        store = {name: jax.ShapeDtypeStruct(column.shape, column.dtype) for name, column in columns.items()}
     starts = jax.ShapeDtypeStruct((64, e.train.batch), np.int32)
     display.stage("compiling the step", 0, None)
-    compiled = run.lower(state, hyper, tokens, starts, 1).compile()
+    compiled = run.lower(state, hyper, store, starts, 1).compile()
     memory = compiled.memory_analysis()
     beside = int(memory.temp_size_in_bytes) if memory else 0
     if there is not None and tree_bytes(state) + beside > there:
         return None, beside
     display.stage("measuring the rate", 0, None)
-    state, tokens, starts = init_state(e), jnp.zeros(tokens.shape, tokens.dtype), np.zeros(starts.shape, starts.dtype)
-    state, _ = jax.block_until_ready(compiled(state, hyper, tokens, starts, np.int32(1)))
+    state, starts = init_state(e), np.zeros(starts.shape, starts.dtype)
+    store = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), store)
+    state, _ = jax.block_until_ready(compiled(state, hyper, store, starts, np.int32(1)))
     made, start = 0, time.perf_counter()
     while time.perf_counter() - start < MEASURE_SECONDS:
         n = min(64, 2 * made + 1)
-        state, _ = jax.block_until_ready(compiled(state, hyper, tokens, starts, np.int32(n)))
+        state, _ = jax.block_until_ready(compiled(state, hyper, store, starts, np.int32(n)))
         made += n
     seconds = time.perf_counter() - start
     return made * e.batch_tokens / seconds, beside

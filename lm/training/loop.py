@@ -106,7 +106,10 @@ def train_pack(
             # --- 3. State: fresh, or restored ------------------------------------------------------------------------
             group = [member for member in members if member.run.reached == step and not member.lost]
             first, resumed = group[0], bool(group[0].run.steps())
-            states, hypers = [restore(member) for member in group], [hyperparameters(m.e, m.steps) for m in group]
+            states, hypers = (
+                [restore(member, display.say) for member in group],
+                [hyperparameters(m.e, m.steps) for m in group],
+            )
             resident = first.batches.resident
             store = jax.tree.map(jnp.asarray, first.batches.store()) if resident else None
             pack = make_pack(states, hypers, e, first.eot, how=how)
@@ -299,6 +302,6 @@ def headline(e: Experiment, group: Sequence[Member]) -> str:
     device, record = jax.devices()[0], group[0].run.record
     return (
         f"{names(group)}: {record['params_total']:,} parameters, {record['steps']['total']:,} steps of "
-        f"{e.batch_tokens:,} tokens from {e.data.corpus} ({record['train_tokens']:,} tokens), "
+        f"{e.batch_tokens:,} tokens from {e.data.learnt} ({record['train_tokens']:,} tokens), "
         f"on {device.device_kind if device.platform != 'cpu' else 'cpu'} in {build(e.model).dtype}"
     )

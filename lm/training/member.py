@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,9 @@ from lm.errors import Diverged
 from lm.hardware import peak_flops
 from lm.model.api import build
 from lm.run import Run
+from lm.tokenizer import Tokenizer
 from lm.training.resume import stable_end
+from lm.training.start import begin_with
 from lm.training.step import TrainState, abstract_parts, all_finite, init_state, parts
 from lm.training.trackers import TRACKERS, Tracker
 
@@ -33,6 +37,7 @@ class Member:
     steps: Steps
     batches: Batches | ExampleBatches
     validation: dict[str, np.ndarray]
+    tokenizer: Tokenizer
     bytes_V: np.ndarray
     eot: int
     stable_end: int | None
@@ -56,14 +61,15 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack) -> Member:
     writer = Checkpoints(run.checkpoint_folder, e.train.keep, () if stable is None else (stable,))
     held.callback(writer.close)
     return Member(
-        run=run, e=e, steps=steps, eot=data.tokenizer.eot_token, bytes_V=tokenizers.token_bytes(data.tokenizer),
+        run=run, e=e, steps=steps, tokenizer=data.tokenizer, eot=data.tokenizer.eot_token,
+        bytes_V=tokenizers.token_bytes(data.tokenizer),
         batches=open_batches(data.train, e.model, batch=e.train.batch, seed=e.train.seed),
         validation=held_out(data.validation, e.model, e.train.eval_tokens),
         stable_end=stable, writer=writer, trackers=[TRACKERS[name](run) for name in e.train.trackers],
     )  # fmt: skip
 
 
-def restore(member: Member) -> TrainState:
+def restore(member: Member, say: Callable[[str], Any]) -> TrainState:
     """Returns a fresh state, or that of the latest checkpoint, and cuts the metrics back to it.
 
     By way of the host: what orbax puts on a device is tied to it, and for such arguments JAX compiles anew.
@@ -71,7 +77,12 @@ def restore(member: Member) -> TrainState:
     run, kept = member.run, member.run.steps()
     if not kept:
         run.forget_after(-1)
-        return init_state(member.e)
+        fresh = init_state(member.e)
+        if member.e.train.start is None:
+            return fresh
+        params, said = begin_with(fresh.params, build(member.e.model), member.tokenizer, member.e.train.start)
+        say(said)
+        return dataclasses.replace(fresh, params=params)
     loaded = checkpoints.load(run.checkpoint_folder, kept[-1], **abstract_parts(member.e))
     run.forget_after(kept[-1])
     for record in run.metrics():

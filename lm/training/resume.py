@@ -19,6 +19,7 @@ from lm.errors import UserError
 from lm.model.api import build
 from lm.run import Run, differences, open_run, refuse_differences
 from lm.training.schedules import agreement
+from lm.training.start import digest, recorded_digest
 
 
 def open_runs(
@@ -35,15 +36,26 @@ def open_runs(
     """
     described = [describe(e, data) for e in experiments]
     there = [(folder / e.name / "experiment.json").is_file() for e in experiments]
-    for e, (_, steps), exists in zip(experiments, described, there, strict=True):
-        if exists:
-            resume_step(Run(folder / e.name), e, data.hashes, steps)
+    hashes = [
+        hashes_of(e, data, Run(folder / e.name) if exists else None)
+        for e, exists in zip(experiments, there, strict=True)
+    ]
+    for p, e in enumerate(experiments):
+        if there[p]:
+            resume_step(Run(folder / e.name), e, hashes[p], described[p][1])
     opened = {}
     for p in sorted(range(len(experiments)), key=lambda p: not there[p]):
         e, (facts, steps) = experiments[p], described[p]
-        go_on = functools.partial(take_up, experiment=e, hashes=data.hashes, steps=steps, say=say)
-        opened[p] = held.enter_context(open_run(e, data.hashes, data.tokenizer, facts, folder, go_on))
+        go_on = functools.partial(take_up, experiment=e, hashes=hashes[p], steps=steps, say=say)
+        opened[p] = held.enter_context(open_run(e, hashes[p], data.tokenizer, facts, folder, go_on))
     return [opened[p] for p in range(len(experiments))]
+
+
+def hashes_of(e: Experiment, data: Prepared, run: Run | None) -> dict[str, str]:
+    """Returns the digests of all that a run is made of. run: what is there of it already, if anything."""
+    if e.train.start is None:
+        return data.hashes
+    return data.hashes | {"start": recorded_digest(run, e.train.start) or digest(e.train.start)}
 
 
 def describe(e: Experiment, data: Prepared) -> tuple[dict[str, Any], Steps]:

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from lm.config import Experiment, ModelConfig
+from lm.config import DataConfig, Experiment, ModelConfig
 from lm.model.api import build
 from lm.model.trained import Trained
 from lm.tokenizer import CharTokenizer
@@ -34,4 +34,5 @@ def little(tokenizer=None, **changes) -> Trained:
         return jax.numpy.asarray(values, "float32")
 
     params = jax.tree.map_with_path(draw, build(c).shapes())
-    return Trained(params, tokenizer, Experiment(model=c), step=0)
+    data = DataConfig() if c.encoder is None else DataConfig(examples="pairs.tsv")
+    return Trained(params, tokenizer, Experiment(model=c, data=data), step=0)

@@ -10,9 +10,9 @@ import pytest
 from close import assert_close
 from sample_cases import ALPHABET, Letters, little
 
-from lm.config import Experiment, RecurrentConfig
+from lm.config import EncoderConfig, Experiment, RecurrentConfig
 from lm.errors import UserError
-from lm.model.api import build
+from lm.model.api import Inputs, build
 from lm.model.trained import Trained
 from lm.run import load
 from lm.sample import beam as module
@@ -254,6 +254,68 @@ def test_what_makes_no_sense_is_refused(prompts, options, message):
 
 def test_no_prompts_no_hypotheses():
     assert beam_search(M, []) == []
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+SOURCED = {
+    "encoder": little(CharTokenizer("abc"), encoder=EncoderConfig(layers=1, width=8, heads=2, context=18)),
+    "prefix": little(CharTokenizer("abc"), mask="prefix"),
+    "causal": little(CharTokenizer("abc")),
+}
+
+
+def with_source(name: str, source: str, answer: tuple[int, ...]) -> float:
+    """The log-probability of an answer's tokens by one pass without any padding, laid out by hand."""
+    m, end = SOURCED[name], 3
+    shown = m.tokenizer.encode_ordinary(source)
+    before = [end] if name == "encoder" else [end, *shown, end]
+    inputs = Inputs(
+        np.array([[*before, *answer]], np.int32),
+        source=Inputs(np.array([[*shown, end]], np.int32)) if name == "encoder" else None,
+        open_B=np.array([len(before) - 1]) if name == "prefix" else None,
+    )
+    logits = np.asarray(m.model.apply(m.params, inputs)[0], np.float64)[0, len(before) - 1 : -1, :4]
+    logprobs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return logprobs[np.arange(len(answer)), list(answer)].sum()
+
+
+@pytest.mark.parametrize("name", SOURCED)
+def test_a_source_is_answered(name):
+    """Every answer of at most 3 tokens, to ragged sources: what is found is scored as by a full pass, all are found."""
+    m, sources = SOURCED[name], ["abc", "ccbacabbacbcaabba", ""]
+    found = beam_search(m, [""] * 3, sources=sources, beam=40, length_penalty=0.7, max_tokens=3)
+    for source, hypotheses in zip(sources, found, strict=True):
+        assert len(hypotheses) == 3**3 + 1 + 3 + 9
+        for h in (*hypotheses[:3], hypotheses[-1]):
+            answer = with_end(m, h)
+            assert_close(h.logprob, with_source(name, source, answer), relative=1e-5)
+            assert_close(h.score, h.logprob / ((5 + len(answer)) / 6) ** 0.7, relative=1e-6)
+    ended = [next(h for h in hypotheses if h.ended == "end of text") for hypotheses in found]
+    known = score_texts(m, [""] * 3, [h.text for h in ended], sources=sources, length_penalty=0.7)
+    assert_close([h.score for h in known], [h.score for h in ended], relative=1e-5)
+    assert len({hypotheses[0].logprob for hypotheses in found}) == 3, "the source should sway the answer"
+
+
+def test_a_prompt_begins_the_answer_to_a_source():
+    m = SOURCED["encoder"]
+    (found,) = beam_search(m, ["ba"], sources=["abc"], beam=2, length_penalty=0, max_tokens=4)
+    for h in found:
+        whole, begun = (with_source("encoder", "abc", answer) for answer in ((1, 0, *with_end(m, h)), (1, 0)))
+        assert_close(h.logprob, whole - begun, relative=1e-5)
+
+
+@pytest.mark.parametrize(
+    "prompts, sources, message",
+    [
+        (["a"], None, "this model answers a source: give sources"),
+        (["a"], ["a", "b"], "2 sources and 1 prompts"),
+        (["a"], "a", "sources 'a': one text where a list is due"),
+        ([""], ["a" * 18], "the longest source is 19 tokens with its end, the encoder's context 18"),
+    ],
+)
+def test_sources_that_do_not_fit_are_refused(prompts, sources, message):
+    with pytest.raises(UserError, match=message):
+        beam_search(SOURCED["encoder"], prompts, sources=sources, max_tokens=3)
 
 
 # --- lm sample --beam ------------------------------------------------------------------------------------------------
