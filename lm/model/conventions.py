@@ -128,10 +128,11 @@ CONVENTIONS: dict[str, Callable[[LanguageModel, int], float]] = {
     "PaLM": palm, "DeepSeek": deepseek, "nanochat": nanochat,
 }  # fmt: skip
 ATTENTION = ("Kaplan with context", "Chinchilla", "Chinchilla table A4", "PaLM", "DeepSeek", "nanochat")
-"""Those that count attention: a transformer's."""
+"""Those that count attention: a decoder-only transformer's."""
 
 
 def conventions(model: LanguageModel, context: int | None = None) -> dict[str, float]:
     """FLOPs of training per token by every convention for this model, at a sequence length (default: the context)."""
-    T, attends = context or model.config.context, isinstance(model.config, ModelConfig)
+    c = model.config
+    T, attends = context or c.context, isinstance(c, ModelConfig) and c.encoder is None
     return {name: count(model, T) for name, count in CONVENTIONS.items() if attends or name not in ATTENTION}

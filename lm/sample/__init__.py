@@ -12,6 +12,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "answers": ["Answers", "answer_examples"],
         "beam": ["Hypothesis", "beam_search", "score_texts", "search_errors"],
         "filters": ["choose"],
         "generate": ["Generator", "Sample", "generate_naive"],

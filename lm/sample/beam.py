@@ -53,13 +53,14 @@ def beam_search(
     prompts: Sequence[str],
     *,
     sources: Sequence[str] | None = None,
+    vectors: Sequence[np.ndarray] | None = None,
     beam: int = 4,
     length_penalty: float = WU,
     max_tokens: int = 64,
 ) -> list[list[Hypothesis]]:
     """Search for each prompt's continuations of the highest score, of at most `max_tokens` tokens.
 
-    sources: what each prompt's answer is to, where the model translates or was trained on examples with sources.
+    sources, vectors: what each prompt's answer is to; see `generate`.
     beam: W, hypotheses kept. Returns at most W of them a prompt, best first; of equals the one that ended first. An
     empty prompt starts a document. A prompt's result does not depend on the others, but for rounding.
     length_penalty: see `penalty`; above 0 a longer continuation needs less probability.
@@ -69,15 +70,14 @@ def beam_search(
     m = generator.trained
     beam, max_tokens = coerce(beam, Count, "beam"), coerce(max_tokens, Count, "max_tokens")
     length_penalty = coerce(length_penalty, Exponent, "length_penalty")
-    read = readings(m, prompts, sources)
+    read = readings(m, prompts, sources, vectors)
     kept = len(read) * beam
     require(
         kept <= MOST_HYPOTHESES, f"{kept:,} hypotheses (prompts x beam): at most {MOST_HYPOTHESES:,}; ask for fewer"
     )
     if not read:
         return []
-    held_B = [len(reading.tokens) - 1 for reading in read]  # the last token is read by the search
-    held = max(held_B)
+    held = max(reading.held for reading in read)  # the last token is read by the search
     context = m.model.config.context
     room = context - held  # the last token made is not read again
     require(
@@ -86,7 +86,8 @@ def beam_search(
         f"most {max(room, 0)}; shorten the prompt or lower it",
     )
     params = generator.parameters(kept)
-    inputs = inputs_of(m, [reading._replace(tokens=reading.tokens[:-1]) for reading in read], held_B)
+    longest = max(len(reading.tokens) for reading in read) - 1
+    inputs = inputs_of(m, read, min(rounded(longest), context - max(reading.before for reading in read)))
     memories = prefill(m.model, params, inputs, capacity=min(rounded(held + max_tokens), context))
     request = Request(np.int32(max_tokens), np.float32(length_penalty), np.int32(m.tokenizer.eot_token))
     last_B = np.array([reading.tokens[-1] for reading in read], np.int32)
@@ -223,7 +224,7 @@ def score_texts(
         whole, targets = [*reading.tokens, *answer], [*answer, end]
         require(len(whole) <= context, f"a prompt and its text are {len(whole)} tokens, the model's context {context}")
         held = len(reading.tokens) - 1
-        inputs = inputs_of(m, [reading._replace(tokens=whole)], [held])
+        inputs = inputs_of(m, [reading._replace(tokens=[*whole, end])], min(rounded(len(whole)), context))
         logprobs_TV = np.asarray(_logprobs(m.model, m.params, inputs)[0, held : len(whole)])
         logprobs = logprobs_TV[np.arange(len(targets)), targets].tolist()
         total = sum(logprobs)

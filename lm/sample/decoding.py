@@ -57,13 +57,12 @@ class Request(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "capacity"))
-def prefill(model: LanguageModel, params: dict, tokens_BT: jax.Array, count_B: jax.Array, *, capacity: int) -> Any:
-    """A state with room for `capacity` tokens a row that has read the first `count_B` of each row of tokens_BT.
+def prefill(model: LanguageModel, params: dict, inputs: Inputs, *, capacity: int) -> Any:
+    """A state with room for `capacity` places a row that has read the inputs, the first.
 
-    params: laid out by `LanguageModel.lay_out`, or not. The rest of a row is padding, on the right.
+    params: laid out by `LanguageModel.lay_out`, or not.
     """
-    memory = model.state(tokens_BT.shape[0], capacity)
-    return model.hidden(params, Inputs(tokens_BT, count_B=count_B, first=True), state=memory)[1]
+    return model.hidden(params, inputs, state=model.state(len(inputs.tokens_BT), capacity))[1]
 
 
 @functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("rows",))

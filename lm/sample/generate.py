@@ -18,6 +18,7 @@ from lm.errors import require
 from lm.limits import Count, Seed
 from lm.model.trained import Trained
 from lm.sample.decoding import CHUNK, Decoding, Made, Request, decode, full_logits, prefill
+from lm.sample.prompts import Reading, inputs_of, readings
 from lm.sample.samplers import Sampler
 from lm.sample.text import Continuation
 from lm.typed import coerce
@@ -66,6 +67,8 @@ def generate(
     prompts: Sequence[str],
     sampler: Sampler = Sampler(),  # noqa: B008  (frozen)
     *,
+    sources: Sequence[str] | None = None,
+    vectors: Sequence[np.ndarray] | None = None,
     max_tokens: int = 64,
     seed: int = 0,
     samples: int = 1,
@@ -76,6 +79,8 @@ def generate(
     """Continue each prompt, `samples` times, by at most `max_tokens` tokens.
 
     m: what `lm.load` returns, or a Generator of that, for many calls. An empty prompt starts a document.
+    sources: a text for each prompt, of which the continuation is the translation, class or other answer; vectors: such
+    arrays [I, E], of which it is the caption. For models that were trained on such examples.
     seed: everything random is a function of it, the row and the place in the row; a row's sample does not depend on the
     other rows (but for rounding), and a prompt lengthened by its own sample goes on as that sample did. Row r is sample
     r % samples of prompt r // samples, and is entry r of the result.
@@ -90,8 +95,11 @@ def generate(
     context, end = m.model.config.context, m.tokenizer.eot_token
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     max_tokens, seed, samples = _numbers(max_tokens, seed, samples)
-    _check(m, prompts, samples, stop, past_context)
-    rows = [_Row(m.tokenizer, prompt, stop) for prompt in prompts for _ in range(samples)]
+    read = readings(m, prompts, sources, vectors)
+    _check(prompts, samples, stop, past_context)
+    require(past_context == "error" or vectors is None, "past_context slide: vectors cannot slide; leave it out")
+    pairs = zip(prompts, read, strict=True)
+    rows = [_Row(m.tokenizer, prompt, reading, stop) for prompt, reading in pairs for _ in range(samples)]
     if past_context == "error":
         _check_fits(rows, max_tokens, context)
     if not rows:
@@ -142,24 +150,23 @@ def generate_naive(m: Trained, tokens: list[int], n: int) -> tuple[list[int], li
 class _Row:
     """The host's side of one row."""
 
-    def __init__(self, tokenizer, prompt: str, stop: tuple[str, ...]):
-        self.prompt = prompt
-        self.tokens = tokenizers.encode(tokenizer, prompt).tolist() or [tokenizer.eot_token]  # documents start with one
-        self.window = list(self.tokens)  # what the model reads: the last token is not in the cache yet
-        self.place = len(self.tokens)  # tokens so far, those dropped from the window included
+    def __init__(self, tokenizer, prompt: str, reading: Reading, stop: tuple[str, ...]):
+        self.prompt, self.tokens = prompt, reading.tokens
+        self.reading = reading  # what the model reads: the last token is not in the cache yet
+        self.place = len(self.tokens)  # tokens so far, those dropped from the reading included
         self.continuation = Continuation(tokenizer, stop)
         self.ended: str | None = None
 
     @property
     def held(self) -> int:
-        return len(self.window) - 1
+        return self.reading.held
 
     def full(self, capacity: int) -> bool:
         return self.ended is None and self.held >= capacity
 
     def take(self, tokens: list[int], logprobs: list[float], end: int) -> None:
         """Add what the device made, up to what ends the row."""
-        self.window += tokens
+        self.reading = self.reading._replace(tokens=self.reading.tokens + tokens)
         self.place += len(tokens)
         for token, logprob in zip(tokens, logprobs, strict=True):
             if token == end:
@@ -204,20 +211,20 @@ def _finish(rows: list[_Row], last: bool, on_text) -> None:
 
 # --- the context -----------------------------------------------------------------------------------------------------
 def _read(m: Trained, params: dict, rows: list[_Row], capacity: int, seen_BV: jax.Array) -> Decoding:
-    """Each row's window read but for its last token; a window that outgrew the context is cut first."""
+    """Each row read but for its last token; one that outgrew the context is cut first."""
     context = m.model.config.context
     for row in rows:
-        if len(row.window) > context:
-            row.window = row.window[-_kept(context) :]
-    longest = max(row.held for row in rows)
-    tokens_BT = np.zeros((len(rows), min(_power_of_two(longest), capacity)), np.int32)
-    for r, row in enumerate(rows):
-        tokens_BT[r, : row.held] = row.window[:-1]
-    held_B = np.array([row.held for row in rows], np.int32)
+        tokens = row.reading.tokens
+        if row.held >= context:
+            dropped = len(tokens) - _kept(context)
+            row.reading = row.reading._replace(tokens=tokens[dropped:], opened=max(row.reading.opened - dropped, 0))
+    read = [row.reading for row in rows]
+    longest = max(len(reading.tokens) for reading in read) - 1
+    inputs = inputs_of(m, read, min(_power_of_two(longest), capacity - max(reading.before for reading in read)))
     return Decoding(
-        memory=prefill(m.model, params, tokens_BT, held_B, capacity=capacity),
+        memory=prefill(m.model, params, inputs, capacity=capacity),
         seen_BV=seen_BV,
-        token_B=jnp.array([row.window[-1] for row in rows], jnp.int32),
+        token_B=jnp.array([reading.tokens[-1] for reading in read], jnp.int32),
         place_B=jnp.array([row.place for row in rows], jnp.int32),
         done_B=np.zeros(len(rows), bool),
     )
@@ -255,13 +262,9 @@ def _numbers(max_tokens: int, seed: int, samples: int) -> tuple[int, int, int]:
     return coerce(max_tokens, Count, "max_tokens"), coerce(seed, Seed, "seed"), coerce(samples, Count, "samples")
 
 
-def _check(m, prompts, samples, stop, past_context) -> None:
-    vocab, n_vocab = m.model.config.vocab, m.tokenizer.n_vocab
-    require(n_vocab == vocab, f"the tokenizer has {n_vocab} tokens, the model {vocab}: use the one it was trained with")
-    require(not isinstance(prompts, str), f"prompts {prompts!r}: one text where a list is due; write [{prompts!r}]")
-    for what, texts in (("prompt", prompts), ("stop", stop)):
-        wrong = next((text for text in texts if not isinstance(text, str)), "")
-        require(wrong == "", f"{what} {wrong!r}: expected a string")
+def _check(prompts, samples, stop, past_context) -> None:
+    wrong = next((text for text in stop if not isinstance(text, str)), "")
+    require(wrong == "", f"stop {wrong!r}: expected a string")
     rows = len(prompts) * samples
     require(rows <= MOST_ROWS, f"{rows:,} rows (prompts x samples): at most {MOST_ROWS:,} at once; ask for fewer")
     require("" not in stop, "stop: an empty string is everywhere and would end each row at once; leave it out")

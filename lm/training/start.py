@@ -128,13 +128,15 @@ def _roots(alone: Collection[Keys], common: Collection[Keys]) -> list[str]:
 
 # --- word vectors ----------------------------------------------------------------------------------------------------
 def _with_vectors(params: dict, model: LanguageModel, tokenizer: Tokenizer, file: Path) -> tuple[dict, str]:
-    """The rows of words that the file knows, in each table of tokens' vectors, are the file's: centred, and scaled to
-    the mean square of the fresh table.
+    """The rows of words that the file knows, in the table of tokens' vectors, are the file's: centred, and scaled to
+    the mean square of the fresh table. So are those of an encoder's table where it is as wide.
 
     A word is a token that is one as a whole, with a space before it or without; it is looked up as it is, then in lower
     case.
     """
-    width = model.tables(params)[0].shape[1]
+    width = model.config.width
+    tables = [table for table, axes in model.with_axes(params) if axes == ("V", "D") and table.shape[1] == width]
+    require(bool(tables), f"train.start {file}: a {model.config.architecture} has no table of its tokens' vectors")
     vectors = _read_vectors(file)
     keys = {token: word if word in vectors else word.lower() for token, word in _words(tokenizer).items()}
     found = {token: key for token, key in keys.items() if key in vectors}
@@ -152,7 +154,7 @@ def _with_vectors(params: dict, model: LanguageModel, tokenizer: Tokenizer, file
     )
 
     def replaced(fresh, axes):
-        if axes != ("V", "D"):
+        if axes != ("V", "D") or fresh.shape[1] != width:
             return fresh
         scale = jnp.sqrt(jnp.mean(jnp.square(fresh))) / size
         return fresh.at[tokens].set(jnp.asarray(rows_VD * float(scale), fresh.dtype))

@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from lm import tokenizer as tokenizers
-from lm.config import DataConfig, ModelConfig, RecurrentConfig
+from lm.config import DataConfig, EncoderConfig, ModelConfig, RecurrentConfig
 from lm.errors import UserError
 from lm.model.api import build
 from lm.run import load
@@ -176,6 +176,21 @@ def test_exact_case_comes_before_lower_case(files, worded):
     table = np.asarray(begin_with(fresh, model, tokenizer, str(files["words.txt"]))[0]["embedding"])
     (the,), (The,), (king,), (King,) = map(tokenizer.encode_ordinary, (" the", " The", " king", " King"))
     assert (table[king] == table[King]).all() and (table[the] != table[The]).any()
+
+
+@pytest.mark.parametrize("width", [16, 8])
+def test_an_encoder_as_wide_begins_with_them_too(files, worded, width):
+    tokenizer, model, _ = worded
+    encoder = EncoderConfig(layers=1, width=width, heads=2, context=8)
+    model = build(dataclasses.replace(model.config, encoder=encoder))
+    fresh = model.init(3)
+    params, _ = begin_with(fresh, model, tokenizer, str(files["words.bin"]))
+    for ours, before, there in ((params, fresh, True), (params["encoder"], fresh["encoder"], width == 16)):
+        rows = expected_rows(tokenizer, before["embedding"]) if there else {}
+        table = np.asarray(before["embedding"]).copy()
+        for token, row in rows.items():
+            table[token] = row
+        np.testing.assert_allclose(ours["embedding"], table, rtol=1e-5, atol=1e-6)
 
 
 def test_what_fits_nothing_is_refused(files, worded, gensim, tmp_path):
