@@ -19,7 +19,7 @@ HOP, WINDOW, BANDS = 80, 200, 24
 """Samples from frame to frame (10 ms) and in a window (25 ms), and mel bands between 100 and 3,900 Hz."""
 MOST_FRAMES = 150
 """I, the frames of the longest utterance kept; the longest are drawn again."""
-DIGITS = "zero one two three four five six seven eight nine".split()
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp")
 SPEEDS, PITCHES = (140, 220), (25, 75)
 """Words a minute, and the engine's pitch, 0 to 100; uniform between these."""
@@ -135,7 +135,7 @@ def plain_answers(train: dict[str, np.ndarray], held: dict[str, np.ndarray]) -> 
     x_train, x_held = stretched(train), stretched(held)
     nearest = KNeighborsClassifier(1).fit(x_train, train["captions"]).predict(x_held)
     scale = StandardScaler().fit(x_train)
-    words = [np.array([(text.split() + ["", ""])[:3] for text in part["captions"]]) for part in (train, held)]
+    words = [np.array([[*text.split(), "", ""][:3] for text in part["captions"]]) for part in (train, held)]
     places = []
     for place in range(3):
         model = LogisticRegression(C=0.01, max_iter=200).fit(scale.transform(x_train), words[0][:, place])
