@@ -273,7 +273,7 @@ def forecasts(m: lm.Trained, history_MT: np.ndarray, seed: int) -> dict[str, np.
     plain: dict[str, Callable] = {
         "seasonal naive": lambda x_T: signals.seasonal_naive(x_T, 200, rng),
         "autoregression": lambda x_T: signals.draw_linear(signals.best_autoregression(x_T), x_T, horizon, 200, rng),
-        "line and waves, told the periods": lambda x_T: signals.seasonal_regression(x_T, 200, rng),
+        "waves of known periods": lambda x_T: signals.seasonal_regression(x_T, 200, rng),
     }
     paths = {name: np.stack([forecast(x_T) for x_T in history_MT]) for name, forecast in plain.items()}
     return paths | {"transformer": signals.from_series_levels(levels).reshape(len(texts), PATHS, horizon)}

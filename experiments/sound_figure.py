@@ -17,19 +17,19 @@ def summary(part: str, results: list[dict]) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
+def cell(values: np.ndarray) -> str:
+    """Mean and standard deviation of a measure's values [seeds]."""
+    spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{spread}"
+
+
 def table(part: str, results: list[dict]) -> str:
     """Markdown: mean and standard deviation over seeds."""
     methods = summary(part, results)
     measures = list(dict.fromkeys(what for values in methods.values() for what in values))
     lines = [f"| {part} | {' | '.join(measures)} |", "|---" * (1 + len(measures)) + "|"]
     for name, values in methods.items():
-        cells = [
-            f"{x.mean():.3f} ± {x.std(ddof=1) if len(x) > 1 else np.nan:.3f}"
-            if (x := values.get(what)) is not None
-            else ""
-            for what in measures
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cell(values[what]) if what in values else '' for what in measures)} |")
     return "\n".join(lines)
 
 
@@ -66,7 +66,8 @@ def draw_speech(row, values, runs: Path, seed: int) -> None:
     row[0].imshow(frames_IE.T, origin="lower", aspect="auto", cmap="magma", extent=(0, 10 * len(frames_IE), 0, 24))
     row[0].grid(False)
     voice, said, heard = held["voices"][shown], held["captions"][shown], answers["decoder-only"][shown]
-    row[0].set(title=f"voice “{voice}”: “{said}”, answered “{heard}”", xlabel="ms", ylabel="mel band")
+    row[0].set(xlabel="ms", ylabel="mel band")
+    row[0].set_title(f"“{said}”, answered “{heard}” (voice {voice})", fontsize=10)
     names = sorted(set(held["voices"]))
     for index, (name, some) in enumerate((name, answers[name]) for name in ("logistic regression", "decoder-only")):
         right = sorted(np.mean((some == held["captions"])[held["voices"] == voice]) for voice in names)
@@ -75,6 +76,7 @@ def draw_speech(row, values, runs: Path, seed: int) -> None:
     row[1].set_ylim(0, 1.03)
     row[1].legend(fontsize=9)
     bars(row[2], values, {"1 digit": "1 digit", "2 digits": "2 digits", "3 digits": "3 digits"}, "answers right")
+    row[2].set_yticks(np.linspace(0, 1, 6))
     row[2].set_title("spoken digits, voices held out")
 
 
