@@ -31,7 +31,7 @@ import lm
 from lm.figures import save
 
 FIGURE = Path(__file__).parent / "figures" / "sound.svg"
-STEPS = {"speech": 250, "vowel": 400, "series": 300}
+STEPS = {"speech": 200, "vowel": 250, "series": 200}
 LETTERS = 18
 """Places that the longest answer takes: "three seven eight", begun by an end of text."""
 SHOWN = 8
@@ -202,7 +202,7 @@ def continuations(m: lm.Trained, held: list[signals.Vowel], seed: int, options) 
         "the last period again": [],
         "the truth's first half": [],
     }
-    for sample, wave_T, one in zip(drawn, waves_MT, held, strict=True):
+    for sample, wave_T in zip(drawn, waves_MT, strict=True):
         beginning_T, period = (
             wave_T[: signals.BEGINNING],
             round(signals.RATE / signals.pitch_of(wave_T[: signals.BEGINNING])),
@@ -214,7 +214,7 @@ def continuations(m: lm.Trained, held: list[signals.Vowel], seed: int, options) 
         made["linear, of this beginning"].append(np.clip(linear_1T[0], -1, 1))
         made["the last period again"].append(np.resize(beginning_T[-period:], signals.CONTINUED))
         made["the truth's first half"].append(
-            np.tile(one.wave_T[signals.BEGINNING : signals.BEGINNING + signals.CONTINUED // 2], 2)
+            np.tile(wave_T[signals.BEGINNING : signals.BEGINNING + signals.CONTINUED // 2], 2)
         )
     half = signals.CONTINUED // 2
     scores = {}

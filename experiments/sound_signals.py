@@ -90,14 +90,16 @@ def vowel(rng: np.random.Generator, samples: int) -> Vowel:
 
 def pitch_of(wave_T: np.ndarray) -> float:
     """Pulses a second by the autocorrelation: the first peak between 300 and 80 that is nearly as high as the highest
-    (which two periods may be), refined by a parabola."""
+    (which two periods may be), refined by a parabola. 0 where there is none."""
     x_T = wave_T - wave_T.mean()
     power = np.abs(np.fft.rfft(x_T, 2 * len(x_T))) ** 2
     correlation = np.fft.irfft(power)[: len(x_T)] / np.arange(len(x_T), 0, -1)
     low, high = RATE // 300, RATE // 80
     inner = correlation[low:high]
     peaks = (inner >= correlation[low - 1 : high - 1]) & (inner >= correlation[low + 1 : high + 1])
-    peak = low + int(np.flatnonzero(peaks & (inner >= 0.85 * inner[peaks].max()))[0]) if peaks.any() else low
+    if not peaks.any():
+        return 0.0
+    peak = low + int(np.flatnonzero(peaks & (inner >= 0.85 * inner[peaks].max()))[0])
     before, at, after = correlation[peak - 1 : peak + 2]
     return RATE / (peak + 0.5 * (before - after) / (before - 2 * at + after))
 

@@ -17,11 +17,11 @@ RATE = 8000
 """Samples a second."""
 HOP, WINDOW, BANDS = 80, 200, 24
 """Samples from frame to frame (10 ms) and in a window (25 ms), and mel bands between 100 and 3,900 Hz."""
-MOST_FRAMES = 150
+MOST_FRAMES = 128
 """I, the frames of the longest utterance kept; the longest are drawn again."""
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp")
-SPEEDS, PITCHES = (140, 220), (25, 75)
+SPEEDS, PITCHES = (150, 220), (25, 75)
 """Words a minute, and the engine's pitch, 0 to 100; uniform between these."""
 SYNCHRONOUS, NO_EXIT, UTF8, CHARACTERS, SPEED, PITCH = 2, 0x8000, 1, 1, 1, 3
 """The engine's constants (speak_lib.h)."""
@@ -115,7 +115,7 @@ def log_mel(wave_A: np.ndarray) -> np.ndarray:
 
 
 # --- plain recognisers -----------------------------------------------------------------------------------------------
-def stretched(examples: dict[str, np.ndarray], length: int = 40) -> np.ndarray:
+def stretched(examples: dict[str, np.ndarray], length: int = 24) -> np.ndarray:
     """Every utterance as `length` frames evenly spaced in it, and its true length: [N, length E + 1]."""
     rows = []
     for frames_IE, count in zip(examples["frames"], examples["frame_counts"], strict=True):
@@ -138,7 +138,7 @@ def plain_answers(train: dict[str, np.ndarray], held: dict[str, np.ndarray]) -> 
     words = [np.array([[*text.split(), "", ""][:3] for text in part["captions"]]) for part in (train, held)]
     places = []
     for place in range(3):
-        model = LogisticRegression(C=0.01, max_iter=200).fit(scale.transform(x_train), words[0][:, place])
+        model = LogisticRegression(C=0.01, max_iter=100).fit(scale.transform(x_train), words[0][:, place])
         places.append(model.predict(scale.transform(x_held)))
     logistic = [" ".join(word for word in row if word) for row in zip(*places, strict=True)]
     return {"nearest neighbour": list(nearest), "logistic regression": logistic}
