@@ -25,7 +25,9 @@ import numpy as np
 import sound_signals as signals
 import sound_speech as speech
 from scipy.io import wavfile
+from scipy.special import log_softmax
 from sound_figure import draw, table
+from sound_signals import BEGINNING, CONTINUED, HISTORY, HORIZON, LEVELS, SCORED
 
 import lm
 from lm.figures import save
@@ -52,16 +54,16 @@ def main() -> None:
     options.runs.mkdir(parents=True, exist_ok=True)
     kept = options.runs / "results.jsonl"
     results = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    done = {(result["part"], result["seed"]) for result in results}
     for seed in options.seeds:
         for part in options.parts:
-            if (part, seed) in done:
+            what = dict(part=part, seed=seed, steps=options.steps or STEPS[part], scale=options.scale)
+            if any(what.items() <= result.items() for result in results):
                 continue
             start = time.perf_counter()
             scores = STUDIES[part](seed, options)
             if scores is None:
                 continue
-            results.append(dict(part=part, seed=seed, scores=scores, seconds=time.perf_counter() - start))
+            results.append(what | dict(scores=scores, seconds=time.perf_counter() - start))
             with kept.open("a") as file:
                 file.write(json.dumps(results[-1]) + "\n")
             print(f"{part}, seed {seed}: {results[-1]['seconds']:.0f} s", flush=True)
@@ -95,14 +97,13 @@ def study_speech(seed: int, options) -> dict | None:
     except ImportError:
         print("speech is left out: pip install espeakng-loader", flush=True)
         return None
-    parts = {}
-    for index, (part, voices) in enumerate(zip(("train", "held"), speech.divide(speaker.voices, seed), strict=True)):
-        count = max(6, int((3000, 600)[index] * options.scale))
-        parts[part] = speech.utterances(speaker, voices, count, seed=2 * seed + index)
-        np.savez(options.runs / f"speech-{part}-{seed}.npz", **parts[part])
-    train_file, held_file = (str(options.runs / f"speech-{part}-{seed}.npz") for part in parts)
-    data = lm.DataConfig(examples=train_file, validation_corpus=held_file, tokenizer="chars")
-    held = parts["held"]
+    files = [options.runs / f"speech-{part}-{seed}.npz" for part in ("train", "held")]
+    for index, voices in enumerate(speech.divide(speaker.voices, seed)):
+        if not files[index].exists():  # made once: the engine's own noise has no seed
+            count = max(6, int((3000, 600)[index] * options.scale))
+            np.savez(files[index], **speech.utterances(speaker, voices, count, seed=2 * seed + index))
+    data = lm.DataConfig(examples=str(files[0]), validation_corpus=str(files[1]), tokenizer="chars")
+    spoken, held = (dict(np.load(file)) for file in files)
     shape = dict(width=64, heads=4)
     models = {
         "decoder-only": lm.ModelConfig(
@@ -113,7 +114,7 @@ def study_speech(seed: int, options) -> dict | None:
             encoder=lm.EncoderConfig(layers=2, vectors=speech.BANDS, context=speech.MOST_FRAMES + 1, **shape),
         ),
     }  # fmt: skip
-    answers = speech.plain_answers(parts["train"], held)
+    answers = speech.plain_answers(spoken, held)
     for name, model in models.items():
         m = train(name, model, data, "speech", seed, options)
         frames = [frames_IE[:count] for frames_IE, count in zip(held["frames"], held["frame_counts"], strict=True)]
@@ -124,6 +125,7 @@ def study_speech(seed: int, options) -> dict | None:
 
 
 def right_answers(answers: list[str], captions: np.ndarray) -> dict[str, float]:
+    """Shares of answers that are the caption to the letter."""
     right, digits = np.array(answers) == captions, np.array([len(text.split()) for text in captions])
     return {"all": right.mean()} | {f"{n} digits" if n > 1 else "1 digit": right[digits == n].mean() for n in (1, 2, 3)}
 
@@ -133,14 +135,14 @@ def study_vowel(seed: int, options) -> dict:
     """Bits a sample by method; and of continuations the error of the pitch and the distance of the spectrum."""
     rng = np.random.default_rng(seed)
     trained_on = [signals.vowel(rng, 4000) for _ in range(max(4, int(400 * options.scale)))]
-    held = [signals.vowel(rng, signals.BEGINNING + signals.CONTINUED) for _ in range(max(4, int(64 * options.scale)))]
+    held = [signals.vowel(rng, BEGINNING + CONTINUED) for _ in range(max(4, int(64 * options.scale)))]
     files = {}
     for part, some in (("train", trained_on), ("held", held)):
         files[part] = options.runs / f"vowel-{part}-{seed}.txt"
         texts = [signals.write(signals.mu_law(one.wave_T)) for one in some]
         files[part].write_text("<|endoftext|>".join(texts), encoding="utf-8")
     data = lm.DataConfig(corpus=str(files["train"]), validation_corpus=str(files["held"]), tokenizer="chars")
-    model = lm.ModelConfig(layers=3, width=64, heads=4, context=2 * signals.BEGINNING)
+    model = lm.ModelConfig(layers=3, width=64, heads=4, context=2 * BEGINNING)
     m = train("transformer", model, data, "vowel", seed, options)
     scores = {name: {"bits a sample": bits} for name, bits in vowel_bits(m, trained_on, held).items()}
     for name, measured in continuations(m, held[:8], seed, options).items():
@@ -151,36 +153,33 @@ def study_vowel(seed: int, options) -> dict:
 def vowel_bits(m: lm.Trained, trained_on: list[signals.Vowel], held: list[signals.Vowel]) -> dict[str, float]:
     """Bits a sample of what follows the beginnings, each predicted from all before it. Order and ridge of the linear
     predictors were chosen on other vowels."""
-    end = signals.BEGINNING + signals.SCORED
+    end = BEGINNING + SCORED
     levels_MT = np.stack([signals.mu_law(one.wave_T[:end]) for one in held])
     known = np.concatenate([signals.mu_law(one.wave_T) for one in trained_on])
-    scored_MT, wave_MT = levels_MT[:, signals.BEGINNING :], signals.from_mu_law(levels_MT)
-    share_V = (np.bincount(known, minlength=signals.LEVELS) + 1) / (len(known) + signals.LEVELS)
+    scored_MT, wave_MT = levels_MT[:, BEGINNING:], signals.from_mu_law(levels_MT)
+    share_V = (np.bincount(known, minlength=LEVELS) + 1) / (len(known) + LEVELS)
     pooled = signals.fit_linear(np.stack([signals.from_mu_law(signals.mu_law(o.wave_T)) for o in trained_on[:50]]), 32)
 
     def linear_bits(model: signals.Linear, row: int) -> float:
         order = len(model.weights_Q) - 1
-        before, _ = signals.columns(wave_MT[row, None, signals.BEGINNING - order :], order)
+        before, _ = signals.columns(wave_MT[row, None, BEGINNING - order :], order)
         return signals.gaussian_bits(scored_MT[row], before @ model.weights_Q, model.deviation).mean()
 
     rows = range(len(held))
     tokens_MT = np.stack([m.tokenizer.encode_ordinary(signals.write(levels_T)) for levels_T in levels_MT])
     logits_MTV, _ = m.apply(tokens_MT[:, :-1])
-    logits_MTV = np.asarray(logits_MTV[:, signals.BEGINNING - 1 :])
-    target_MT = np.take_along_axis(logits_MTV, tokens_MT[:, signals.BEGINNING :, None], axis=-1)[..., 0]
-    nats_MT = np.log(np.exp(logits_MTV).sum(-1)) - target_MT
+    logprobs_MTV = log_softmax(np.asarray(logits_MTV[:, BEGINNING - 1 :]), axis=-1)
+    logprobs_MT = np.take_along_axis(logprobs_MTV, tokens_MT[:, BEGINNING:, None], axis=-1)
     informed = [
-        signals.gaussian_bits(scored_MT[row], held[row].mean_T[signals.BEGINNING : end], held[row].deviation).mean()
-        for row in rows
+        signals.gaussian_bits(scored_T, one.mean_T[BEGINNING:end], one.deviation).mean()
+        for scored_T, one in zip(scored_MT, held, strict=True)
     ]
     return {
-        "uniform": np.log2(signals.LEVELS),
+        "uniform": np.log2(LEVELS),
         "histogram": -np.log2(share_V[scored_MT]).mean(),
         "linear, of all vowels": np.mean([linear_bits(pooled, row) for row in rows]),
-        "linear, of this beginning": np.mean(
-            [linear_bits(adapted(wave_MT[row, : signals.BEGINNING]), row) for row in rows]
-        ),
-        "transformer": nats_MT.mean() / np.log(2),
+        "linear, of this beginning": np.mean([linear_bits(adapted(wave_MT[row, :BEGINNING]), row) for row in rows]),
+        "transformer": -logprobs_MT.mean() / np.log(2),
         "who made it": np.mean(informed),
     }
 
@@ -194,8 +193,9 @@ def continuations(m: lm.Trained, held: list[signals.Vowel], seed: int, options) 
     """Draw them, write them to .wav after their beginnings, and measure the second half against the truth's."""
     rng = np.random.default_rng(seed)
     waves_MT = [signals.from_mu_law(signals.mu_law(one.wave_T)) for one in held]
-    prompts = [signals.write(signals.mu_law(one.wave_T[: signals.BEGINNING])) for one in held]
-    drawn = lm.generate(m, prompts, max_tokens=signals.CONTINUED, seed=seed, past_context="slide")
+    prompts = [signals.write(signals.mu_law(one.wave_T[:BEGINNING])) for one in held]
+    drawn = lm.generate(m, prompts, max_tokens=CONTINUED, seed=seed, past_context="slide")
+    half = CONTINUED // 2
     made = {
         "transformer": [],
         "linear, of this beginning": [],
@@ -203,20 +203,14 @@ def continuations(m: lm.Trained, held: list[signals.Vowel], seed: int, options) 
         "the truth's first half": [],
     }
     for sample, wave_T in zip(drawn, waves_MT, strict=True):
-        beginning_T, period = (
-            wave_T[: signals.BEGINNING],
-            round(signals.RATE / signals.pitch_of(wave_T[: signals.BEGINNING])),
-        )
-        text = sample.text.replace("<|endoftext|>", "")
-        levels = np.append(signals.read(text), np.full(max(0, signals.CONTINUED - len(text)), signals.LEVELS // 2))
-        made["transformer"].append(signals.from_mu_law(levels[: signals.CONTINUED]))
-        linear_1T = signals.draw_linear(adapted(beginning_T), beginning_T, signals.CONTINUED, 1, rng)
+        beginning_T = wave_T[:BEGINNING]
+        period = round(signals.RATE / signals.pitch_of(beginning_T))
+        levels = np.append(signals.read(sample.text), np.full(CONTINUED, LEVELS // 2))  # silence, where it ended early
+        made["transformer"].append(signals.from_mu_law(levels[:CONTINUED]))
+        linear_1T = signals.draw_linear(adapted(beginning_T), beginning_T, CONTINUED, 1, rng)
         made["linear, of this beginning"].append(np.clip(linear_1T[0], -1, 1))
-        made["the last period again"].append(np.resize(beginning_T[-period:], signals.CONTINUED))
-        made["the truth's first half"].append(
-            np.tile(wave_T[signals.BEGINNING : signals.BEGINNING + signals.CONTINUED // 2], 2)
-        )
-    half = signals.CONTINUED // 2
+        made["the last period again"].append(np.resize(beginning_T[-period:], CONTINUED))
+        made["the truth's first half"].append(np.tile(wave_T[BEGINNING : BEGINNING + half], 2))
     scores = {}
     for name, waves in made.items():
         pitches = [abs(signals.pitch_of(w[half:]) / one.pitch - 1) for w, one in zip(waves, held, strict=True)]
@@ -224,7 +218,7 @@ def continuations(m: lm.Trained, held: list[signals.Vowel], seed: int, options) 
         scores[name] = {"pitch off, %": 100 * float(np.median(pitches)), "spectrum off, dB": float(np.mean(spectra))}
     np.savez(options.runs / f"vowel-waves-{seed}.npz", truth=waves_MT, continued=made["transformer"])
     for index, (wave_T, continued_T) in enumerate(zip(waves_MT, made["transformer"], strict=True)):
-        heard_T = np.concatenate([wave_T, np.zeros(2000), wave_T[: signals.BEGINNING], continued_T])
+        heard_T = np.concatenate([wave_T, np.zeros(2000), wave_T[:BEGINNING], continued_T])
         path = options.runs / f"vowel-{seed}-{index}-true-then-continued.wav"
         wavfile.write(path, signals.RATE, (heard_T * 32767).astype(np.int16))
     return scores
@@ -243,11 +237,11 @@ def study_series(seed: int, options) -> dict:
         lines = [json.dumps(dict(source=text[:SHOWN], target=text[SHOWN:])) for text in texts]
         files[part].write_text("\n".join(lines), encoding="utf-8")
     data = lm.DataConfig(examples=str(files["train"]), validation_corpus=str(files["held"]), tokenizer="chars")
-    model = lm.ModelConfig(layers=3, width=64, heads=4, context=signals.HISTORY + signals.HORIZON + 2)
+    model = lm.ModelConfig(layers=3, width=64, heads=4, context=HISTORY + HORIZON + 2)
     m = train("transformer", model, data, "series", seed, options)
     scores = {}
     for kind, z_MT in drawn.items():
-        history_MT, truth_MT = np.split(z_MT[count:], [signals.HISTORY], axis=1)
+        history_MT, truth_MT = np.split(z_MT[count:], [HISTORY], axis=1)
         paths = forecasts(m, history_MT, seed)
         for name, paths_MWT in paths.items():
             found = signals.forecast_scores(paths_MWT, truth_MT, history_MT)
@@ -262,7 +256,7 @@ def forecastable(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 def forecasts(m: lm.Trained, history_MT: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Paths [M, W, HORIZON] by method."""
-    rng, horizon = np.random.default_rng(seed), signals.HORIZON
+    rng, horizon = np.random.default_rng(seed), HORIZON
     texts = [signals.write(signals.series_levels(history_T)) for history_T in history_MT]
     drawn = lm.generate(
         m, [text[SHOWN:] for text in texts], sources=[text[:SHOWN] for text in texts], samples=PATHS,
