@@ -33,7 +33,7 @@ import lm
 from lm.figures import save
 
 FIGURE = Path(__file__).parent / "figures" / "sound.svg"
-STEPS = {"speech": 200, "vowel": 250, "series": 200}
+STEPS = {"speech": 400, "vowel": 250, "series": 200}
 LETTERS = 18
 """Places that the longest answer takes: "three seven eight", begun by an end of text."""
 SHOWN = 8
@@ -100,25 +100,30 @@ def study_speech(seed: int, options) -> dict | None:
     files = [options.runs / f"speech-{part}-{seed}.npz" for part in ("train", "held")]
     for index, voices in enumerate(speech.divide(speaker.voices, seed)):
         if not files[index].exists():  # made once: the engine's own noise has no seed
-            count = max(6, int((3000, 600)[index] * options.scale))
+            count = max(6, int((5000, 600)[index] * options.scale))
             np.savez(files[index], **speech.utterances(speaker, voices, count, seed=2 * seed + index))
-    data = lm.DataConfig(examples=str(files[0]), validation_corpus=str(files[1]), tokenizer="chars")
     spoken, held = (dict(np.load(file)) for file in files)
-    shape = dict(width=64, heads=4)
+    examples = [options.runs / f"speech-{part}-{seed}-stacked.npz" for part in ("train", "held")]
+    for file, some in zip(examples, (spoken, held), strict=True):
+        np.savez(file, **speech.stacked(some))
+    data = lm.DataConfig(examples=str(examples[0]), validation_corpus=str(examples[1]), tokenizer="chars")
+    shape, read = dict(width=64, heads=4), dict(vectors=speech.STACKED * speech.BANDS)
+    places = speech.MOST_FRAMES // speech.STACKED
     models = {
         "decoder-only": lm.ModelConfig(
-            layers=3, mask="prefix", vectors=speech.BANDS, context=speech.MOST_FRAMES + LETTERS, **shape
+            layers=3, mask="prefix", context=places + LETTERS, **read, **shape
         ),
         "encoder-decoder": lm.ModelConfig(
             layers=1, context=LETTERS, **shape,
-            encoder=lm.EncoderConfig(layers=2, vectors=speech.BANDS, context=speech.MOST_FRAMES + 1, **shape),
+            encoder=lm.EncoderConfig(layers=2, context=places + 1, **read, **shape),
         ),
     }  # fmt: skip
     answers = speech.plain_answers(spoken, held)
+    asked = speech.stacked(held)
+    shown = [vectors_IE[:count] for vectors_IE, count in zip(asked["frames"], asked["frame_counts"], strict=True)]
     for name, model in models.items():
         m = train(name, model, data, "speech", seed, options)
-        frames = [frames_IE[:count] for frames_IE, count in zip(held["frames"], held["frame_counts"], strict=True)]
-        written = lm.generate(m, [""] * len(frames), lm.Sampler(temperature=0), max_tokens=LETTERS, vectors=frames)
+        written = lm.generate(m, [""] * len(shown), lm.Sampler(temperature=0), max_tokens=LETTERS, vectors=shown)
         answers[name] = [sample.text for sample in written]
     np.savez(options.runs / f"speech-answers-{seed}.npz", **{name: np.array(some) for name, some in answers.items()})
     return {name: right_answers(some, held["captions"]) for name, some in answers.items()}

@@ -2,7 +2,7 @@
 
 The engine is an optional tool, GPL-3, from the package espeakng-loader; nothing of it is copied here.
 
-N: utterances, I: frames of one, E: mel bands, A: samples of a wave, C: samples of a window, P: bins of its spectrum.
+N: utterances, I: frames of one, or vectors, E: mel bands, or numbers in a vector, A: samples of a wave, C: samples of a window, P: bins of its spectrum.
 """
 
 import ctypes
@@ -18,7 +18,9 @@ RATE = 8000
 HOP, WINDOW, BANDS = 80, 200, 24
 """Samples from frame to frame (10 ms) and in a window (25 ms), and mel bands between 100 and 3,900 Hz."""
 MOST_FRAMES = 128
-"""I, the frames of the longest utterance kept; the longest are drawn again."""
+"""Frames of the longest utterance kept; the longest are drawn again."""
+STACKED = 2
+"""Neighbouring frames that make a vector, so that there are half as many places to attend to."""
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp")
 SPEEDS, PITCHES = (150, 220), (25, 75)
@@ -112,6 +114,13 @@ def log_mel(wave_A: np.ndarray) -> np.ndarray:
     mel_IE = mel_IE[loud[0] : loud[-1] + 1]
     log_IE = np.log(mel_IE + 1e-6 * mel_IE.max())
     return ((log_IE - log_IE.mean(0)) / 3).astype(np.float32)
+
+
+def stacked(examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same examples with every STACKED frames in one vector."""
+    N, frames, bands = examples["frames"].shape
+    vectors_NIE = examples["frames"].reshape(N, frames // STACKED, STACKED * bands)
+    return examples | {"frames": vectors_NIE, "frame_counts": -(-examples["frame_counts"] // STACKED)}
 
 
 # --- plain recognisers -----------------------------------------------------------------------------------------------

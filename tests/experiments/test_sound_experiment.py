@@ -117,6 +117,9 @@ def test_espeak_says_the_same_digits_differently(speech):
     made = speech.utterances(speaker, ["m1", "f2"], 6, seed=0)
     assert [len(text.split()) for text in made["captions"]] == [1, 2, 3] * 2
     assert np.all(np.diff(made["frame_counts"].reshape(2, 3)) > 0)  # more digits take longer
+    pairs = speech.stacked(made)
+    np.testing.assert_array_equal(pairs["frames"][0, 3], np.append(made["frames"][0, 6], made["frames"][0, 7]))
+    assert pairs["frame_counts"][0] == (made["frame_counts"][0] + 1) // 2
     answers = speech.plain_answers(made, made)
     assert answers["nearest neighbour"] == list(made["captions"])
 
