@@ -2,7 +2,8 @@
 
 The engine is an optional tool, GPL-3, from the package espeakng-loader; nothing of it is copied here.
 
-N: utterances, I: frames of one, or vectors, E: mel bands, or numbers in a vector, A: samples of a wave, C: samples of a window, P: bins of its spectrum.
+N: utterances, I: frames of one, or vectors, E: mel bands, or numbers in a vector, A: samples of a wave, C: samples of a
+window, P: bins of its spectrum.
 """
 
 import ctypes
