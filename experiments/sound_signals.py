@@ -96,7 +96,7 @@ def pitch_of(wave_T: np.ndarray) -> float:
     correlation = np.fft.irfft(power)[: len(x_T)] / np.arange(len(x_T), 0, -1)
     low, high = RATE // 300, RATE // 80
     inner = correlation[low:high]
-    peaks = (inner >= correlation[low - 1 : high - 1]) & (inner >= correlation[low + 1 : high + 1])
+    peaks = (inner >= correlation[low - 1 : high - 1]) & (inner >= correlation[low + 1 : high + 1]) & (inner > 0)
     if not peaks.any():
         return 0.0
     peak = low + int(np.flatnonzero(peaks & (inner >= 0.85 * inner[peaks].max()))[0])

@@ -46,6 +46,7 @@ def test_whoever_knows_a_vowel_errs_by_its_breath_alone(signals):
         vowel = signals.vowel(rng, 4000)
         assert (vowel.wave_T - vowel.mean_T).std() == pytest.approx(vowel.deviation, rel=0.05)
         assert signals.pitch_of(vowel.wave_T) == pytest.approx(vowel.pitch, rel=0.01)
+    assert signals.pitch_of(np.zeros(1000)) == 0
 
 
 def test_least_squares_finds_an_autoregression_and_forecasts_it(signals):
