@@ -1,6 +1,6 @@
 """Can the blocks that learn text learn sound? Spoken digits to text, a vowel sample by sample, and time series.
 
-python experiments/sound.py                              6 minutes on two CPU cores
+python experiments/sound.py                              about 12 minutes on two CPU cores
 python experiments/sound.py --parts series --seeds 0     a part of it, with one seed
 
 Speech: one to three digits, spoken by espeak-ng (pip install espeakng-loader; without it this part is left out) in 104
@@ -11,8 +11,10 @@ Vowel: a signal of 8,000 samples a second as 256 mu-law levels, each a token. Bi
 linear prediction; a beginning of 32 ms is continued, and written to .wav.
 Series: values as 256 levels; forecasts of 24 values by sampled continuations, against seasonal naive and others.
 
-Expected: the models answer .9 of held-out voices where the plain recognisers answer .65; REPLACE. A seed draws other
-voices, utterances, vowels and series, and another start of the model.
+Expected: the models answer .85 to .89 of held-out voices, plain recognisers .73; of the vowel the transformer needs 4.5
+bits a sample, more than linear prediction fitted to the beginning (3.6), and its continuation loses the pitch; it
+forecasts the chaotic series far better than the others, the seasonal one worse than whoever knows the periods. A seed
+draws other voices, utterances, vowels and series, and another start of the model.
 """
 
 import argparse
