@@ -33,6 +33,7 @@ from sound_signals import BEGINNING, CONTINUED, HISTORY, HORIZON, LEVELS, SCORED
 
 import lm
 from lm.figures import save
+from lm.files import whole
 
 FIGURE = Path(__file__).parent / "figures" / "sound.svg"
 STEPS = {"speech": 400, "vowel": 250, "series": 200}
@@ -103,7 +104,8 @@ def study_speech(seed: int, options) -> dict | None:
     for index, voices in enumerate(speech.divide(speaker.voices, seed)):
         if not files[index].exists():  # made once: the engine's own noise has no seed
             count = max(6, int((5000, 600)[index] * options.scale))
-            np.savez(files[index], **speech.utterances(speaker, voices, count, seed=2 * seed + index))
+            with whole(files[index], "wb") as file:
+                np.savez(file, **speech.utterances(speaker, voices, count, seed=2 * seed + index))
     spoken, held = (dict(np.load(file)) for file in files)
     examples = [options.runs / f"speech-{part}-{seed}-stacked.npz" for part in ("train", "held")]
     for file, some in zip(examples, (spoken, held), strict=True):
@@ -127,7 +129,8 @@ def study_speech(seed: int, options) -> dict | None:
         m = train(name, model, data, "speech", seed, options)
         written = lm.generate(m, [""] * len(shown), lm.Sampler(temperature=0), max_tokens=LETTERS, vectors=shown)
         answers[name] = [sample.text for sample in written]
-    np.savez(options.runs / f"speech-answers-{seed}.npz", **{name: np.array(some) for name, some in answers.items()})
+    with whole(options.runs / f"speech-answers-{seed}.npz", "wb") as file:
+        np.savez(file, **{name: np.array(some) for name, some in answers.items()})
     return {name: right_answers(some, held["captions"]) for name, some in answers.items()}
 
 
@@ -147,7 +150,8 @@ def study_vowel(seed: int, options) -> dict:
     for part, some in (("train", trained_on), ("held", held)):
         files[part] = options.runs / f"vowel-{part}-{seed}.txt"
         texts = [signals.write(signals.mu_law(one.wave_T)) for one in some]
-        files[part].write_text("<|endoftext|>".join(texts), encoding="utf-8")
+        with whole(files[part]) as file:
+            file.write("<|endoftext|>".join(texts))
     data = lm.DataConfig(corpus=str(files["train"]), validation_corpus=str(files["held"]), tokenizer="chars")
     model = lm.ModelConfig(layers=3, width=64, heads=4, context=2 * BEGINNING)
     m = train("transformer", model, data, "vowel", seed, options)
@@ -223,7 +227,8 @@ def continuations(m: lm.Trained, held: list[signals.Vowel], seed: int, options) 
         pitches = [abs(signals.pitch_of(w[half:]) / one.pitch - 1) for w, one in zip(waves, held, strict=True)]
         spectra = [signals.spectral_distance(w[half:], t[-half:]) for w, t in zip(waves, waves_MT, strict=True)]
         scores[name] = {"pitch off, %": 100 * float(np.median(pitches)), "spectrum off, dB": float(np.mean(spectra))}
-    np.savez(options.runs / f"vowel-waves-{seed}.npz", truth=waves_MT, continued=made["transformer"])
+    with whole(options.runs / f"vowel-waves-{seed}.npz", "wb") as file:
+        np.savez(file, truth=waves_MT, continued=made["transformer"])
     for index, (wave_T, continued_T) in enumerate(zip(waves_MT, made["transformer"], strict=True)):
         heard_T = np.concatenate([wave_T, np.zeros(2000), wave_T[:BEGINNING], continued_T])
         path = options.runs / f"vowel-{seed}-{index}-true-then-continued.wav"
@@ -242,7 +247,8 @@ def study_series(seed: int, options) -> dict:
         files[part] = options.runs / f"series-{part}-{seed}.jsonl"
         texts = [signals.write(signals.series_levels(z_T)) for z_MT in drawn.values() for z_T in z_MT[rows]]
         lines = [json.dumps(dict(source=text[:SHOWN], target=text[SHOWN:])) for text in texts]
-        files[part].write_text("\n".join(lines), encoding="utf-8")
+        with whole(files[part]) as file:
+            file.write("\n".join(lines))
     data = lm.DataConfig(examples=str(files["train"]), validation_corpus=str(files["held"]), tokenizer="chars")
     model = lm.ModelConfig(layers=3, width=64, heads=4, context=HISTORY + HORIZON + 2)
     m = train("transformer", model, data, "series", seed, options)
@@ -253,7 +259,8 @@ def study_series(seed: int, options) -> dict:
         for name, paths_MWT in paths.items():
             found = signals.forecast_scores(paths_MWT, truth_MT, history_MT)
             scores.setdefault(name, {}).update({f"{kind}, {what}": value for what, value in found.items()})
-        np.savez(options.runs / f"series-{kind}-{seed}.npz", series=z_MT[count:], paths=paths["transformer"])
+        with whole(options.runs / f"series-{kind}-{seed}.npz", "wb") as file:
+            np.savez(file, series=z_MT[count:], paths=paths["transformer"])
     return scores
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import lm
 from lm.data import prepare
 from lm.figures import STYLE, plt, save
+from lm.files import whole
 
 FIGURE = Path(__file__).parent / "figures" / "tokens.svg"
 BLOCKS = dict(layers=2, width=64, heads=4)
@@ -106,7 +107,8 @@ def score(encoding: str, flops: float, run: lm.Run, options: argparse.Namespace)
     known = run.path / f"scored-{options.bytes}.json"
     if not known.exists():
         found = lm.evaluate(lm.load(run), held_out(options.corpus, options.bytes), stride=e.model.context // 2)
-        known.write_text(json.dumps(dict(bits=found.bits_per_byte, bytes=found.bytes, tokens=found.tokens)))
+        with whole(known) as file:
+            json.dump(dict(bits=found.bits_per_byte, bytes=found.bytes, tokens=found.tokens), file)
     found = json.loads(known.read_text())
     steps = record["steps"]["total"]
     return dict(

@@ -31,6 +31,7 @@ from translate_report import draw, searches, table
 
 import lm
 from lm.figures import save
+from lm.files import whole
 from lm.model import Batch, Inputs, Taps
 
 Pair = tuple[str, str]
@@ -119,7 +120,8 @@ def short_pairs(folder: Path, runs: Path) -> list[Pair]:
             pairs = [tuple(line.rstrip("\n").split("\t")) for line in file]
         pairs = [pair for pair in pairs if all(length(text) <= LONGEST for text in pair)]
         text = "source\ttarget\n" + "".join(f"{source}\t{target}\n" for source, target in pairs)
-        (runs / "pairs" / name.removesuffix(".xz")).write_text(text, encoding="utf-8")
+        with whole(runs / "pairs" / name.removesuffix(".xz")) as file:
+            file.write(text)
     return pairs
 
 

@@ -58,7 +58,9 @@ class Options:
 def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm sample")
     prompts = o.prompt * len(o.source) if o.source and len(o.prompt) == 1 else o.prompt
-    o = dataclasses.replace(o, prompt=_texts(prompts, "prompt"), source=_texts(o.source, "source"), stop=tuple(map(unescape, o.stop)))
+    o = dataclasses.replace(
+        o, prompt=_texts(prompts, "prompt"), source=_texts(o.source, "source"), stop=tuple(map(unescape, o.stop))
+    )
     prepare_jax()
     from lm.run import load
     from lm.sample.generate import generate
