@@ -30,7 +30,6 @@ def test_attention_is_shown_with_what_each_place_sees(masked):
     weights = {}
     for name, m in (("masked", masked), ("causal", lively())):
         weights[name] = np.asarray(attention_patterns(m, TEXT).weights_LNTS)
-        assert np.allclose(weights[name].sum(-1), 1, atol=1e-5)
     later = np.triu(np.ones(weights["causal"].shape[-2:]), 1).astype(bool)
     assert (weights["causal"][..., later] == 0).all() and (weights["masked"][..., later] > 0).all()
 
