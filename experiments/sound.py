@@ -1,6 +1,6 @@
 """Can the blocks that learn text learn sound? Spoken digits to text, a vowel sample by sample, and time series.
 
-python experiments/sound.py                              about 12 minutes on two CPU cores
+python experiments/sound.py                              some 12 minutes on two CPU cores, estimated
 python experiments/sound.py --parts series --seeds 0     a part of it, with one seed
 
 Speech: one to three digits, spoken by espeak-ng (pip install espeakng-loader; without it this part is left out) in 104
