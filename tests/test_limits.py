@@ -26,13 +26,15 @@ RANGES = {
     "model.head_width": COUNT, "model.feedforward": COUNT, "model.context": COUNT, "model.vocab": COUNT,
     "model.vocab_multiple": COUNT, "model.norm_epsilon": POSITIVE, "model.rotary_base": POSITIVE,
     "model.window": COUNT, "model.global_every": COUNT, "model.logit_softcap": POSITIVE, "model.dropout": BELOW_ONE,
-    "model.vectors": COUNT, "model.unroll": COUNT, "model.base_width": COUNT, "model.base_head_width": COUNT, "model.base_layers": COUNT,
+    "model.vectors": COUNT,
+    "model.unroll": COUNT, "model.base_width": COUNT, "model.base_head_width": COUNT, "model.base_layers": COUNT,
     "data.vocab": (258, 2**31 - 1), "data.validation": (TINY, 1 - 2**-24),
     "optimizer.learning_rate": POSITIVE, "optimizer.matrix_learning_rate": POSITIVE, "optimizer.beta1": BELOW_ONE,
     "optimizer.beta2": BELOW_ONE, "optimizer.momentum": BELOW_ONE, "optimizer.newton_schulz": (1, 100),
     "optimizer.epsilon": POSITIVE, "optimizer.weight_decay": NOT_NEGATIVE, "optimizer.clip": POSITIVE,
     "schedule.final": (0, 1), "train.batch": COUNT, "train.accumulation": COUNT, "train.seed": (0, 2**32 - 1),
-    "train.label_smoothing": BELOW_ONE, "train.z_loss": NOT_NEGATIVE, "train.loss_chunk": COUNT, "train.eval_tokens": COUNT, "train.keep": COUNT,
+    "train.label_smoothing": BELOW_ONE,
+    "train.z_loss": NOT_NEGATIVE, "train.loss_chunk": COUNT, "train.eval_tokens": COUNT, "train.keep": COUNT,
     "train.diverged": (1 + 2**-23, HUGE),
 }  # fmt: skip
 """Least and most of every number, of floats in float32."""
