@@ -11,8 +11,10 @@ experiment = lm.Experiment(
     model=lm.ModelConfig(
         layers=2, width=128, context=24, tied=True, encoder=lm.EncoderConfig(layers=2, width=128, context=24)
     ),
-    data=lm.DataConfig(examples="pairs.tsv", tokenizer="bpe", vocab=2048, validation=0.02),
-    optimizer=lm.OptimizerConfig(name="muon", learning_rate=4e-3, matrix_learning_rate=0.02, newton_schulz=3),
-    schedule=lm.ScheduleConfig(name="wsd", decay="50%"),
+    data=lm.DataConfig(examples="pairs.tsv", tokenizer="bpe", vocab=4096, validation=0.02),
+    optimizer=lm.OptimizerConfig(
+        name="muon", learning_rate=8e-3, matrix_learning_rate=0.03, momentum=0.9, beta2=0.95, newton_schulz=3
+    ),
+    schedule=lm.ScheduleConfig(name="wsd", decay="60%"),
     train=lm.TrainConfig(steps=3000, batch=64, eval_every="20%"),
 )

@@ -98,34 +98,41 @@ def feed_forward(Z, W1, b1, W2, b2) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def self_attention(X, Wq, Wk, Wv, rule: Callable | None = None, causal: bool = False) -> dict:
-    """Q, K, V, A and Z by the library's attention layer, one head of width 3.
+    """Q, K, V, A and Z by the library's attention layer, one head: queries and keys d_k wide, values d_v.
 
     rule(S) is what goes into softmax, for the scores S = K^T Q as exact integers in float64; without a rule, what the
     library makes of them, in float32. Softmax runs down columns: column j is what query j gives each key. causal: query
-    j sees keys up to j; else every query sees all.
+    j sees keys up to j; else every query sees all. The library's heads are of one width, so the narrower of the two is
+    filled up with rows of zeros, which add nothing to scores, and are cut off again.
     """
-    (H, D), T = Wq.shape, X.shape[1]
+    (d_k, D), d_v, T = Wq.shape, len(Wv), X.shape[1]
+    H = max(d_k, d_v)
     c = lm.ModelConfig(width=D, heads=1, head_width=H, positions="none", qk_norm=False, attention="plain")
     with jax.enable_x64(True):
 
         def edit(scores, layer):  # the library's are float32, divided by sqrt(H): integers again after rounding
             return rule(jnp.round(scores.astype(float) * H**0.5))
 
+        def scale(scores, layer):
+            return scores * (H / d_k) ** 0.5
+
+        edits = {"attention.scores": edit if rule else scale} if rule or H > d_k else {}
         names = [f"attention.{name}" for name in ("query", "key", "value", "weights", "heads")]
-        layer, taps = Attention(c, nnx.Rngs(0)), Taps(read=names, edits={"attention.scores": edit} if rule else {})
+        layer, taps = Attention(c, nnx.Rngs(0)), Taps(read=names, edits=edits)
         for linear, W in ((layer.query, Wq), (layer.key, Wk), (layer.value, Wv)):
-            linear.kernel[...] = W.T
+            linear.kernel[...] = np.pad(W.T, ((0, 0), (0, H - len(W))))
         layer(jnp.asarray(X.T, float)[None], Places(jnp.arange(T)[None]), Mask(causal=causal), None, None, taps)
         made = [np.asarray(taps.values[name]).reshape(T, -1).T for name in names]
-    return dict(zip("QKVAZ", made, strict=True))
+    rows = d_k, d_k, d_v, T, d_v
+    return {name: values[:count] for name, values, count in zip("QKVAZ", made, rows, strict=True)}
 
 
 # --- the same, plainly, for numbers of any kind ----------------------------------------------------------------------
-def plain_attention(Q, K, V, scale: Callable, power: Callable) -> dict:
+def plain_attention(Q, K, V, scale: Callable, power: Callable, causal: bool = False) -> dict:
     """Attention by its formula, for fractions too. scale: scores to exponents F; power: exponents to E."""
     S = K.T @ Q
     F = scale(S)
-    E = power(F)
+    E = power(F) * (np.triu(np.ones(S.shape, int)) if causal else 1)
     A = E / E.sum(axis=0)
     return dict(S=S, F=F, E=E, A=A, Z=V @ A)
 

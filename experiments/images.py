@@ -32,6 +32,7 @@ from sklearn.neighbors import KNeighborsClassifier
 import lm
 from lm.data import held_out, patches, prepare
 from lm.figures import STYLE, plt, save
+from lm.files import whole
 from lm.hardware import keep_compiled_programs
 from lm.model import Batch, next_token
 
@@ -124,7 +125,8 @@ def frames(images_NHW: np.ndarray, patch: int) -> np.ndarray:
 
 
 def write_frames(path: Path, images_NHW: np.ndarray, patch: int, **answers: np.ndarray) -> None:
-    np.savez(path, frames=frames(images_NHW, patch), **answers)
+    with whole(path, "wb") as file:
+        np.savez(file, frames=frames(images_NHW, patch), **answers)
 
 
 def train(
@@ -214,7 +216,8 @@ def write_letters(path: Path, images_NHW: np.ndarray, digits_N: np.ndarray) -> N
     """Images as examples of text: the digit is the source, a letter for each pixel the target."""
     levels_NHW = np.clip(images_NHW.round(), 0, 16).astype(int)
     lines = (f"{digit}\t{spell(image_HW)}" for digit, image_HW in zip(digits_N, levels_NHW, strict=True))
-    path.write_text("\n".join(["source\ttarget", *lines]) + "\n")
+    with whole(path) as file:
+        file.write("\n".join(["source\ttarget", *lines]) + "\n")
 
 
 def spell(image_HW: np.ndarray) -> str:

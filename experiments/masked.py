@@ -30,6 +30,7 @@ from sklearn.pipeline import make_pipeline
 import lm
 from lm.errors import require, tell
 from lm.figures import STYLE, plt, save
+from lm.files import whole
 from lm.hardware import keep_compiled_programs
 
 FIGURE = Path(__file__).parent / "figures" / "masked.svg"
@@ -112,7 +113,8 @@ def cut(snippet: str) -> str:
 
 def write_labelled(path: Path, texts: list[str], labels: np.ndarray) -> None:
     lines = (f"{text}\t{'+' if label else '-'}" for text, label in zip(texts, labels, strict=True))
-    path.write_text("\n".join(["text\tlabel", *lines]) + "\n", encoding="utf-8")
+    with whole(path) as file:
+        file.write("\n".join(["text\tlabel", *lines]) + "\n")
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -148,7 +150,8 @@ def pretrain(texts: list[str], options: argparse.Namespace) -> list[lm.Run]:
     """A run of each seed, side by side, that learns to tell hidden tokens of texts and of other files."""
     folder = options.runs / "texts"
     folder.mkdir(exist_ok=True)
-    (folder / "snippets.txt").write_text("<|endoftext|>".join(texts), encoding="utf-8")
+    with whole(folder / "snippets.txt") as file:
+        file.write("<|endoftext|>".join(texts))
     for number, file in enumerate(options.text):
         shutil.copy(file, folder / f"{number}-{file.name}")
     base = lm.load_experiment("masked")

@@ -16,7 +16,7 @@ from lm.data.batches import Columns
 from lm.data.corpora import Corpus, Text
 from lm.data.examples import ExampleFile
 from lm.data.supply import held_out, prepare
-from lm.data.tokens import lay_out
+from lm.data.tokens import Prepared, lay_out
 from lm.errors import require
 from lm.limits import Count
 from lm.model.api import LanguageModel
@@ -151,6 +151,7 @@ def evaluate(
     Raises UserError for settings that make no sense and for texts with nothing to score.
     """
     context, eot = m.model.config.context, m.tokenizer.eot_token
+    require(m.model.config.encoder is None, "this model answers sources: score it on a file of examples")
     stride, batch = _checked(context, stride, batch)
     if isinstance(text, str):
         require(bool(text), "the text is empty: there is nothing to score")
@@ -174,18 +175,41 @@ def evaluate_validation(m: Trained, *, stride: int | None = None, batch: int = 3
     """
     context = m.model.config.context
     stride, batch = _checked(context, stride, batch)
+    data = _validation(m)
+    if isinstance(data.validation, ExampleFile):
+        return evaluate_examples(m, data.validation, batch=batch, report=report)
+    tokens, piece = data.validation.tokens, 1 << 20
+    pieces = (np.asarray(tokens[start : start + piece]) for start in range(0, len(tokens), piece))
+    windows = strided_windows(pieces, context, stride)
+    return _score(m, _as_columns(windows), batch, _towards(report, data.validation.bytes))
+
+
+def evaluate_examples(m: Trained, file: ExampleFile, *, batch: int = 32, report=None) -> Score:
+    """Score the answers of a file of examples, each with its end of text: nats per token of what is to be answered.
+
+    Examples that do not fit the model's contexts are left out. Otherwise as `evaluate`.
+    """
+    columns = held_out(file, m.experiment.model, file.count)
+    return _score(m, _rows(columns), batch, _towards(report, file.bytes))
+
+
+def open_examples(m: Trained, path: str | None = None) -> ExampleFile:
+    """The examples of a file in a trained model's tokens; without a path, those that its run holds out."""
+    if path is None:
+        return _validation(m).validation
+    tokenizer = str(m.run.path / "tokenizer.json")
+    data = dataclasses.replace(m.experiment.data, examples=path, validation_corpus=path, tokenizer=tokenizer)
+    return prepare(data).validation
+
+
+def _validation(m: Trained) -> Prepared:
+    """The corpus or the examples of a model's run, read again from where they came from."""
     data = prepare(m.experiment.data)
     require(
         data.hashes.items() <= m.run.record["hashes"].items(),
         f"{m.experiment.data.learnt} has changed since {m.run.path} was trained on it; give --text FILE",
     )
-    if isinstance(data.validation, ExampleFile):
-        columns = held_out(data.validation, m.experiment.model, data.validation.count)
-        return _score(m, _rows(columns), batch, _towards(report, data.validation.bytes))
-    tokens, piece = data.validation.tokens, 1 << 20
-    pieces = (np.asarray(tokens[start : start + piece]) for start in range(0, len(tokens), piece))
-    windows = strided_windows(pieces, context, stride)
-    return _score(m, _as_columns(windows), batch, _towards(report, data.validation.bytes))
+    return data
 
 
 def _as_columns(windows: Iterable[Window]) -> Iterator[Columns]:

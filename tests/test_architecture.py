@@ -32,7 +32,7 @@ MAY_KNOW = {
     "hardware": set(),
     "records": {"config", "config_files", "errors", "settings"},
     "run": {"checkpoints", "config", "errors", "files", "model", "records", "settings", "tokenizer"},
-    "sample": {"config", "errors", "figures", "limits", "model", "tokenizer", "typed"},
+    "sample": {"config", "data", "errors", "figures", "limits", "model", "tokenizer", "typed"},
     "tables": {"console", "errors"},
     "probe": {"config", "data", "errors", "figures", "limits", "model", "tables", "tokenizer"},
     "scaling": {"errors", "figures", "files"},

@@ -256,7 +256,8 @@ def another(key, value):
         "model.positions": "learned", "model.activation": "swiglu", "model.logit_softcap": 5.0,
         "optimizer.name": "lion", "data.validation_corpus": "kingdom", "schedule.name": "wsd",
         "train.trackers": ["wandb"], "model.width": 64, "model.head_width": 64, "model.global_every": 2,
-        "train.accumulation": 2, "model.attention": "plain", "train.start": "runs/other",
+        "train.accumulation": 2, "model.attention": "plain", "train.start": "runs/other", "model.mask": "prefix",
+        "model.norm_place": "post", "data.examples": "other.tsv",
     }  # fmt: skip
     if key in special:
         return special[key]
@@ -271,10 +272,10 @@ def another(key, value):
     return value * 2 or 1
 
 
-@pytest.mark.parametrize("key", settings())
+@pytest.mark.parametrize("key", [key for key in settings() if key not in ("model.encoder", "train.objective")])
 def test_the_fingerprint_follows_what_decides_what_is_learnt(key):
-    """Every setting but the FREE ones changes it; replace changes that setting and no other."""
-    experiment = replace(Experiment(), {"model.window": 8})
+    """Every setting but the FREE ones changes it; replace changes that setting and no other. (Two do not go alone.)"""
+    experiment = replace(Experiment(), {"model.window": 8} | ({"data.examples": "a.tsv"} if "vectors" in key else {}))
     before = flatten(to_dict(experiment))
     changed = replace(experiment, {key: another(key, before[key])})
     after = flatten(to_dict(changed))

@@ -33,6 +33,15 @@ ALLOWED = {
     ("experiments/torch_recipe.py", "log.open"): "a log, line by line",
     ("experiments/kill_resume.py", "place / 'log.txt'.open"): "the standard error of a process",
     ("experiments/prediction_coverage.py", "options.keep.open"): "appended to, a line at a time",
+    ("experiments/images.py", "self.path.open"): "appended to, a line at a time",
+    ("experiments/masked.py", "results.open"): "appended to, a line at a time",
+    ("experiments/recurrent.py", "path.open"): "appended to, a line at a time",
+    ("experiments/sound.py", "kept.open"): "appended to, a line at a time",
+    ("experiments/translate.py", "kept.open"): "appended to, a line at a time",
+    ("experiments/images.py", "np.savez"): "into a file of `whole`",
+    ("experiments/sound.py", "np.savez"): "into a file of `whole`",
+    ("lm/data/examples.py", "open"): "too large to hold; written in a folder that is renamed when it is whole",
+    ("lm/data/examples.py", "np.save"): "into that file",
 }
 """What may write otherwise, and why."""
 

@@ -16,7 +16,7 @@ from lm.cli import main
 from lm.config import Experiment, parse_duration
 from lm.errors import UserError, tell
 from lm.settings import annotations, flatten, from_dict, replace, surprises, to_dict
-from lm.typed import Range, divide
+from lm.typed import Range, divide, hints
 
 COUNT, BELOW_ONE = (1, 2**31 - 1), (0, 1 - 2**-24)
 TINY, HUGE = 2.0**-126, (2 - 2**-23) * 2.0**127
@@ -26,12 +26,14 @@ RANGES = {
     "model.head_width": COUNT, "model.feedforward": COUNT, "model.context": COUNT, "model.vocab": COUNT,
     "model.vocab_multiple": COUNT, "model.norm_epsilon": POSITIVE, "model.rotary_base": POSITIVE,
     "model.window": COUNT, "model.global_every": COUNT, "model.logit_softcap": POSITIVE, "model.dropout": BELOW_ONE,
+    "model.vectors": COUNT,
     "model.unroll": COUNT, "model.base_width": COUNT, "model.base_head_width": COUNT, "model.base_layers": COUNT,
     "data.vocab": (258, 2**31 - 1), "data.validation": (TINY, 1 - 2**-24),
     "optimizer.learning_rate": POSITIVE, "optimizer.matrix_learning_rate": POSITIVE, "optimizer.beta1": BELOW_ONE,
     "optimizer.beta2": BELOW_ONE, "optimizer.momentum": BELOW_ONE, "optimizer.newton_schulz": (1, 100),
     "optimizer.epsilon": POSITIVE, "optimizer.weight_decay": NOT_NEGATIVE, "optimizer.clip": POSITIVE,
     "schedule.final": (0, 1), "train.batch": COUNT, "train.accumulation": COUNT, "train.seed": (0, 2**32 - 1),
+    "train.label_smoothing": BELOW_ONE,
     "train.z_loss": NOT_NEGATIVE, "train.loss_chunk": COUNT, "train.eval_tokens": COUNT, "train.keep": COUNT,
     "train.diverged": (1 + 2**-23, HUGE),
 }  # fmt: skip
@@ -40,9 +42,7 @@ DURATIONS = {
     "schedule.warmup", "schedule.decay", "train.steps", "train.log_every", "train.eval_every", "train.checkpoint_every",
 }  # fmt: skip
 PARTS = {f.name: f.default_factory for f in dataclasses.fields(Experiment) if f.name != "name"}
-FLOATS = {
-    name: "float" in str(PARTS[part].__annotations__[leaf]) for name in RANGES for part, leaf in [name.split(".")]
-}
+FLOATS = {name: "float" in str(hints(PARTS[part])[leaf]) for name in RANGES for part, leaf in [name.split(".")]}
 
 
 def with_setting(name: str, value):

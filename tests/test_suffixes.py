@@ -12,7 +12,8 @@ import tiny
 
 import lm
 from lm import probe
-from lm.config import RecurrentConfig
+from lm.config import EncoderConfig, RecurrentConfig
+from lm.evaluation import open_examples
 
 HOUSE = str(Path(lm.__file__).parent)
 SUFFIXED = re.compile(r"[a-z][a-z0-9_]*_([A-Z][A-Z0-9]*)")
@@ -72,7 +73,20 @@ def test_the_letters_of_a_name_are_its_axes(tmp_path, monkeypatch):
     )  # fmt: skip
     recurrent = tiny.replaced(tiny.experiment("text.txt", name="recurrent"), train__steps=6)
     recurrent = dataclasses.replace(recurrent, model=RecurrentConfig(width=8, context=12, dropout=0.1))
+    (tmp_path / "pairs.tsv").write_text("".join(f"{n} king{'s' * n}\tun {n}\n" for n in range(40)))
+    translator = tiny.replaced(
+        tiny.experiment("unused.txt", name="translator"), data__examples="pairs.tsv", train__steps=6
+    )
+    encoder = EncoderConfig(layers=1, width=8, heads=2, context=40)
+    translator = tiny.replaced(translator, model__encoder=encoder, model__width=8, model__norm_place="post")
+    masked = tiny.replaced(
+        transformer, name="masked", model__mask="full", model__mask_token=True, train__objective="masked"
+    )
     with Watch() as watch:
+        lm.train(masked, display=False)
+        m = lm.load(lm.train(translator, display=False))
+        lm.sample.answer_examples(m, open_examples(m), beam=2, most=3)
+        lm.generate(m, [""], sources=["3 kings"], max_tokens=4)
         for e in (transformer, recurrent):
             m = lm.load(lm.train(e, display=False))
             lm.generate(m, ["the king", ""], lm.Sampler(top_k=5, top_p=0.9), max_tokens=14, past_context="slide")

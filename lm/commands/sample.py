@@ -25,6 +25,9 @@ class Options:
     prompt: tuple[str, ...] = ("",)
     """Text to continue; several, or the option again, make a batch; none starts a new document; - is standard input,
     as it is. One that begins like an option: --prompt=--x."""
+    source: tuple[str, ...] = ()
+    """Text to answer, by a model that was trained on examples: to translate, to name the class of; several make a
+    batch."""
     max_tokens: int | None = None
     """Tokens to generate at most; by default 200, or fewer where the model's context has no room for so many."""
     samples: int = 1
@@ -54,7 +57,10 @@ class Options:
 
 def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm sample")
-    o = dataclasses.replace(o, prompt=_texts(o.prompt), stop=tuple(map(unescape, o.stop)))
+    prompts = o.prompt * len(o.source) if o.source and len(o.prompt) == 1 else o.prompt
+    o = dataclasses.replace(
+        o, prompt=_texts(prompts, "prompt"), source=_texts(o.source, "source"), stop=tuple(map(unescape, o.stop))
+    )
     prepare_jax()
     from lm.run import load
     from lm.sample.generate import generate
@@ -69,6 +75,7 @@ def run(arguments: list[str]) -> None:
         m,
         list(o.prompt),
         o.sampler,
+        sources=list(o.source) or None,
         max_tokens=_default_tokens(m, o) if o.max_tokens is None else o.max_tokens,
         seed=o.seed,
         samples=o.samples,
@@ -92,6 +99,7 @@ def _search(m, o: Options) -> None:
     found = beam_search(
         m,
         list(o.prompt),
+        sources=list(o.source) or None,
         beam=o.beam,
         length_penalty=WU if o.length_penalty is None else o.length_penalty,
         max_tokens=_default_tokens(m, o) if o.max_tokens is None else o.max_tokens,
@@ -115,13 +123,13 @@ def _print_json(samples: list, keys: tuple[str, ...], seconds: float) -> None:
     print_json({"samples": [{key: getattr(s, key) for key in keys} for s in samples], "tokens_per_second": rate})
 
 
-def _texts(prompts: tuple[str, ...]) -> tuple[str, ...]:
-    """The prompts, with standard input in the place of -."""
+def _texts(texts: tuple[str, ...], option: str) -> tuple[str, ...]:
+    """The texts of an option, with standard input in the place of -."""
     from lm.data.readers import read_text
     from lm.tokenizer import well_formed
 
-    require(prompts.count("-") <= 1, "--prompt -: standard input can be read once")
-    return tuple(read_text("-") if prompt == "-" else well_formed(prompt) for prompt in prompts)
+    require(texts.count("-") <= 1, f"--{option} -: standard input can be read once")
+    return tuple(read_text("-") if text == "-" else well_formed(text) for text in texts)
 
 
 def unescape(text: str) -> str:
@@ -136,9 +144,9 @@ def unescape(text: str) -> str:
 
 def _default_tokens(m, o: Options) -> int:
     """200, or what fits behind the longest prompt; a prompt that is itself too long is for `generate` to refuse."""
-    from lm import tokenizer as tokenizers
+    from lm.sample.prompts import readings
 
     if o.past_context == "slide":
         return DEFAULT_TOKENS
-    longest = max(len(tokenizers.encode(m.tokenizer, prompt)) for prompt in o.prompt)
+    longest = max(reading.held for reading in readings(m, list(o.prompt), list(o.source) or None))
     return max(1, min(DEFAULT_TOKENS, m.experiment.model.context - longest))

@@ -159,14 +159,15 @@ class LanguageModel:
     @property
     def tied(self) -> bool:
         """Whether the table of embeddings is the head too."""
-        return all(axes != ("D", "V") for _, axes in self.with_axes(self.shapes()))
+        return all(axes != ("D", "V") for axes in self.axes().values())
 
     def tables(self, params: dict) -> tuple[jax.Array, jax.Array | None]:
         """The embedding [V, D] and the unembedding [V, D], None where that is the embedding again (a tied head).
 
         Raises UserError where the architecture has no such parameter.
         """
-        by_axes = {axes: leaf for leaf, axes in self.with_axes({k: v for k, v in params.items() if k != "encoder"})}
+        axes = self.axes()
+        by_axes = {axes[name]: params[name] for name in axes if isinstance(axes[name], tuple)}  # no encoder's
         require(("V", "D") in by_axes, f"a {self.architecture.__name__} has no table of its tokens' vectors")
         head_DV = by_axes.get(("D", "V"))
         return by_axes["V", "D"], None if head_DV is None else head_DV.T

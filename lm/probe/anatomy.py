@@ -25,6 +25,11 @@ def unembedding(model: LanguageModel, params: dict) -> jax.Array:
     return embedding_VD if unembedding_VD is None else unembedding_VD
 
 
+def predicts_next(model: LanguageModel) -> None:
+    """Refuse a model that reads both ways: it tells hidden tokens, and no next one."""
+    require(model.config.mask != "full", "this model reads both ways: what it says at a place is not the next token")
+
+
 # --- of a transformer alone ------------------------------------------------------------------------------------------
 def transformer(model: LanguageModel, part: str) -> ModelConfig:
     """The shape of a transformer; UserError for a model of another kind, which does not have the part."""
@@ -47,6 +52,7 @@ def final_norm(model: LanguageModel, params: dict, x_D: jax.Array):
     Returns (the normed state [D], a function of the parts of the state [..., D], the norm's bias [D]).
     """
     c = transformer(model, "final norm that is linear but for its divisor")
+    require(c.norm_place == "pre", "with norms after its halves the residual stream is no sum of what the parts add")
     scale_D = params["final_norm"]["scale"]
 
     def centred(x):
@@ -80,5 +86,6 @@ def with_down_projection(model: LanguageModel, params: dict, layer: int, w_FD: n
 
 def visible_keys(model: LanguageModel, T: int) -> np.ndarray:
     """Which key each query of every layer may see, [L, T, T] booleans; windows narrow it."""
-    here, windows = Places(np.arange(T)[None]), transformer(model, "attention").windows
-    return np.concatenate([np.asarray(Mask(window=window)(here, here)) for window in windows])
+    here, c = Places(np.arange(T)[None]), transformer(model, "attention")
+    masks = [Mask(causal=c.mask != "full", window=window) for window in c.windows]
+    return np.concatenate([np.asarray(mask(here, here)) for mask in masks])

@@ -58,6 +58,7 @@ def attribute_logits(
     """Find what each head and feed-forward layer adds to the first token of `answer`, against that of `other`."""
     model, tokens = m.model, encode(m, text)
     anatomy.transformer(model, "attention heads to attribute a logit to")
+    anatomy.predicts_next(model)
     batch, t = rows(m, [tokens]) if len(tokens) > 1 else rows(m, [[*tokens, 0]]), len(tokens) - 1
     words = [continuation(m, word)[0] for word in (answer, answer if other is None else other)]
     require(other is None or words[0] != words[1], f"{answer!r} and {other!r} begin with the same token")

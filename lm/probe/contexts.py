@@ -89,7 +89,7 @@ def _tokens(m: Trained, text: str | None) -> np.ndarray:
         raise UserError("contextual spaces need a text: this model comes from no run")
     data, hashes = prepare(m.experiment.data), m.run.record["hashes"]
     require(
-        data.hashes == hashes,
+        data.hashes.items() <= hashes.items(),
         f"{m.experiment.data.learnt} has changed since {m.run.path} was trained on it; give --text FILE",
     )
     return data.train.tokens

@@ -12,10 +12,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "answers": ["Answers", "answer_examples"],
         "beam": ["Hypothesis", "beam_search", "score_texts", "search_errors"],
         "filters": ["choose"],
         "generate": ["Generator", "Sample", "generate_naive"],
         "samplers": ["Sampler"],
-        "scores": ["accuracy", "bleu", "chrf", "confusion", "draw_confusion", "group"],
+        "scores": ["accuracy", "bleu", "chrf", "confusion", "draw_confusion", "references_by_source"],
     },
 )

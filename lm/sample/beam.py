@@ -31,6 +31,7 @@ WU = 0.6
 """The exponent of the length penalty; Wu et al. (2016, table 2) translate best with 0.6 to 0.7."""
 Exponent = Annotated[float, Range(least=0, most=5, why="0 adds up log-probabilities alone, 0.6 is usual")]
 MOST_HYPOTHESES = 1 << 16
+"""Hypotheses of all prompts together; each holds a state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,9 +240,12 @@ def search_errors(found: Sequence[Sequence[Hypothesis]], known: Sequence[Hypothe
     search did not find the optimum; others may be errors too (Stahlberg and Byrne 2019, section 2, with penalty 0).
     """
     require(len(found) == len(known), f"{len(found)} results and {len(known)} known continuations: give one for each")
-    pairs = [(hypotheses[0], other) for hypotheses, other in zip(found, known, strict=True)]
-    # The same tokens may score otherwise by rounding.
-    return sum(other.score > best.score and other.tokens != best.tokens for best, other in pairs)
+    errors = 0
+    for hypotheses, other in zip(found, known, strict=True):
+        best = hypotheses[0]
+        same = (other.tokens, other.ended) == (best.tokens, best.ended)  # it may score otherwise by rounding
+        errors += other.score > best.score and not same
+    return errors
 
 
 @functools.partial(jax.jit, static_argnames=("model",))

@@ -24,7 +24,7 @@ class TextScore(NamedTuple):
     signature: str
 
 
-def group(sources: Sequence[str], targets: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def references_by_source(sources: Sequence[str], targets: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Each source once, in order, and the list of its targets: the references that several lines give for it."""
     require(len(sources) == len(targets), f"{len(sources)} sources and {len(targets)} targets: give one for each")
     references: dict[str, list[str]] = {}

@@ -1,18 +1,26 @@
 """The summary of a training: its validation figure beside honest baselines, a sample, what to type next."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from lm.data.batches import validation_windows
 from lm.data.supply import prepare
 from lm.errors import UserError
-from lm.evaluation import baselines
+from lm.evaluation import baselines, open_examples
 from lm.model.trained import Trained
 from lm.run import RUNS, Run, load
+from lm.sample.answers import answer_examples
 from lm.sample.generate import generate
 from lm.sample.samplers import Sampler
 
 SAMPLE_TOKENS = 200
+
+
+class Shown(NamedTuple):
+    """Lines that a model wrote, and what they are."""
+
+    title: str
+    lines: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +30,7 @@ class Summary:
     run: Run
     record: dict[str, Any]
     baselines: dict[str, float]
-    sample: str | None
+    sample: "Shown | None"
 
     def json(self) -> dict[str, Any]:
         """Returns the keys that other programs may rely on, and the baselines."""
@@ -51,19 +59,30 @@ class Summary:
                 f"{self.run.path}, step {r['step']} of {total}, {r['seconds']:.0f} s of training, "
                 f"{r.get('data_wait', 0):.2%} of it waiting for data",
                 f"validation text   {r['val_bits_per_byte']:6.3f} bits/byte   this model",
+            ]
+        if self.baselines:
+            lines += [
                 f"                  {self.baselines['xz']:6.3f} bits/byte   xz -9e on the same text",
                 f"                  {self.baselines['uniform']:6.3f} bits/byte   guessing tokens uniformly",
             ]
         if self.sample is not None:
-            lines += ["", "A sample (temperature 0.8):", "", *("  | " + line for line in self.sample.splitlines())]
-        lines += [
-            "",
-            "Next:",
-            f'  lm sample {name} --prompt "The " --temperature 0.8     continue a text',
-            f"  lm eval {name} --text FILE                             score any text",
-            f"  lm plot {name} --out loss.png                          look at its loss",
-        ]
+            lines += ["", self.sample.title, "", *("  | " + line for line in self.sample.lines)]
+        lines += ["", "Next:", *(f"  {command:<56}{what}" for command, what in self._next(name).items())]
         return "\n".join(lines) + "\n"
+
+    def _next(self, name) -> dict[str, str]:
+        """Returns commands to type next, and what each does."""
+        e, look = self.run.experiment, {f"lm plot {name} --out loss.png": "look at its loss"}
+        if e.train.objective == "masked":
+            start = {f"lm train CONFIG --train.start {name}": "begin another run with its parameters"}
+            return {f"lm eval {name}": "score what was held out"} | start | look
+        if e.data.examples is not None:
+            asked = {f'lm sample {name} --source "TEXT" --beam 4': "answer a text"} if e.model.vectors is None else {}
+            return asked | {f"lm eval {name}": "answer what was held out, and score the answers"} | look
+        return {
+            f'lm sample {name} --prompt "The " --temperature 0.8': "continue a text",
+            f"lm eval {name} --text FILE": "score any text",
+        } | look
 
 
 def summary(run: Run, *, sample: bool = True) -> Summary:
@@ -72,21 +91,35 @@ def summary(run: Run, *, sample: bool = True) -> Summary:
     record: dict[str, Any] = {}
     for entry in records:  # the newest of each: the last line may hold only a part
         record |= entry
+    sample = sample and bool(run.steps()) and e.model.mask != "full"
+    if e.data.examples is not None:
+        return Summary(run, record, {}, _answers(run) if sample else None)
     data = prepare(e.data)
     held_out = validation_windows(data.validation, e.model.context, e.train.eval_tokens)
     scored = held_out["tokens_BU"][:, 1:][held_out["weights_BT"] > 0]
     text = data.tokenizer.decode_bytes(scored[scored != data.tokenizer.eot_token].tolist())
     compared = baselines(text, data.tokenizer.n_vocab, len(scored))
-    return Summary(run, record, compared, _sample(run) if sample and run.steps() else None)
+    return Summary(run, record, compared, _sample(run) if sample else None)
 
 
-def _sample(run: Run) -> str:
+def _sample(run: Run) -> Shown:
     """Continues nothing, or a line break where the model never saw a document begin."""
     m = load(run)
     prompt = "" if run.record["documents"] > 1 else _line_break(m)
     tokens = min(SAMPLE_TOKENS, run.experiment.model.context - 1)
     [made] = generate(m, [prompt], Sampler(temperature=0.8), max_tokens=tokens)
-    return made.text
+    return Shown("A sample (temperature 0.8):", made.text.splitlines())
+
+
+def _answers(run: Run) -> Shown:
+    """Answers a few of the examples that were held out."""
+    m = load(run)
+    made = answer_examples(m, open_examples(m), most=5)
+    lines = [
+        f"{shown if isinstance(shown, str) else f'{len(shown)} vectors'} -> {answer} ({' or '.join(right[:2])})"
+        for shown, answer, right in zip(made.shown, made.answers, made.references, strict=True)
+    ]
+    return Shown("Likeliest answers to what was held out (and what is right):", [line[:160] for line in lines])
 
 
 def _line_break(m: Trained) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from lm.config import Experiment, Steps
 from lm.data.supply import open_batches
 from lm.data.tokens import Prepared
-from lm.errors import UserError
+from lm.errors import UserError, require
 from lm.model.api import build
 from lm.run import Run, differences, open_run, refuse_differences
 from lm.training.schedules import agreement
@@ -84,6 +84,8 @@ def resume_step(run: Run, experiment: Experiment, hashes: dict[str, str], steps:
     Raises UserError, having changed nothing, where what was learnt so far is not what the experiment would have.
     """
     refuse_differences(run, experiment, hashes, steps.total)
+    folder = run.checkpoint_folder
+    require(folder.is_dir() or not folder.exists(), f"{folder} is no folder, where the checkpoints are: move it away")
     kept, old = run.steps(), Steps(**run.record["steps"])
     if not kept or old.total == steps.total:
         return max(kept, default=0)

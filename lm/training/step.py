@@ -19,6 +19,7 @@ from lm.training import optimizers, schedules
 TRACED_OR_UNUSED = frozenset(
     {key for key in settings.settings() if key.startswith("data.") and key not in ("data.packing", "data.examples")}
     | settings.PACKABLE
+    | {"train.start"}
     | settings.FREE - {"model.attention", "model.remat", "model.unroll", "train.loss_chunk"}
 )
 """Settings that no compiled program depends on: programs trace them, or never ask for them."""

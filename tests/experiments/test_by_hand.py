@@ -48,6 +48,37 @@ def test_another_number_stops_them(script, monkeypatch, section, exercise, entry
         getattr(script, section)()
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("d_v", [1, 2, 5])
+def test_values_may_be_of_another_width(script, d_v, causal):
+    """Narrower or wider than keys: in fractions by a rule, and with the library's own 1/sqrt(d_k) in float32."""
+    rng = np.random.default_rng(d_v)
+    exercise = script.ATTENTION | {"Wv": rng.integers(-3, 4, (d_v, 6))}
+    rule = lambda S: script.jnp.floor(S / 2) * math.log(3)  # noqa: E731
+    made = script.self_attention(**exercise, rule=rule, causal=causal)
+    Q, K, V = (made[name].astype(int) for name in "QKV")
+    assert (V == exercise["Wv"] @ exercise["X"]).all() and Q.shape == (3, 4)
+    exact = script.plain_attention(Q, K, V, lambda S: S // 2, script.three_to_the, causal)
+    for name in "AZ":
+        np.testing.assert_allclose(made[name], exact[name].astype(float), rtol=0, atol=1e-12)
+    own, plain = script.self_attention(**exercise, causal=causal), lambda S: S / math.sqrt(3)
+    expected = script.plain_attention(Q, K, V, plain, np.exp, causal)
+    for name in "AZ":
+        np.testing.assert_allclose(own[name], expected[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("d_v", [1, 3, 5])
+def test_self_attention_is_torchs(script, d_v):
+    """torch.nn.functional.scaled_dot_product_attention, whose values may be of another width too."""
+    torch = pytest.importorskip("torch")
+    Wv = np.random.default_rng(d_v).integers(-3, 4, (d_v, 6))
+    made = script.self_attention(**script.ATTENTION | {"Wv": Wv}, rule=lambda S: S / math.sqrt(3), causal=True)
+    q, k, v = (torch.tensor(made[name].T[None]) for name in "QKV")
+    z = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    np.testing.assert_allclose(made["Z"], z[0].numpy().T, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_merges_are_the_trained_tokenizers(script, seed):
     """On random words with many ties and repeated letters: the same pieces after every merge."""

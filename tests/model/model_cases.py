@@ -20,6 +20,7 @@ VARIANTS = {
     "multi-query sinusoidal": dict(kv_heads=1, positions="sinusoidal", qk_norm=False, embedding_norm=True),
     "no positions": dict(positions="none", logit_softcap=20.0),
     "grouped window": dict(kv_heads=2, window=3, activation="swiglu", tied=True),
+    "norms after the halves": dict(norm_place="post", norm="layernorm", bias=True, activation="relu"),
     "window with a global layer, remat": dict(window=2, global_every=2, layers=3, remat=True),
     "multi-query learned window of one, unrolled": dict(kv_heads=1, window=1, positions="learned", unroll=2),
     "value residuals, grouped window, a base shape": dict(

@@ -87,7 +87,8 @@ def test_append_writes_behind_each_row_and_nowhere_else(ends):
         k_LCRHS=cut(turned(flat(old_LBKSH)), -1), v_LCRSH=cut(flat(-old_LBKSH), -2), length_B=jnp.array([0, 2, 11]),
     )  # fmt: skip
     cache = jax.tree.map(jnp.asarray, cache)
-    grown = cache.append(turned(new_LBKTH), -new_LBKTH, jnp.array([3, 1, 1]))
+    slots_BT = cache.next_positions(new_LBKTH.shape[3])
+    grown = cache.append(turned(new_LBKTH), -new_LBKTH, jnp.array([3, 1, 1]), slots_BT)
 
     expected_LBKSH = old_LBKSH.copy()
     expected_LBKSH[:, 0, :, 0:3] = new_LBKTH[:, 0]

@@ -66,7 +66,7 @@ def test_no_more_than_the_context_is_read(c):
         m.hidden(params, Inputs(np.zeros((1, 13), np.int32)))
     with pytest.raises(UserError, match="cache of 13 tokens exceeds the model's context of 12"):
         m.state(1, 13)
-    with pytest.raises(UserError, match="segments and a state do not go together"):
+    with pytest.raises(UserError, match="segments stand alone: with a state, one document a row"):
         m.hidden(params, Inputs(np.zeros((1, 1), np.int32), np.zeros((1, 1))), state=m.state(1, 12))
 
 

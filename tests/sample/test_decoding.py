@@ -81,7 +81,7 @@ def test_prefill_in_chunks_equals_one_prefill_equals_the_full_pass(changes):
             assert_close(logits_BTV[b, : count_B[b], : c.vocab], expected_BTV[b, there, : c.vocab], relative=1e-4)
         start_B = start_B + count_B
 
-    whole = prefill(m.model, m.model.lay_out(m.params, 3), tokens_BT, length_B, capacity=16)
+    whole = prefill(m.model, m.model.lay_out(m.params, 3), Inputs(tokens_BT, count_B=length_B, first=True), capacity=16)
     np.testing.assert_array_equal(whole.length_B, chunked.length_B)
     for b, n in enumerate(length_B):
         heads = slice(b * c.K, (b + 1) * c.K)
@@ -112,7 +112,8 @@ def test_parameters_laid_out_for_decoding_are_the_same_model(changes, single):
     c = m.experiment.model
     tokens_BT = np.random.default_rng(0).integers(0, c.vocab, (1, 1) if single else (3, 1)).astype(np.int32)
     laid_out = m.model.lay_out(m.params, len(tokens_BT))
-    cache = prefill(m.model, laid_out, np.tile(tokens_BT, (1, 4)), np.full(len(tokens_BT), 4), capacity=16)
+    inputs = Inputs(np.tile(tokens_BT, (1, 4)), count_B=np.full(len(tokens_BT), 4), first=True)
+    cache = prefill(m.model, laid_out, inputs, capacity=16)
     first = laid_out["blocks"]["attention"]["query"]["kernel"].layers[0]
     assert isinstance(first, SplitMatrix) == single
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm.errors import UserError
-from lm.sample.scores import OTHER, accuracy, bleu, chrf, confusion, draw_confusion, group
+from lm.sample.scores import OTHER, accuracy, bleu, chrf, confusion, draw_confusion, references_by_source
 
 ANSWERS = ["the cat sat on the mat", "a dog ran to the river", "where is the old king now"]
 REFERENCES = [
@@ -58,7 +58,7 @@ def test_several_references_each_are_used(sacrebleu):
 
 
 def test_a_repeated_source_is_one_with_several_references():
-    sources, references = group(["go", "stop", "go", "run"], ["va", "arrête", "vas-y", "cours"])
+    sources, references = references_by_source(["go", "stop", "go", "run"], ["va", "arrête", "vas-y", "cours"])
     assert (sources, references) == (["go", "stop", "run"], [["va", "vas-y"], ["arrête"], ["cours"]])
 
 

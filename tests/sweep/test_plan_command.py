@@ -185,7 +185,7 @@ def damaged(design: dict) -> dict[str, bytes]:
         "recursion": b"[" * 200_000,
         "utf-8": b'{"rows": "\xe9"}',
         "a JSON object": b"[1]",
-        "Unterminated": text[:300].encode(),
+        "Unterminated": text[: text.rindex('": ')].encode(),
         "Expecting value": b"",
         "no law, rows": json.dumps(without).encode(),
         "no rows": json.dumps(design | {"rows": []}).encode(),

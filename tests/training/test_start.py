@@ -14,10 +14,11 @@ import tiny
 from lm import tokenizer as tokenizers
 from lm.config import DataConfig, EncoderConfig, ModelConfig, RecurrentConfig
 from lm.errors import UserError
+from lm.evaluation import evaluate_validation
 from lm.model.api import build
 from lm.run import load
 from lm.tokenizer import CharTokenizer
-from lm.training.loop import train
+from lm.training.loop import train, train_pack
 from lm.training.start import begin_with, digest, recorded_digest
 
 
@@ -108,6 +109,22 @@ def test_the_digest_is_of_what_is_taken(corpus, tiny_run, tmp_path):
     assert recorded_digest(begun([15]), "a") == before
     for run, name in ((None, "a"), (begun([15]), None), (begun([]), "a"), (begun([15]), "b")):
         assert recorded_digest(run, name) is None
+
+
+def test_a_run_begins_where_the_other_ended_and_resumes_without_it(corpus, tiny_run, tmp_path):
+    """Its first validation loss is the other's last. Stopped, it goes on to the bits of the run made at once, though
+    the other was removed meanwhile; and its corpus is still known to be its own."""
+    shutil.copytree(tiny_run.path, tmp_path / "first")
+    e = tiny.experiment(corpus, train__start=str(tmp_path / "first"), schedule__name="constant", train__steps=30)
+    whole = train(e, folder=tmp_path / "whole", display=False)
+    losses = [[r["val_loss"] for r in run.metrics() if "val_loss" in r] for run in (tiny_run, whole)]
+    assert losses[0][-1] == pytest.approx(losses[1][0], rel=1e-6)
+    (cut,) = train_pack([e], folder=tmp_path / "cut", display=False, until=15)
+    shutil.rmtree(tmp_path / "first")
+    resumed = train(e, folder=tmp_path / "cut", display=False)
+    assert cut.path == resumed.path and resumed.finished
+    assert tiny.same_bits(load(resumed).params, load(whole).params)
+    assert evaluate_validation(load(whole)).loss < losses[1][0] + 0.1
 
 
 # --- word vectors ----------------------------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ def ablate(
     """
     require(how in ("zero", "mean"), f"how {how!r}: one of zero, mean")
     model = m.model
+    anatomy.predicts_next(model)
     batch = text if isinstance(text, TokenRows) else rows(m, [encode(m, text)])
     parts = every_part(m) if parts is None else list(parts)
     require(bool(parts), "no parts to ablate")

@@ -15,6 +15,7 @@ import tyro
 
 from lm.errors import UserError, printable, require, shorten
 from lm.model.trained import Trained
+from lm.probe import anatomy
 from lm.probe.drawing import BARS, canvas
 from lm.probe.lines import QUOTED, numbered_lines, refuse_unless
 from lm.probe.options import InsideOptions, Report
@@ -91,6 +92,7 @@ class Completion:
 
 def complete(m: Trained, facts: Sequence[Fact], *, cached: bool = False) -> list[Completion]:
     """Find each answer's probability and rank, and which of all answers to the relation's facts is the likeliest."""
+    anatomy.predicts_next(m.model)
     require(len(facts) > 0, "no facts to complete")
     answers = {fact.relation: [] for fact in facts}
     for fact in facts:

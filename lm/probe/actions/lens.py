@@ -15,6 +15,7 @@ import tyro
 
 from lm.errors import require
 from lm.model.trained import Trained
+from lm.probe import anatomy
 from lm.probe.attribution import attribute_logits
 from lm.probe.drawing import FAMILY, HEAT, canvas, short, token_ticks
 from lm.probe.options import InsideOptions, Report
@@ -61,6 +62,7 @@ class Lens:
 
 def logit_lens(m: Trained, text: str, *, cached: bool = False) -> Lens:
     """Apply the final norm and the head to the embedding and to what leaves each block."""
+    anatomy.predicts_next(m.model)
     tokens = encode(m, text)
     batch, T = rows(m, [tokens]), len(tokens)
     read = jax.device_get(_summaries(m.model, m.params, batch.tokens_BT, cached))

@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from lm.model.trained import Trained
+from lm.probe import anatomy
 from lm.probe.drawing import FAMILY, HEAT, canvas
 from lm.probe.options import InsideOptions, Report
 from lm.probe.passes import forward
@@ -43,6 +44,7 @@ class TokenLosses:
 
 def token_losses(m: Trained, text: str, *, cached: bool = False) -> TokenLosses:
     """Measure nats, rank and the model's own first choice, token by token."""
+    anatomy.predicts_next(m.model)
     tokens = encode(m, text)
     batch, T = rows(m, [tokens]), len(tokens)
     read = jax.device_get(_losses(m.model, m.params, batch.tokens_BT, cached))

@@ -99,6 +99,7 @@ def trace(
     window: layers whose mlp or attention output is restored together, centred on the one named (Meng et al.: 10).
     """
     anatomy.transformer(m.model, "attention and feed-forward layers to restore")
+    anatomy.predicts_next(m.model)
     require(1 <= samples <= MOST_SAMPLES, f"samples {samples}: from 1 to {MOST_SAMPLES:,} draws of noise")
     require(0 < noise <= MOST_NOISE, f"noise {noise}: above 0, up to {MOST_NOISE} standard deviations")
     require(window >= 1, f"window {window}: at least one layer")
