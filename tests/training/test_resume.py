@@ -220,7 +220,10 @@ def made_run(e, kept, steps) -> SimpleNamespace:
     """A run as far as the decision to resume it looks at it."""
     record = {"steps": dataclasses.asdict(e.steps(10**6)), "hashes": {}}
     record["steps"] |= {"total": steps}
-    return SimpleNamespace(path="runs/a", steps=lambda: kept, reached=max(kept, default=0), record=record, experiment=e)
+    return SimpleNamespace(
+        path="runs/a", checkpoint_folder=Path("runs/a/checkpoints"), steps=lambda: kept, reached=max(kept, default=0),
+        record=record, experiment=e,
+    )  # fmt: skip
 
 
 WSD = dict(schedule__name="wsd", schedule__warmup=20, train__log_every=10)
