@@ -64,10 +64,15 @@ PORT = 0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", type=Path, default=FIGURE)
+    work(__doc__, SECTIONS, draw, FIGURE)
+
+
+def work(description: str, sections: Sequence[Callable], draw: Callable[[], Figure], default: Path) -> None:
+    """Run a script of exercises: each section under the first line of its docstring, then the figure."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figure", type=Path, default=default)
     options = parser.parse_args()
-    for section in SECTIONS:
+    for section in sections:
         print(f"\n=== {section.__doc__.splitlines()[0]}")
         section()
     save(draw(), options.figure)

@@ -7,7 +7,6 @@ intermediate value and stops at the first that is not what pencil and paper give
 experiments/figures/by_hand_ancestors.svg. Expected: exit status 0.
 """
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -17,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from by_hand import beside, feed_forward, matrix, plain_attention, same, self_attention, three_to_the
+from by_hand import beside, feed_forward, matrix, plain_attention, same, self_attention, three_to_the, work
 from flax import nnx
 from matplotlib.figure import Figure
 
 import lm
-from lm.figures import STYLE, save
+from lm.figures import STYLE
 from lm.model import CrossAttention, Taps, recurrent
 
 FIGURE = Path(__file__).parent / "figures" / "by_hand_ancestors.svg"
@@ -60,14 +59,7 @@ LSTM = dict(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", type=Path, default=FIGURE)
-    options = parser.parse_args()
-    for section in SECTIONS:
-        print(f"\n=== {section.__doc__.splitlines()[0]}")
-        section()
-    save(draw(), options.figure)
-    print(f"\nevery value is as by hand; {options.figure}")
+    work(__doc__, SECTIONS, draw, FIGURE)
 
 
 # --- a translator ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ Draws experiments/figures/by_hand_blocks.svg. Expected: exit status 0. Where a t
 heads are averaged, the section says what does.
 """
 
-import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from by_hand import BLOCK, beside, feed_forward, matrix, plain_attention, same, self_attention, three_to_the
+from by_hand import BLOCK, beside, feed_forward, matrix, plain_attention, same, self_attention, three_to_the, work
 from flax import nnx
 from matplotlib.figure import Figure
 from norms_model import BatchNorm, Study
 
 import lm
-from lm.figures import STYLE, save
+from lm.figures import STYLE
 from lm.model import Attention, FeedForward, Mask, Norm, Places, Taps
 
 FIGURE = Path(__file__).parent / "figures" / "by_hand_blocks.svg"
@@ -42,14 +41,7 @@ OTHER = matrix("0 0 4 0; 0 0 4 0; 0 0 4 0; 0 0 4 0")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", type=Path, default=FIGURE)
-    options = parser.parse_args()
-    for section in SECTIONS:
-        print(f"\n=== {section.__doc__.splitlines()[0]}")
-        section()
-    save(draw(), options.figure)
-    print(f"\nevery value is as by hand; {options.figure}")
+    work(__doc__, SECTIONS, draw, FIGURE)
 
 
 def base_three(S):

@@ -1,5 +1,6 @@
 """What training, evaluation and probes read, whether it comes from a corpus or from a file of examples."""
 
+import functools
 from pathlib import Path
 
 from lm.config import DataConfig, ModelBase
@@ -19,9 +20,14 @@ def prepare(data: DataConfig, *, cache: Path | None = None, report: Report | Non
 def open_batches(file: TokenFile | ExampleFile, model: ModelBase, *, batch: int, seed: int) -> Batches | ExampleBatches:
     """Training batches of so many rows, laid out for the model. Raises UserError where nothing fits its context."""
     if isinstance(file, ExampleFile):
-        columns, _ = lay_out_examples(file, model)
-        return ExampleBatches(columns, batch=batch, seed=seed)
+        return ExampleBatches(_laid_out(file, model), batch=batch, seed=seed)
     return Batches(file, context=model.context, batch=batch, seed=seed)
+
+
+@functools.lru_cache(maxsize=1)
+def _laid_out(file: ExampleFile, model: ModelBase) -> Columns:
+    """Made once for a run's description and its training, and for all runs of a pack, which only read it."""
+    return lay_out_examples(file, model)[0]
 
 
 def held_out(file: TokenFile | ExampleFile, model: ModelBase, tokens: int) -> Columns:

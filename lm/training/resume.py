@@ -36,8 +36,9 @@ def open_runs(
     """
     described = [describe(e, data) for e in experiments]
     there = [(folder / e.name / "experiment.json").is_file() for e in experiments]
+    digest_once = functools.cache(digest)  # a pack begins with one start
     hashes = [
-        hashes_of(e, data, Run(folder / e.name) if exists else None)
+        hashes_of(e, data, digest_once, Run(folder / e.name) if exists else None)
         for e, exists in zip(experiments, there, strict=True)
     ]
     for p, e in enumerate(experiments):
@@ -51,8 +52,8 @@ def open_runs(
     return [opened[p] for p in range(len(experiments))]
 
 
-def hashes_of(e: Experiment, data: Prepared, run: Run | None) -> dict[str, str]:
-    """Returns the digests of all that a run is made of. run: what is there of it already, if anything."""
+def hashes_of(e: Experiment, data: Prepared, digest: Callable[[str], str], run: Run | None) -> dict[str, str]:
+    """Returns the digests of all that a run is made of. digest: of a start; run: what is there already, if anything."""
     if e.train.start is None:
         return data.hashes
     return data.hashes | {"start": recorded_digest(run, e.train.start) or digest(e.train.start)}

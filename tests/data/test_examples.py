@@ -4,9 +4,6 @@ import csv
 import gzip
 import json
 import lzma
-import signal
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 from types import SimpleNamespace
@@ -16,6 +13,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from killed import kill
 
 from lm.config import DataConfig
 from lm.data import (
@@ -444,29 +442,11 @@ def test_a_packed_file_has_the_same_hash(tmp_path):
     assert one.hashes == other.hashes and one.train.path != other.train.path
 
 
-CHILD = """
-import os, signal, sys
-from lm.config import DataConfig
-from lm.data.examples import prepare_examples
-
-def report(stage, done, total):
-    if stage == sys.argv[3]:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-if sys.argv[3] == "rename":
-    os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-prepare_examples(DataConfig(examples=sys.argv[1]), cache=sys.argv[2], report=report)
-"""
-
-
 @pytest.mark.parametrize("place", ["tokens", "rename"])
 def test_a_killed_preparation_is_made_again_to_the_same_bits(tmp_path, place):
     path = pairs(tmp_path / "a.tsv", [(f"source {i}", "yes") for i in range(9)])
-    command = [sys.executable, "-c", CHILD, str(path), str(tmp_path / "killed"), place]
-    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
-    left = list((tmp_path / "killed" / "tokens").iterdir())
-    assert [path.name[0] for path in left] == ["."], "the kill came while the folder had no name yet"
     data = DataConfig(examples=str(path))
+    kill(data, tmp_path / "killed", place)
     whole, again = (prepare_examples(data, cache=tmp_path / name) for name in ("whole", "killed"))
     assert contents(again.train.path.parent) == contents(whole.train.path.parent)
     assert [path.name[0] for path in (tmp_path / "killed" / "tokens").iterdir()] != ["."]

@@ -7,6 +7,7 @@ import pytest
 from close import assert_close
 
 import lm
+from lm.figures import save
 
 SCRIPT = "by_hand_ancestors"
 SECTIONS = ("encoder_decoder", "rnn_cell", "lstm_cell")
@@ -116,5 +117,5 @@ def test_the_figure_has_the_fractions(script, tmp_path):
     texts = [text.get_text() for axis in figure.axes for text in axis.texts]
     assert texts == ["9/13", "1/5", "1/13", "1/13", "1/5", "9/13", "3/13", "3/5", "3/13"]
     assert figure.axes[1].lines[0].get_ydata().round(12).tolist() == [1, 1, 1, 1, 0]
-    script.save(figure, tmp_path / "ancestors.svg")
+    save(figure, tmp_path / "ancestors.svg")
     assert (tmp_path / "ancestors.svg").stat().st_size > 10_000

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from lm.figures import save
+
 SCRIPT = "by_hand_blocks"
 SECTIONS = ("several_heads", "position_by_position", "batch_norm", "residual_connections")
 
@@ -60,5 +62,5 @@ def test_the_figure_shows_the_numbers(script, tmp_path):
     assert texts[:2] == ["-0.34", "0.57"] and texts[32:34] == ["0", "0"]
     gradients = [line.get_ydata()[-1] for line in figure.axes[3].lines]
     assert gradients == [1.5**8, 0.5**8, 3.0**8, 2.0**8]
-    script.save(figure, tmp_path / "blocks.svg")
+    save(figure, tmp_path / "blocks.svg")
     assert (tmp_path / "blocks.svg").stat().st_size > 10_000
