@@ -18,6 +18,7 @@ import tiny
 from lm.errors import tell
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_MAPS = 32_000
 OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 """JAX 0.12 ends at flags it does not know, and no longer knows this one."""
 
@@ -55,6 +56,18 @@ def session_cache(tmp_path_factory):
     keep_compiled_programs(cache / "programs")
     yield cache
     patch.undo()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """Each compiled program maps some memory, and Linux lets a process have 65,530 maps: beyond, XLA crashes.
+
+    After a file that leaves half of them taken, all programs are let go; what is needed again comes from the cache.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
