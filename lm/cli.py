@@ -5,7 +5,7 @@ import os
 import sys
 
 from lm import __version__
-from lm.errors import UserError, nearest, one_line, out_of_memory, require
+from lm.errors import UserError, nearest, notices_wait, one_line, out_of_memory, require
 
 USAGE = """lm: a laboratory for small language models
 
@@ -41,8 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     _complete_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        status = _run(arguments)
-        sys.stdout.flush()
+        with notices_wait():
+            status = _run(arguments)
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has gone: `lm runs | head`
         status = 1
     except KeyboardInterrupt:

@@ -1,10 +1,11 @@
 """Errors that are the user's to mend: one sentence with the value and the way out."""
 
+import contextlib
 import difflib
 import functools
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 LONGEST_LINE = 600
 """Characters of an error line."""
@@ -44,10 +45,42 @@ def out_of_memory(error: MemoryError | RuntimeError) -> str | None:
     return f"out of memory: {said[:200].rstrip('.')}; lower the batch, the samples or the model's sizes"
 
 
-@functools.cache
+_waiting: list[str] | None = None
+"""Notices that are not told yet; None where they need not wait."""
+
+
 def tell(message: str) -> None:
     """One line on standard error, once a process: what a person should know, and no error."""
+    if _waiting is None:
+        print_once(message)
+    else:
+        _waiting.append(message)
+
+
+@functools.cache
+def print_once(message: str) -> None:
+    """A line that no process prints again."""
     print(f"lm: {one_line(message)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def notices_wait() -> Iterator[None]:
+    """Lets notices wait for the end of the block or for `tell_notices`; an error drops them, to stand alone."""
+    global _waiting
+    _waiting = []
+    try:
+        yield
+        tell_notices()
+    finally:
+        _waiting = None
+
+
+def tell_notices() -> None:
+    """Tells what waits, and later notices at once: long work begins, or something is said anyway."""
+    global _waiting
+    waiting, _waiting = _waiting or (), None
+    for message in waiting:
+        print_once(message)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -284,7 +284,7 @@ def _published(name: str) -> Tokenizer:
     require(
         name in known,
         f"data.tokenizer {name!r}: no such tokenizer{nearest(name, [*KINDS, *known])}"
-        f" Known: {', '.join([*KINDS, *known])}; or a path to a tokenizer.json",
+        f" (known: {', '.join([*KINDS, *known])}; or a path to a tokenizer.json)",
     )
     try:
         return tiktoken.get_encoding(name)

@@ -15,7 +15,7 @@ import jax
 import pytest
 import tiny
 
-from lm.errors import tell
+from lm.errors import print_once
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_MAPS = 32_000
@@ -40,7 +40,7 @@ def pytest_configure():
 @pytest.fixture(autouse=True)
 def told_anew():
     """What a process tells once, every test hears."""
-    tell.cache_clear()
+    print_once.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 
+from lm import errors
 from lm.cli import USAGE, VERBS, main
 from lm.commands.sample import unescape
 from lm.config import ModelConfig
@@ -230,6 +231,20 @@ def test_divergence_is_told_with_the_way_out(place, lm):
     last = err.splitlines()[-1]
     assert last.startswith("lm: training diverged at step ") and "--optimizer.learning-rate (now 10000)" in last
     assert "Traceback" not in err
+
+
+def test_an_error_stands_alone(place, refused, lm):
+    """What a command would have told besides is told when all is well, and before long work."""
+    (place / "folder").mkdir()
+    (place / "folder" / "a.txt").write_text("the king and the queen\n" * 2000)
+    (place / "folder" / "b.bin").write_bytes(b"\0")
+    told = "lm: data.corpus folder: left out 1 files of other kinds (b.bin)\n"
+    assert "'no': no such corpus" in refused("data", "prepare", "folder", "--validation-corpus", "no")
+    assert lm("data", "prepare", "folder")[2].endswith(told)
+    errors.print_once.cache_clear()
+    wild = ["--optimizer.learning-rate", "1e4", "--schedule.warmup", 0]
+    status, _, err = lm("train", "demo", "--name", "wild", "--data.corpus", "folder", *wild)
+    assert status == 2 and err.startswith(told) and "diverged" in err.splitlines()[-1]
 
 
 # --- a user's session ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lm.arguments import parse_train
 from lm.cli import main
 from lm.config import Experiment, parse_duration
-from lm.errors import UserError, tell
+from lm.errors import UserError, print_once
 from lm.settings import annotations, flatten, from_dict, replace, surprises, to_dict
 from lm.typed import Range, divide, hints
 
@@ -183,6 +183,6 @@ def test_the_command_says_what_an_override_leaves_alone(capsys, workplace):
     assert capsys.readouterr().err == f"lm: {MUON}\n"
     from lm.commands.sweep import Options, _experiments
 
-    tell.cache_clear()
+    print_once.cache_clear()
     _experiments("m", Options(grid=("optimizer.learning-rate=0.01,0.02",)), [])
     assert capsys.readouterr().err == f"lm: {MUON}\n"

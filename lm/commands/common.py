@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from lm.arguments import setting_name
-from lm.errors import UserError, nearest, one_line, require
+from lm.errors import UserError, nearest, require, tell
 from lm.settings import settings, settings_of
 
 RunName = Annotated[str, tyro.conf.Positional]
@@ -107,5 +106,4 @@ def _keep_compiled_programs() -> None:
     if reason is None:
         keep_compiled_programs(folder)
     else:
-        told = one_line(f"compiled programs are not kept in {folder}: {reason}; set LM_CACHE to a folder with room")
-        print(f"lm: {told}", file=sys.stderr)
+        tell(f"compiled programs are not kept in {folder}: {reason}; set LM_CACHE to a folder with room")

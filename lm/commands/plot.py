@@ -1,7 +1,6 @@
 """lm plot RUN...: loss curves; lm plot POINTS.csv: scaling figures."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +9,7 @@ import tyro
 from lm.arguments import InputFile, parse
 from lm.commands.common import Json, prepare_jax, print_json
 from lm.commands.table import Table
-from lm.errors import UserError, nearest, require
+from lm.errors import UserError, nearest, require, tell
 from lm.limits import Level, Seed, Whole
 from lm.training.display import patience
 
@@ -78,7 +77,7 @@ def _runs(o: Options) -> None:
     if panels > 1:
         unit = "validation text" if o.bits_per_byte else "validation text or tokenizer"
         hint = "" if o.bits_per_byte else "; --bits-per-byte compares tokenizers over one text"
-        print(f"lm: these runs differ in {unit}: {panels} panels, which do not compare{hint}", file=sys.stderr)
+        tell(f"these runs differ in {unit}: {panels} panels, which do not compare{hint}")
     if o.json:
         print_json({"figure": str(o.out), "runs": [run.name for run in runs]})
     else:

@@ -189,8 +189,8 @@ def _files(data: DataConfig, path: str, option: str, **options) -> Corpus:
 
 
 def _unknown(wanted: str) -> str:
-    known = ", ".join(CORPORA)
-    return f"data.corpus {wanted!r}: no such corpus{nearest(wanted, CORPORA)} Known: {known}; or a file, folder or glob"
+    known = f"known: {', '.join(CORPORA)}; or a file, folder or glob"
+    return f"data.corpus {wanted!r}: no such corpus{nearest(wanted, CORPORA)} ({known})"
 
 
 _NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from lm.console import console
+from lm.errors import tell_notices
 from lm.tables import table
 
 ROWS = 24
@@ -78,6 +79,7 @@ class Board:
 
     def tell(self, text: str) -> None:
         """Print a line of text that stays."""
+        tell_notices()
         self.console.print(text, soft_wrap=True)
 
     def eta(self) -> float | None:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from lm.console import console
+from lm.errors import tell_notices
 
 
 @contextlib.contextmanager
@@ -84,4 +85,5 @@ class Display:
 
     def say(self, text: str) -> None:
         """Prints a line of text, which stays."""
+        tell_notices()
         self.console.print(text, soft_wrap=True)
