@@ -22,13 +22,14 @@ import numpy as np
 from lm.config import ModelBase
 from lm.data.batches import Columns, epoch_key, permute
 from lm.data.examples import ExampleFile, Ragged
-from lm.errors import require
+from lm.errors import require, tell
 from lm.limits import Count
 from lm.typed import coerce
 
 
 def lay_out_examples(file: ExampleFile, model: ModelBase) -> tuple[Columns, int]:
-    """The examples of a file as rows for a model, and how many were left out because they do not fit its contexts.
+    """The examples of a file as rows for a model, and how many are left out because they do not fit its contexts, which
+    is told.
 
     Raises UserError where none fits, for vectors of another width than the model takes, and for preferences, from which
     nothing learns yet.
@@ -39,7 +40,10 @@ def lay_out_examples(file: ExampleFile, model: ModelBase) -> tuple[Columns, int]
     needs = _needs(file, model)
     chosen = np.flatnonzero(np.all([needed_N <= context for context, needed_N in needs.values()], axis=0))
     require(len(chosen) > 0, _nothing_fits(needs))
-    return _columns(file, model, chosen), file.documents - len(chosen)
+    if left := file.documents - len(chosen):
+        contexts = " and ".join(f"{name} {context}" for name, (context, _) in needs.items())
+        tell(f"{left:,} of {file.documents:,} {file.path.name} examples do not fit {contexts} and are left out")
+    return _columns(file, model, chosen), left
 
 
 def validation_rows(file: ExampleFile, model: ModelBase, tokens: int) -> Columns:

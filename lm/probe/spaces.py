@@ -56,7 +56,8 @@ def _spaces(m: Trained, names: Sequence[str], known: Vocabulary, text, tokens, r
     names = [one for name in names for one in (everywhere if name == "contextual" else [name])]
     possible = ["input", "unembedding", *everywhere]
     for name in names:
-        require(name in possible, f"space {name}: no such space{nearest(name, possible)} (it has {', '.join(possible)})")
+        known = f"it has {', '.join(possible)}"
+        require(name in possible, f"space {name}: no such space{nearest(name, possible)} ({known})")
     inside = {}
     if set(names) & set(everywhere):
         inside = {space.name: space for space in contextual(m, known, text=text, tokens=tokens, report=report)}

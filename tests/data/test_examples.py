@@ -528,6 +528,12 @@ def test_rows_of_an_encoder_and_a_decoder(rows, context, reads, tmp_path):
     assert columns["start_B"].tolist() == [0] * len(fit) and columns["count_B"].tolist() == [len(r) - 1 for r in row]
 
 
+def test_what_does_not_fit_is_told(tmp_path, capsys):
+    file = prepared(tmp_path, [("a", "b"), ("a" * 9, "b" * 3), ("a", "c")])
+    assert lay_out_examples(file, decoder(9))[1] == 1
+    assert capsys.readouterr().err == "lm: 1 of 3 train examples do not fit model.context 9 and are left out\n"
+
+
 def test_the_context_to_raise_is_named(tmp_path):
     file = prepared(tmp_path, [("a" * 9, "b" * 3), ("a" * 7, "b" * 5)])
     with pytest.raises(
