@@ -164,7 +164,9 @@ def outcomes(name: str, seeds: list[int], steps: int, held: list[Pair], options:
     lines = map(json.loads, kept.read_text().splitlines()) if kept.is_file() else ()
     known = {line["run"]: line for line in lines if line["sentences"] == options.sentences}
     if not known.keys() >= {e.name for e in wanted}:
-        lm.train_pack(wanted, folder=options.runs)
+        runs = lm.train_pack(wanted, folder=options.runs)
+        if not all(run.finished for run in runs):
+            raise SystemExit("stopped and saved; the same command goes on")
     for e in wanted:
         if e.name not in known:
             known[e.name] = outcome(name, options.runs / e.name, held, options.sentences)
