@@ -89,7 +89,10 @@ def train(name: str, model: lm.ModelConfig, data: lm.DataConfig, part: str, seed
             eval_tokens=4096, checkpoint_every="100%",
         ),
     )  # fmt: skip
-    return lm.load(lm.train(experiment, folder=options.runs, display=False).path)
+    run = lm.train(experiment, folder=options.runs, display=False)
+    if not run.finished:
+        raise SystemExit(75)  # stopped and saved: the same command goes on
+    return lm.load(run.path)
 
 
 # --- speech ----------------------------------------------------------------------------------------------------------

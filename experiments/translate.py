@@ -166,7 +166,7 @@ def outcomes(name: str, seeds: list[int], steps: int, held: list[Pair], options:
     if not known.keys() >= {e.name for e in wanted}:
         runs = lm.train_pack(wanted, folder=options.runs)
         if not all(run.finished for run in runs):
-            raise SystemExit("stopped and saved; the same command goes on")
+            raise SystemExit(75)  # stopped and saved: the same command goes on
     for e in wanted:
         if e.name not in known:
             known[e.name] = outcome(name, options.runs / e.name, held, options.sentences)
