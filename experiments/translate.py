@@ -10,8 +10,9 @@ and share one vocabulary of byte pairs; the runs of a seed follow each other. `-
 and decoder again, for so many steps, with the first seed.
 
 Answers are greedy unless a beam is named; BLEU and chrF are sacrebleu's, with every reference that the held-out file
-has for a source. Everything is kept in --runs as it comes: the same command goes on, or draws again. Expected: for the same pairs the
-decoder alone is ahead, for the same time the encoder-decoder; either LSTM is behind; the longer run answers at BLEU 40.
+has for a source. Everything is kept in --runs as it comes: the same command goes on, or draws again. Expected: for the
+same pairs the decoder alone is ahead, for the same time the encoder-decoder; either LSTM is behind; the longer run
+answers at BLEU 40.
 """
 
 import argparse
