@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from matplotlib import ticker
 
 import lm
 from lm.errors import require
@@ -289,6 +290,9 @@ def draw(results: list[dict[str, dict]]):
             label = None
     axes[0].set(xlabel="processor seconds of training", ylabel="nats per target token, held out")
     axes[1].set(xlabel="thousand pairs read", xscale="log")
+    axes[1].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes[1].xaxis.set_major_formatter("{x:g}")
+    axes[1].xaxis.set_minor_formatter(ticker.NullFormatter())
     axes[0].legend()
     figure.suptitle(f"English to French, at most {LONGEST} tokens a side, {len(results)} seeds", fontsize=13)
     return figure
