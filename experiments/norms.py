@@ -243,10 +243,10 @@ def draw(made: dict):
     return figure
 
 
-def centre_and_spread(values: Iterable[Iterable[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of each row, and its standard deviation over seeds, 0 where there is one seed."""
-    rows = np.array(list(values))
-    return rows.mean(axis=1), rows.std(axis=1, ddof=1) if rows.shape[1] > 1 else np.zeros(len(rows))
+def centre_and_spread(rows: Iterable[np.ndarray]) -> np.ndarray:
+    """The mean of each row and its standard deviation over seeds, 0 where there is one seed: [2, rows]."""
+    each = [(row.mean(), row.std(ddof=1) if len(row) > 1 else 0.0) for row in rows]
+    return np.array(each).reshape(-1, 2).T
 
 
 def draw_rates(axis, place: str, made: dict) -> None:
@@ -258,7 +258,7 @@ def draw_rates(axis, place: str, made: dict) -> None:
         points = {rate: [row["loss"] for row in rows if row["rate"] == rate] for rate in RATES}
         ends = {rate: np.array(losses) for rate, losses in points.items() if None not in losses}
         style = dict(color=COLOURS[kind.norm], marker="o", markersize=4, capsize=3)
-        axis.errorbar(list(ends), *centre_and_spread(list(ends.values())), label=NAMES[kind.norm], **style)
+        axis.errorbar(list(ends), *centre_and_spread(ends.values()), label=NAMES[kind.norm], **style)
         lost = [rate for rate in points if rate not in ends]
         axis.plot(lost, [top] * len(lost), "x", color=COLOURS[kind.norm], markersize=8)
     axis.axhline(made["letters"], color="0.6", linestyle=":")

@@ -71,9 +71,10 @@ def draw(results: Sequence[dict], best: dict, look: tuple[list[str], list[str], 
 
 def draw_losses(axis: plt.Axes, groups: dict[str, list[dict]]) -> None:
     """A thin line for each run, a thick one for the mean of a model's; those of another length are dashed."""
+    color_of = colors(groups)
     for name, some in groups.items():
-        model, color = some[0]["model"], colors(groups)[some[0]["model"]]
-        another = name != model and model in groups
+        model = some[0]["model"]
+        color, another = color_of[model], name != model and model in groups
         curves_RE3 = np.array([result["curve"] for result in some])
         for curve_E3 in curves_RE3:
             axis.plot(curve_E3[:, 1], curve_E3[:, 2], color=color, linewidth=0.5, alpha=0.6)
@@ -92,9 +93,10 @@ def colors(groups: dict[str, list[dict]]) -> dict[str, str]:
 
 def draw_scores(axis: plt.Axes, groups: dict[str, list[dict]]) -> None:
     """BLEU of greedy answers: a bar for the mean, a dot for each run."""
+    color_of = colors(groups)
     for i, some in enumerate(groups.values()):
         values = [result["bleu"] for result in some]
-        axis.barh(i, np.mean(values), color=colors(groups)[some[0]["model"]], alpha=0.6)
+        axis.barh(i, np.mean(values), color=color_of[some[0]["model"]], alpha=0.6)
         axis.plot(values, [i] * len(values), "k.", markersize=4)
         axis.text(max(values), i, f"  {np.mean(values):.1f}", va="center", fontsize=10)
     axis.set_yticks(range(len(groups)), groups, fontsize=9)
