@@ -179,3 +179,13 @@ class Writer:
 def token_dtype(tokenizer: Tokenizer) -> np.dtype:
     """The smaller of uint16 and uint32 that holds every token."""
     return np.dtype(np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32)
+
+
+def digest_files(paths: list[Path]) -> str:
+    """sha256 of the files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -31,7 +31,7 @@ from lm.data import readers
 from lm.data.corpora import Corpus, cache_folder, open_corpus
 from lm.data.readers import Piece
 from lm.data.temporary import clear_abandoned, make_resumable, make_whole, temporary_folder
-from lm.data.token_files import Shard, TokenFile, Writer, token_dtype
+from lm.data.token_files import Shard, TokenFile, Writer, digest_files, token_dtype
 from lm.data.workers import SHARD, cores, cut, encode_shards
 from lm.errors import UserError, require
 from lm.files import whole
@@ -344,7 +344,7 @@ def _fill_with_shards(job: _Job, workers: int, made: Path) -> None:
         shards = [Shard(Path(note["name"]).name, note["count"], note["sha256"]) for note in parts]
         count, size = (sum(note[what] for note in parts) for what in ("count", "bytes"))
         fields = dict(count=count, bytes=size, documents=documents[side], eot=eot[side])
-        digest = _digest([made / side / shard.name for shard in shards])
+        digest = digest_files([made / side / shard.name for shard in shards])
         fields |= {"dtype": token_dtype(tokenizer).name, "sha256": digest}
         sidecar[side] = fields | {"shards": list(map(asdict, shards))}
     _describe(job, tokenizer, made, sidecar)
@@ -363,16 +363,6 @@ def _parts(job: _Job, documents: Counter) -> Iterator[tuple[str, str, bool]]:
             for text in tokenizers.slices(document, tokenizers.SLICE):
                 yield side, text, opens
                 opens = False
-
-
-def _digest(paths: list[Path]) -> str:
-    """sha256 of the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _require_unchanged(job: _Job, cache: Path) -> None:
