@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lm import tokenizer as tokenizers
-from lm.data.token_files import Writer, token_dtype
+from lm.data.token_files import Writer
 from lm.errors import UserError
 from lm.files import whole
 from lm.tokenizer import Tokenizer
@@ -74,26 +74,28 @@ def encode_shards(
     Raises UserError for text that cannot be encoded and for workers that are killed, OSError for a disk that is full;
     all workers have ended then, and what they finished stays.
     """
-    dtype = token_dtype(tokenizers.load(folder / "tokenizer.json"))
     made: dict[str, dict[str, Any]] = {}
     with Crew(folder, workers) as crew:
         for name, text in texts:
             note = {"name": name, "text": hashlib.blake2b(text, digest_size=16).hexdigest()}
-            if there := _finished(folder / name, note, dtype.itemsize):
+            if there := _finished(folder / name, note):
                 made[name] = there
                 crew.done += there["bytes"]
+                report(crew.done)
             else:
                 made |= crew.hand_out(note, text, report)
         made |= crew.finish(report)
     return made
 
 
-def _finished(path: Path, note: dict[str, Any], itemsize: int) -> dict[str, Any] | None:
-    """The note of a shard that is there, whole and made of this text."""
+def _finished(path: Path, note: dict[str, Any]) -> dict[str, Any] | None:
+    """The note of a shard that is there, made of this text, with the digest it was written with."""
     try:
         there = json.loads(path.with_suffix(".json").read_text())
-        whole_file = path.stat().st_size == there["count"] * itemsize
-        return there if whole_file and there | note == there and there["bytes"] >= 0 and there["sha256"] else None
+        with open(path, "rb") as file:
+            undamaged = hashlib.file_digest(file, "sha256").hexdigest() == there["sha256"]
+        known = there | note == there and all(isinstance(there[name], int) for name in ("count", "bytes"))
+        return there if undamaged and known else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
