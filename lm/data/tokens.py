@@ -191,7 +191,7 @@ def _watch(
     corpus: Corpus, stage: str, total: int | None, report: Report, digest=None
 ) -> Iterator[tuple[str, bytes, bool]]:
     """A corpus's pieces with their UTF-8, which goes into the digest; reported every few megabytes and at the end."""
-    done = reported = 0
+    done = reported = given_back = 0
     for text, opens in corpus.pieces():
         encoded = text.encode()
         if digest:
@@ -201,6 +201,9 @@ def _watch(
         if done - reported >= 4_000_000:
             report(stage, done, total)
             reported = done
+        if done - given_back >= SHARD:
+            readers.give_back_memory()
+            given_back = done
     report(stage, done, done)
 
 
