@@ -33,7 +33,10 @@ def main() -> None:
     runs = {name: [] for name in CONFIGS}
     for seed in options.seeds:
         for name, config in CONFIGS.items():
-            runs[name].append(lm.train(experiment(config, seed, options), folder=options.runs))
+            run = lm.train(experiment(config, seed, options), folder=options.runs)
+            if not run.finished:
+                raise SystemExit(75)  # stopped and saved: the same command goes on
+            runs[name].append(run)
     print(table(runs))
     save(draw(runs), options.figure)
     print(options.figure)

@@ -173,6 +173,8 @@ def train(seed: int, steps: int, folder: Path, both_ways: bool) -> lm.Trained:
         ),
     )
     run = lm.train(e, folder=folder)
+    if not run.finished:
+        raise SystemExit(75)  # stopped and saved: the same command goes on
     last = run.metrics()[-1]
     print(f"{run.name}: {last['val_loss']:.3f} nats a word, {last['seconds']:.0f} s", flush=True)
     return lm.load(run.path)

@@ -243,6 +243,12 @@ def draw(made: dict):
     return figure
 
 
+def centre_and_spread(values: Iterable[Iterable[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of each row, and its standard deviation over seeds, 0 where there is one seed."""
+    rows = np.array(list(values))
+    return rows.mean(axis=1), rows.std(axis=1, ddof=1) if rows.shape[1] > 1 else np.zeros(len(rows))
+
+
 def draw_rates(axis, place: str, made: dict) -> None:
     top = made["letters"] + 0.25
     for kind in GRID:
@@ -251,9 +257,8 @@ def draw_rates(axis, place: str, made: dict) -> None:
         rows = made[str(kind)]
         points = {rate: [row["loss"] for row in rows if row["rate"] == rate] for rate in RATES}
         ends = {rate: np.array(losses) for rate, losses in points.items() if None not in losses}
-        mean, deviation = (np.array([f(losses) for losses in ends.values()]) for f in (np.mean, np.std))
         style = dict(color=COLOURS[kind.norm], marker="o", markersize=4, capsize=3)
-        axis.errorbar(list(ends), mean, deviation, label=NAMES[kind.norm], **style)
+        axis.errorbar(list(ends), *centre_and_spread(list(ends.values())), label=NAMES[kind.norm], **style)
         lost = [rate for rate in points if rate not in ends]
         axis.plot(lost, [top] * len(lost), "x", color=COLOURS[kind.norm], markersize=8)
     axis.axhline(made["letters"], color="0.6", linestyle=":")
@@ -270,8 +275,7 @@ def draw_depths(axis, made: dict) -> None:
         kinds = [kind for kind in BY_DEPTH if kind.residual == residual]
         losses = [best(made[str(kind)])[1] for kind in kinds]
         label = "with residual connections" if residual else "without"
-        axis.errorbar(DEPTHS, [x.mean() for x in losses], [x.std() for x in losses], color=colour, marker="o",
-                      capsize=3, label=label)  # fmt: skip
+        axis.errorbar(DEPTHS, *centre_and_spread(losses), color=colour, marker="o", capsize=3, label=label)
     axis.axhline(made["letters"], color="0.6", linestyle=":")
     axis.set(xscale="log", xlabel="layers", ylabel="validation loss, nats a character")
     axis.set_xticks(DEPTHS, [str(layers) for layers in DEPTHS])
@@ -285,13 +289,13 @@ def draw_leaks(axis, made: dict) -> None:
         if kind.norm == "batchnorm":
             leaks, pre = made["leaks"][str(kind)], kind.norm_place == "pre"
             change_RB = np.array([[one[f"position 0, {rows} rows"] for rows in ROWS] for one in leaks])
-            axis.errorbar(ROWS, change_RB.mean(axis=0), change_RB.std(axis=0), color=COLOURS[kind.norm],
-                          marker="o" if pre else "s", linestyle="-" if pre else "--", capsize=3,
-                          label=f"batch norm, {'before' if pre else 'after'}")  # fmt: skip
-    axis.set(xscale="log", yscale="log", xlabel="rows in the batch", ylabel="largest change of a logit at position 0")
+            style = dict(marker="o" if pre else "s", linestyle="-" if pre else "--", capsize=3)
+            label = f"batch norm, {'before' if pre else 'after'}"
+            axis.errorbar(ROWS, *centre_and_spread(change_RB.T), color=COLOURS[kind.norm], label=label, **style)
+    axis.set(xscale="log", yscale="log", xlabel="rows in the batch", ylabel="largest change of a logit")
     axis.set_xticks(ROWS, [str(rows) for rows in ROWS])
     axis.minorticks_off()
-    axis.set_title("Batch norm sees the last token; others: 0")
+    axis.set_title("Leak of the last token to the first")
     axis.legend()
 
 
@@ -302,9 +306,9 @@ def draw_gradients(axis, by_kind: dict, title: str) -> None:
             label = NAMES[kind.norm] + ("" if kind.norm == "none" else f", {kind.norm_place}")
             line = dict(color="C1" if kind.norm_place == "post" else COLOURS[kind.norm], marker="o", markersize=4)
             line["linestyle"] = "-" if kind.residual else "--"
-            axis.errorbar(np.arange(kind.layers) + 1, norms_RL.mean(axis=0), norms_RL.std(axis=0), capsize=3,
-                          label=label + ("" if kind.residual else ", no residuals"), **line)  # fmt: skip
-    axis.set(yscale="log", xlabel="block", ylabel="gradient of the loss by what enters, norm")
+            label += "" if kind.residual else ", no residuals"
+            axis.errorbar(np.arange(kind.layers) + 1, *centre_and_spread(norms_RL.T), capsize=3, label=label, **line)
+    axis.set(yscale="log", xlabel="block", ylabel="norm of the gradient of what enters")
     axis.set_title(title)
     axis.legend(fontsize=10)
 

@@ -70,25 +70,34 @@ def draw(results: Sequence[dict], best: dict, look: tuple[list[str], list[str], 
 
 
 def draw_losses(axis: plt.Axes, groups: dict[str, list[dict]]) -> None:
-    """A thin line for each run, a thick one for the mean of a model's."""
-    for i, (name, some) in enumerate(groups.items()):
+    """A thin line for each run, a thick one for the mean of a model's; those of another length are dashed."""
+    for name, some in groups.items():
+        model, color = some[0]["model"], colors(groups)[some[0]["model"]]
+        another = name != model and model in groups
         curves_RE3 = np.array([result["curve"] for result in some])
         for curve_E3 in curves_RE3:
-            axis.plot(curve_E3[:, 1], curve_E3[:, 2], color=f"C{i}", linewidth=0.5, alpha=0.6)
+            axis.plot(curve_E3[:, 1], curve_E3[:, 2], color=color, linewidth=0.5, alpha=0.6)
         mean_E3 = curves_RE3.mean(axis=0)
-        axis.plot(mean_E3[:, 1], mean_E3[:, 2], color=f"C{i}", linewidth=1.8, label=name)
+        line = dict(linestyle="--", label="_") if another else dict(label=name)
+        axis.plot(mean_E3[:, 1], mean_E3[:, 2], color=color, linewidth=1.8, **line)
     axis.set(xscale="log", xlabel="seconds of training", ylabel="held-out loss, nats a target token")
     axis.legend(fontsize=9)
+
+
+def colors(groups: dict[str, list[dict]]) -> dict[str, str]:
+    """A colour for each model, whatever the length of its runs."""
+    models = dict.fromkeys(some[0]["model"] for some in groups.values())
+    return {model: f"C{i}" for i, model in enumerate(models)}
 
 
 def draw_scores(axis: plt.Axes, groups: dict[str, list[dict]]) -> None:
     """BLEU of greedy answers: a bar for the mean, a dot for each run."""
     for i, some in enumerate(groups.values()):
         values = [result["bleu"] for result in some]
-        axis.barh(i, np.mean(values), color=f"C{i}", alpha=0.6)
+        axis.barh(i, np.mean(values), color=colors(groups)[some[0]["model"]], alpha=0.6)
         axis.plot(values, [i] * len(values), "k.", markersize=4)
         axis.text(max(values), i, f"  {np.mean(values):.1f}", va="center", fontsize=10)
-    axis.set_yticks(range(len(groups)), [name.replace(", ", ",\n") for name in groups], fontsize=9)
+    axis.set_yticks(range(len(groups)), groups, fontsize=9)
     axis.invert_yaxis()
     axis.margins(x=0.12)
     axis.set(xlabel="BLEU of greedy answers, all references")

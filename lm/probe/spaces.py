@@ -56,8 +56,8 @@ def _spaces(m: Trained, names: Sequence[str], known: Vocabulary, text, tokens, r
     names = [one for name in names for one in (everywhere if name == "contextual" else [name])]
     possible = ["input", "unembedding", *everywhere]
     for name in names:
-        known = f"it has {', '.join(possible)}"
-        require(name in possible, f"space {name}: no such space{nearest(name, possible)} ({known})")
+        there = f"it has {', '.join(possible)}"
+        require(name in possible, f"space {name}: no such space{nearest(name, possible)} ({there})")
     inside = {}
     if set(names) & set(everywhere):
         inside = {space.name: space for space in contextual(m, known, text=text, tokens=tokens, report=report)}
