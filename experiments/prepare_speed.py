@@ -7,7 +7,7 @@ entries, trained before the clock starts. Each contestant is `lm data prepare`, 
 cache of its own (the system keeps the file in memory, as far as there is room). Memory is the peak of each process as
 Linux counts it.
 Expected: the same digests for any number of workers and every format that holds the same documents, the speed nearly
-proportional to cores, some 150 MB a process whatever the size: experiments/RESULTS.md; figure
+proportional to cores, some 150 MB a process (parquet 220) whatever the size: experiments/RESULTS.md; figure
 experiments/figures/prepare_speed.svg.
 """
 
