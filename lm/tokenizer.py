@@ -8,6 +8,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import heapq
 import json
 import os
 import re
@@ -296,22 +297,30 @@ def _published(name: str) -> Tokenizer:
 
 
 def _sample(texts: Iterable[str], limit: int) -> list[str]:
-    """At most `limit` characters spread evenly over a stream of unknown length; everything when it is shorter.
+    """At most `limit` characters from all over a stream of unknown length; everything when it is shorter.
 
-    Keeps every n-th unit of text; whenever too much is held, drops every other unit and doubles n.
+    Units of text with the smallest hashes of their number are kept: no period of the stream can miss one of its kinds.
+    Streams of up to twice the limit keep every other unit instead, as they always have, the quick start's among them.
     """
-    unit = 1 << 14
-    kept, held, every, seen = [], 0, 1, 0
-    for text in texts:
-        for start in range(0, len(text), unit):
-            if seen % every == 0:
-                kept.append(text[start : start + unit])
-                held += len(kept[-1])
-            seen += 1
-            while held > limit and len(kept) > 1:
-                kept, every = kept[::2], every * 2
-                held = sum(map(len, kept))
-    return kept
+    kept, held, bound = [], 0, 1 << 64  # a heap: the largest hash first
+    for number, text in enumerate(_units(texts)):
+        rank = int.from_bytes(hashlib.blake2b(number.to_bytes(8), digest_size=8, person=b"lm.sample").digest())
+        if rank < bound:
+            heapq.heappush(kept, (-rank, number, text))
+            held += len(text)
+        while held > 2 * limit and len(kept) > 1:
+            bound, held = -kept[0][0], held - len(heapq.heappop(kept)[2])
+    while bound < 1 << 64 and held > limit and len(kept) > 1:
+        held -= len(heapq.heappop(kept)[2])
+    chosen = [text for _, text in sorted((number, text) for _, number, text in kept)]
+    while bound == 1 << 64 and sum(map(len, chosen)) > limit and len(chosen) > 1:
+        chosen = chosen[::2]
+    return chosen
+
+
+def _units(texts: Iterable[str], size: int = 1 << 14) -> Iterator[str]:
+    """Texts, the long ones in units of so many characters."""
+    return (text[start : start + size] for text in texts for start in range(0, len(text), size))
 
 
 # --- save and load ---------------------------------------------------------------------------------------------------

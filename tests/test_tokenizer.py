@@ -154,8 +154,16 @@ def test_the_training_sample_is_spread_over_the_text_and_bounded():
     sample = tokenizers._sample(iter(texts), 100_000)
     assert 50_000 <= sum(map(len, sample)) <= 100_000
     numbers = [int(text[:4]) for text in sample]
-    assert numbers[0] == 0 and numbers[-1] > 900 and len(set(np.diff(numbers))) == 1
+    assert numbers == sorted(numbers) and numbers[0] < 100 and numbers[-1] > 900
     assert tokenizers._sample(iter(texts), 10_000_000) == texts
+    assert tokenizers._sample(iter(texts), 600_000) == texts[::2]  # as it always was for twice the limit
+
+
+@pytest.mark.parametrize("period", [2, 3, 8])
+def test_a_periodic_stream_keeps_all_its_kinds_in_the_sample(period):
+    sample = tokenizers._sample((f"{i % period}" * 1000 for i in range(4000)), 400_000)
+    kept = np.bincount([int(text[0]) for text in sample])
+    assert kept.sum() == 400 and kept.min() > 0.6 * 400 / period
 
 
 def test_text_is_read_only_by_kinds_that_are_made_from_it():

@@ -11,6 +11,7 @@ import tyro
 from lm.arguments import parse
 from lm.commands.common import Json, action, print_json
 from lm.config import DataConfig
+from lm.typed import Range
 
 
 def run(arguments: list[str]) -> None:
@@ -48,6 +49,8 @@ class PrepareOptions:
     data: DataConfig
     download: bool = False
     """Fetch a named corpus that is not on this machine."""
+    workers: Annotated[int | None, Range(least=1, most=1024)] = None
+    """Processes that encode a corpus of more than 64 MB; by default as many as there are cores."""
     json: Json = False
 
 
@@ -61,10 +64,13 @@ def prepare(arguments: list[str]) -> None:
     with Display() as display:
         if o.download and o.corpus in CORPORA and not CORPORA[o.corpus].present:
             fetch(o.corpus, functools.partial(display.stage, "downloading"))
-        made = tokens.prepare_corpus(dataclasses.replace(o.data, corpus=o.corpus), report=display.stage)
+        data = dataclasses.replace(o.data, corpus=o.corpus)
+        made = tokens.prepare_corpus(data, report=display.stage, workers=o.workers)
     names = ("count", "bytes", "documents", "sha256")
     files = {"train": made.train, "validation": made.validation}
     facts = {side: {n: getattr(f, n) for n in names} | {"path": str(f.path)} for side, f in files.items()}
+    for side, f in files.items():
+        facts[side]["files"] = len(f.paths)
     if o.json:
         about = {"tokenizer": made.tokenizer.name, "n_vocab": made.tokenizer.n_vocab, "hashes": made.hashes}
         print_json(about | facts)

@@ -1,5 +1,7 @@
 """Text to tokens on disk: read a corpus, hold some of it out, build the tokenizer, write two memory-mapped files.
 
+Of a large corpus the files are shards, which several processes encode: the tokens are the same.
+
 What was prepared once is found again by what it was made of, the text itself included. Layout of a token file: with
 several documents, each is preceded by the end-of-text token and the file ends with one (EOT doc EOT doc EOT), so every
 document starts from EOT and its end is predicted; a corpus of one document has none at all.
@@ -14,12 +16,12 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +30,9 @@ from lm.config import DataConfig
 from lm.data import readers
 from lm.data.corpora import Corpus, cache_folder, open_corpus
 from lm.data.readers import Piece
-from lm.data.temporary import clear_abandoned, make_whole, temporary_folder
+from lm.data.temporary import clear_abandoned, make_resumable, make_whole, temporary_folder
+from lm.data.token_files import Shard, TokenFile, Writer, digest_files, token_dtype
+from lm.data.workers import SHARD, cores, cut, encode_shards
 from lm.errors import UserError, require
 from lm.files import whole
 from lm.tokenizer import Tokenizer
@@ -36,30 +40,11 @@ from lm.tokenizer import Tokenizer
 VERSION = 1
 """Part of every key: raise it when the same text and settings would become other tokens."""
 
+LARGE = 2 * SHARD
+"""Bytes of text above which a corpus is written in shards, and by worker processes."""
+
 Report = Callable[[str, int, int | None], None]
 """report(stage, bytes done, bytes in all or None); stages: reading, tokenizer, tokens."""
-
-
-@dataclass(frozen=True)
-class TokenFile:
-    """Tokens on disk."""
-
-    path: Path
-    dtype: str
-    count: int
-    """Tokens, end-of-text tokens included."""
-    bytes: int
-    """UTF-8 bytes of the text they stand for; end of text stands for none."""
-    documents: int
-    eot: int | None
-    """The token before every document and at the end; None in a file of one document, which has none."""
-    sha256: str
-    """Digest of the file."""
-
-    @cached_property
-    def tokens(self) -> np.ndarray:
-        """The tokens, uint16 or uint32 [count], memory-mapped."""
-        return np.memmap(self.path, self.dtype, mode="r")
 
 
 @dataclass(frozen=True)
@@ -73,10 +58,14 @@ class Prepared:
     """corpus: sha256 of its text; tokenizer: its digest; validation: sha256 of the held-out tokens."""
 
 
-def prepare_corpus(data: DataConfig, *, cache: Path | None = None, report: Report | None = None) -> Prepared:
+def prepare_corpus(
+    data: DataConfig, *, cache: Path | None = None, report: Report | None = None, workers: int | None = None
+) -> Prepared:
     """The tokens of `data.corpus`, made now or found where an earlier call left them.
 
     cache: folder to keep them in, cache_folder() by default; report: called as the work goes on.
+    workers: processes that encode a corpus of more than LARGE bytes, by default as many as there are cores; the result
+    is the same for any number. Such a corpus, where this is interrupted, goes on at the shard that was not finished.
     Held out for validation: data.validation_corpus, else about the fraction data.validation of the bytes: whole
     documents chosen by a hash of their text (so duplicates stay together, and every machine chooses alike), or the end
     of a corpus of one document. Memory stays bounded whatever the size of the corpus.
@@ -92,7 +81,7 @@ def prepare_corpus(data: DataConfig, *, cache: Path | None = None, report: Repor
         main = _scanned(corpus, 0.0 if other else data.validation, cache, report)
         job = _Job(data, main, other and _scanned(other, 0.0, cache, report), report)
         folder = token_folder(cache, corpus.name, job.key())
-        return _open(folder) or _make(job, folder)
+        return _open(folder) or _make(job, folder, workers)
 
 
 @contextlib.contextmanager
@@ -138,12 +127,22 @@ class Scan:
     """Characters before the validation set, when there is one document."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Scanned:
     """A corpus and its scan."""
 
     corpus: Corpus
     scan: Scan
+    unchanged: bool = False
+    """Whether the last complete reading of its documents found the text that was scanned."""
+
+    def documents(self, report: Report, all_held_out: bool) -> Iterator[tuple[bool, Iterator[str]]]:
+        """(held out, pieces) of every document; a document must be read before the next is asked for."""
+        digest, self.unchanged = hashlib.sha256(), False
+        divided = _divide(self.watched("tokens", report, digest), self.scan)
+        for (held_out, _), document in itertools.groupby(divided, key=itemgetter(0, 1)):
+            yield held_out or all_held_out, map(itemgetter(2), document)
+        self.unchanged = digest.hexdigest() == self.scan.sha256
 
     def watched(self, stage: str, report: Report, digest=None) -> Iterator[tuple[str, bytes, bool]]:
         """The corpus's pieces, as `_watch` gives them."""
@@ -192,7 +191,7 @@ def _watch(
     corpus: Corpus, stage: str, total: int | None, report: Report, digest=None
 ) -> Iterator[tuple[str, bytes, bool]]:
     """A corpus's pieces with their UTF-8, which goes into the digest; reported every few megabytes and at the end."""
-    done = reported = 0
+    done = reported = given_back = 0
     for text, opens in corpus.pieces():
         encoded = text.encode()
         if digest:
@@ -202,6 +201,9 @@ def _watch(
         if done - reported >= 4_000_000:
             report(stage, done, total)
             reported = done
+        if done - given_back >= SHARD:
+            readers.give_back_memory()
+            given_back = done
     report(stage, done, done)
 
 
@@ -254,11 +256,28 @@ class _Job:
     """The validation corpus, where one is asked for."""
     report: Report
 
+    @property
+    def sources(self) -> list[_Scanned]:
+        """What is read, in order."""
+        return [self.main, self.other] if self.other else [self.main]
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of all text."""
+        return sum(source.scan.bytes for source in self.sources)
+
+    @property
+    def ends(self) -> dict[str, bool]:
+        """Whether a side's documents are divided by ends of text."""
+        return {"train": self.main.scan.documents > 1, "validation": self.sources[-1].scan.documents > 1}
+
     def key(self) -> str:
         """Digest of everything that decides the tokens."""
         data, tokenizer = self.data, tokenizer_key(self.data)
         validation = self.other.scan.sha256 if self.other else data.validation
         settings = [VERSION, self.main.scan.sha256, tokenizer, validation, data.separator, data.text_field]
+        if data.tokenizer in ("words", "bpe") and self.main.scan.characters > 2 * tokenizers.SAMPLE:
+            settings.append("trained on a sample by hash")  # it was every n-th unit of the text
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     def tokenizer(self) -> Tokenizer:
@@ -290,71 +309,78 @@ def _divide(pieces: Iterable[tuple[str, bytes, bool]], scan: Scan) -> Iterator[t
         yield from ((held_out, 0, part) for held_out, part in ((False, text[:here]), (True, text[here:])) if part)
 
 
-class _Writer:
-    """Writes a token file, document by document."""
-
-    def __init__(self, file: IO[bytes], tokenizer: Tokenizer, end_of_text: bool):
-        self.file, self.tokenizer = file, tokenizer
-        self.eot = [np.array([tokenizer.eot_token])] if end_of_text else []
-        self.dtype = np.dtype(np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32)
-        self.hash, self.count, self.bytes, self.documents = hashlib.sha256(), 0, 0, 0
-
-    def document(self, texts: Iterable[str]) -> None:
-        """Write one document, which arrives in pieces."""
-        self.documents += 1
-        self._write(itertools.chain(self.eot, tokenizers.encode_pieces(self.tokenizer, texts)))
-
-    def finish(self) -> dict[str, Any]:
-        """The fields of the TokenFile but its path; the bytes are on the disk, not only on their way."""
-        self._write(self.eot)
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        eot = self.tokenizer.eot_token if self.eot else None
-        fields = dict(count=self.count, bytes=self.bytes, documents=self.documents, eot=eot)
-        return fields | {"dtype": self.dtype.name, "sha256": self.hash.hexdigest()}
-
-    def _write(self, arrays: Iterable[np.ndarray]) -> None:
-        lengths_V = tokenizers.token_bytes(self.tokenizer)
-        for tokens in arrays:
-            packed = tokens.astype(self.dtype).tobytes()
-            self.file.write(packed)
-            self.hash.update(packed)
-            self.count += len(tokens)
-            self.bytes += int(lengths_V[tokens].sum())
-
-
-def _make(job: _Job, folder: Path) -> Prepared:
-    """Make the folder of tokens."""
-    tokenizer = job.tokenizer()
-    return make_whole(folder, functools.partial(_fill, job, tokenizer), _open)
+def _make(job: _Job, folder: Path, workers: int | None) -> Prepared:
+    """Make the folder of tokens: two files in this process, or shards where the corpus is large."""
+    if job.bytes <= LARGE:
+        return make_whole(folder, functools.partial(_fill, job, job.tokenizer()), _open)
+    return make_resumable(folder, functools.partial(_fill_with_shards, job, workers or cores()), _open)
 
 
 def _fill(job: _Job, tokenizer: Tokenizer, made: Path) -> None:
     """Write both token files, the tokenizer and the sidecar."""
     with open(made / "train.bin", "wb") as train_file, open(made / "validation.bin", "wb") as validation_file:
-        train = _Writer(train_file, tokenizer, end_of_text=job.main.scan.documents > 1)
-        held = _Writer(validation_file, tokenizer, end_of_text=(job.other or job.main).scan.documents > 1)
-        unchanged = _encode(job.main, train, held, job.report)
-        if job.other:
-            unchanged &= _encode(job.other, held, held, job.report)
-        if not unchanged:
-            shutil.rmtree(made.parents[2] / "scans", ignore_errors=True)  # some file lies about its time
-            raise UserError(f"data.corpus {job.main.corpus.name} changed while it was being read; run again")
+        train = Writer(train_file, tokenizer, end_of_text=job.ends["train"])
+        held = Writer(validation_file, tokenizer, end_of_text=job.ends["validation"])
+        for source in job.sources:
+            for held_out, document in source.documents(job.report, all_held_out=source is job.other):
+                (held if held_out else train).document(document)
+        _require_unchanged(job, made.parents[2])
         sidecar = {"train": train.finish(), "validation": held.finish()}
     tokenizers.save(tokenizer, made / "tokenizer.json")
+    _describe(job, tokenizer, made, sidecar)
+
+
+def _fill_with_shards(job: _Job, workers: int, made: Path) -> None:
+    """Write the tokenizer, the shards of both sides and the sidecar; what is there already is kept."""
+    if not (made / "tokenizer.json").is_file():
+        tokenizers.save(job.tokenizer(), made / "tokenizer.json")
+    for side in job.ends:
+        (made / side).mkdir(exist_ok=True)
+    tokenizer, documents = tokenizers.load(made / "tokenizer.json"), Counter()
+    texts = cut(_parts(job, documents), {side for side, ends in job.ends.items() if ends})
+    notes = encode_shards(texts, made, workers, lambda done: job.report("tokens", done, job.bytes))
+    _require_unchanged(job, made.parents[1])
+    sides = {side: [notes[name] for name in sorted(notes) if name.startswith(side)] for side in job.ends}
+    eot = {side: tokenizer.eot_token if ends else None for side, ends in job.ends.items()}
+    sidecar = {}
+    for side, parts in sides.items():
+        shards = [Shard(Path(note["name"]).name, note["count"], note["sha256"]) for note in parts]
+        count, size = (sum(note[what] for note in parts) for what in ("count", "bytes"))
+        fields = dict(count=count, bytes=size, documents=documents[side], eot=eot[side])
+        digest = digest_files([made / side / shard.name for shard in shards])
+        fields |= {"dtype": token_dtype(tokenizer).name, "sha256": digest}
+        sidecar[side] = fields | {"shards": list(map(asdict, shards))}
+    _describe(job, tokenizer, made, sidecar)
+
+
+def _parts(job: _Job, documents: Counter) -> Iterator[tuple[str, str, bool]]:
+    """(side, text, whether it opens a document after an end of text): the corpus in parts that encode independently.
+
+    documents: counts those of each side on the way.
+    """
+    for source in job.sources:
+        for held_out, document in source.documents(lambda *_: None, all_held_out=source is job.other):
+            side = "validation" if held_out else "train"
+            documents[side] += 1
+            opens = job.ends[side]
+            for text in tokenizers.slices(document, tokenizers.SLICE):
+                yield side, text, opens
+                opens = False
+
+
+def _require_unchanged(job: _Job, cache: Path) -> None:
+    """Refuse what was read just now where it was not what was scanned."""
+    if not all(source.unchanged for source in job.sources):
+        shutil.rmtree(cache / "scans", ignore_errors=True)  # some file lies about its time
+        raise UserError(f"data.corpus {job.main.corpus.name} changed while it was being read; run again")
+
+
+def _describe(job: _Job, tokenizer: Tokenizer, made: Path, sidecar: dict[str, Any]) -> None:
+    """Write the sidecar, with the digests of what the tokens were made of."""
     digests = {"corpus": job.main.scan.sha256, "tokenizer": tokenizers.digest(tokenizer)}
     sidecar["hashes"] = digests | {"validation": sidecar["validation"]["sha256"]}
     with whole(made / "tokens.json") as file:
         json.dump(sidecar, file, indent=1)
-
-
-def _encode(source: _Scanned, train: _Writer, held: _Writer, report: Report) -> bool:
-    """Write every document to its side, in one reading of the corpus; whether the text was still the scanned one."""
-    digest = hashlib.sha256()
-    divided = _divide(source.watched("tokens", report, digest), source.scan)
-    for (held_out, _), document in itertools.groupby(divided, key=itemgetter(0, 1)):
-        (held if held_out else train).document(text for _, _, text in document)
-    return digest.hexdigest() == source.scan.sha256
 
 
 def _open(folder: Path) -> Prepared | None:
@@ -363,8 +389,10 @@ def _open(folder: Path) -> Prepared | None:
         sidecar = json.loads((folder / "tokens.json").read_text())
         parts = {}
         for part in ("train", "validation"):
-            file = parts[part] = TokenFile(path=folder / f"{part}.bin", **sidecar[part])
-            if file.path.stat().st_size != file.count * np.dtype(file.dtype).itemsize:
+            fields = sidecar[part] | {"shards": tuple(Shard(**shard) for shard in sidecar[part].get("shards", ()))}
+            path = folder / (part if fields["shards"] else f"{part}.bin")
+            parts[part] = TokenFile(path=path, **fields)
+            if not parts[part].whole:
                 return None
         tokenizer, hashes = tokenizers.load(folder / "tokenizer.json"), sidecar["hashes"]
         same = tokenizers.digest(tokenizer) == hashes["tokenizer"]

@@ -11,6 +11,9 @@ from rich.text import Text
 from lm.console import console
 from lm.errors import tell_notices
 
+IN_BYTES = {"downloading", "reading", "tokenizer", "tokens", "scoring bytes"}
+"""Stages whose progress is counted in bytes."""
+
 
 @contextlib.contextmanager
 def patience(what: str, seconds: float = 1.0) -> Iterator[None]:
@@ -54,7 +57,9 @@ class Display:
         if self.task is None or self.progress.tasks[-1].description != name:
             self.clear()
             self.task = self.progress.add_task(name, numbers="")
-        self.progress.update(self.task, completed=done, total=total)
+        elapsed = self.progress.tasks[-1].elapsed or 0.0
+        numbers = f"{done / elapsed / 1e6:.1f} MB/s" if name in IN_BYTES and elapsed > 1 else ""
+        self.progress.update(self.task, completed=done, total=total, numbers=numbers)
 
     def training(self, step: int, total: int, report: dict[str, Any], tokens_per_second: float) -> None:
         """Renews the live line. report: its loss is shown."""
