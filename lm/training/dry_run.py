@@ -20,7 +20,7 @@ from lm.training.memory import estimate, readable, tree_bytes
 from lm.training.optimizers import optimizer_flops
 from lm.training.programs import make_train_steps
 from lm.training.resume import describe
-from lm.training.step import hyperparameters, init_state
+from lm.training.step import abstract_state, hyperparameters, init_state
 
 MEASURE_SECONDS = 2.0
 
@@ -137,7 +137,7 @@ def _measure(
     No rate, and nothing allocated, where that plan is for more memory than there is.
     """
     run, hyper = make_train_steps(e, data.tokenizer.eot_token), hyperparameters(e, steps)
-    state = jax.eval_shape(lambda: init_state(e))
+    state = abstract_state(e)
     store = jax.ShapeDtypeStruct((max(e.model.context + 1, 1024),), jnp.uint16)
     if e.data.examples is not None:
         columns = open_batches(data.train, e.model, batch=e.train.batch, seed=0).at(0)

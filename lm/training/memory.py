@@ -9,7 +9,7 @@ from lm import hardware
 from lm.config import Experiment
 from lm.errors import require
 from lm.model.api import build
-from lm.training.step import init_state
+from lm.training.step import abstract_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ def estimate(e: Experiment, runs: int = 1) -> Memory:
 
     Of runs side by side only the states count each: some ways of training them make one step after another.
     """
-    state = jax.eval_shape(lambda: init_state(e))
+    state = abstract_state(e)
     itemsize = build(e.model).dtype.itemsize
     parameters = tree_bytes(state.params)
     return Memory(
