@@ -97,6 +97,15 @@ def shardings(mesh: Mesh, model: Any, tree: Any, *, fsdp: bool) -> Any:
     return jax.tree_util.tree_map_with_path(of_leaf, tree)
 
 
+def on_mesh(abstract: Any, places: Any) -> Any:
+    """Returns the shapes and types of a tree, each with its place."""
+
+    def placed(leaf, sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, abstract, places)
+
+
 # --- while a program is traced or called -----------------------------------------------------------------------------
 def using(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     """Makes this the mesh of what this thread traces and calls; None leaves all as it is."""

@@ -32,7 +32,7 @@ MAY_KNOW = {
     "files": set(),
     "hardware": set(),
     "records": {"config", "config_files", "errors", "settings"},
-    "run": {"checkpoints", "config", "errors", "files", "model", "records", "settings", "tokenizer"},
+    "run": {"checkpoints", "config", "errors", "files", "model", "parallel", "records", "settings", "tokenizer"},
     "sample": {"config", "data", "errors", "figures", "limits", "model", "tokenizer", "typed"},
     "tables": {"console", "errors"},
     "probe": {"config", "data", "errors", "figures", "limits", "model", "tables", "tokenizer"},

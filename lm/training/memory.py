@@ -5,7 +5,7 @@ import math
 
 import jax
 
-from lm import hardware
+from lm import hardware, parallel
 from lm.config import Experiment
 from lm.errors import require
 from lm.model.api import build
@@ -46,7 +46,8 @@ def estimate(e: Experiment, runs: int = 1) -> Memory:
 
 def _activations(e: Experiment, itemsize: int) -> int:
     """Returns the bytes that one pass keeps for the backward pass, and its logits."""
-    tokens = e.batch_tokens // e.train.accumulation
+    mesh = parallel.mesh_of(e.parallel)
+    tokens = e.batch_tokens // e.train.accumulation // (1 if mesh is None else mesh.shape["data"])
     logits = min(tokens, e.train.loss_chunk or tokens) * e.model.V
     return tokens * build(e.model).cost().kept * itemsize + 4 * logits
 
@@ -78,8 +79,14 @@ def require_plan(compiled: jax.stages.Compiled) -> None:
 
 
 def tree_bytes(tree) -> int:
-    """Returns the bytes of a tree of arrays or of their shapes, in Python's integers, which no size overflows."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """Returns the bytes of a tree of arrays or of their shapes, in Python's integers, which no size overflows: what one
+    device holds of those that lie on a mesh."""
+
+    def share(leaf) -> tuple[int, ...]:
+        sharding = getattr(leaf, "sharding", None)
+        return leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+
+    return sum(math.prod(share(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def readable(count: int) -> str:

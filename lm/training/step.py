@@ -109,11 +109,7 @@ def abstract_state(e: Experiment) -> TrainState:
     abstract = jax.eval_shape(lambda: init_state(settings.replace(e, ONE_DEVICE)))
     if parallel.mesh_of(e.parallel) is None:
         return abstract
-
-    def placed(leaf, sharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(placed, abstract, state_shardings(e, abstract))
+    return parallel.on_mesh(abstract, state_shardings(e, abstract))
 
 
 def abstract_parts(e: Experiment) -> dict:

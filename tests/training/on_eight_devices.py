@@ -64,6 +64,7 @@ def measure(case: str, folder: Path) -> dict:
     kept = checkpoints.Checkpoints(folder / case.replace(":", "_"), 1)
     kept.save(4, None, **steps.parts(pack.state(0)))
     kept.close()
+    print(case, found, file=sys.stderr)
     return found | {"saved": checkpoints.digest(steps.parts(pack.state(0)))}
 
 
