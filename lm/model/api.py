@@ -129,7 +129,7 @@ class LanguageModel:
     # --- parameters --------------------------------------------------------------------------------------------------
     def init(self, seed: int) -> dict:
         """Fresh float32 parameters, a nested dict: the same for the same (configuration, seed) anywhere."""
-        seed = np.uint32(seed % 2**32) if isinstance(seed, int) else seed
+        seed = seed if isinstance(seed, jax.Array) else np.uint32(seed % 2**32)
         return _initialiser(self)(seed)  # the bits that jax.random.key takes of any number
 
     def shapes(self) -> dict:

@@ -8,10 +8,9 @@ import math
 
 import jax
 
-from lm import parallel
+from lm import parallel, settings
 from lm.config import Experiment
 from lm.model.api import build
-from lm.settings import replace
 from lm.training.memory import Memory, estimate
 from lm.training.step import ONE_DEVICE, abstract_state
 
@@ -30,7 +29,7 @@ class Share:
 
 def share(e: Experiment, data: int, model: int) -> Share:
     """Returns a device's part of a step on a mesh of data x model devices. Allocates nothing."""
-    alone = replace(e, ONE_DEVICE)
+    alone = settings.replace(e, ONE_DEVICE)
     whole, state = estimate(alone), abstract_state(alone)
     sizes = {"data": data, "model": model}
     c, itemsize = build(e.model), build(e.model).dtype.itemsize

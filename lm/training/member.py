@@ -83,9 +83,9 @@ def restore(member: Member, say: Callable[[str], Any]) -> TrainState:
             return fresh
         params, said = begin_with(fresh.params, build(member.e.model), member.tokenizer, member.e.train.start)
         say(said)
-        placed = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, fresh.params)
-        on_mesh = parallel.of_params(fresh.params) is not None
-        return dataclasses.replace(fresh, params=placed if on_mesh else params)
+        if parallel.of_params(fresh.params) is not None:
+            params = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, fresh.params)
+        return dataclasses.replace(fresh, params=params)
     loaded = checkpoints.load(run.checkpoint_folder, kept[-1], **abstract_parts(member.e))
     run.forget_after(kept[-1])
     for record in run.metrics():
