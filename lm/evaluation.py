@@ -89,15 +89,15 @@ def score_rows(
     end-of-text token of a model trained on packed documents. report(bytes of text scored so far) is called after each
     batch.
     """
-    nats, tokens, size, mesh = 0.0, 0, 0, parallel.of_params(params)
+    nats, tokens, size, mesh = 0.0, 0, 0, parallel.mesh_under(params)
     rows = iter(rows)
     for number in itertools.count():
         if not (some := list(itertools.islice(rows, batch))):
             return Score(nats, tokens, size)
         columns = {name: _stacked([row[name] for row in some], batch) for name in some[0]}
         with parallel.using(mesh):
-            batch_ = Batch(**parallel.place(mesh, columns, axis=0))
-            sum_, targets_BT, weights_BT = _learnt(model, params, batch_, number, objective, eot, chunk)
+            placed = Batch(**parallel.place(mesh, columns, axis=0))
+            sum_, targets_BT, weights_BT = _learnt(model, params, placed, number, objective, eot, chunk)
         nats += float(sum_)
         scored = np.asarray(targets_BT)[np.asarray(weights_BT) > 0]
         tokens += len(scored)

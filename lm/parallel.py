@@ -87,14 +87,14 @@ def shardings(mesh: Mesh, model: Any, tree: Any, *, fsdp: bool) -> Any:
         for path, axes in jax.tree.leaves_with_path(model.axes(), is_leaf=lambda x: isinstance(x, tuple))
     }
 
-    def of_leaf(path, leaf) -> NamedSharding:
+    def place_of(path, leaf) -> NamedSharding:
         keys = tuple(getattr(key, "key", None) for key in path)
         axes = next((letters[keys[i:]] for i in range(len(keys)) if keys[i:] in letters), None)
         if axes is None or len(axes) != len(leaf.shape):
             return NamedSharding(mesh, P())
         return NamedSharding(mesh, spec(axes, leaf.shape, mesh.shape, model.config.pieces, fsdp))
 
-    return jax.tree_util.tree_map_with_path(of_leaf, tree)
+    return jax.tree_util.tree_map_with_path(place_of, tree)
 
 
 def on_mesh(abstract: Any, places: Any) -> Any:
@@ -112,7 +112,7 @@ def using(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
-def of_params(params: Any) -> Mesh | None:
+def mesh_under(params: Any) -> Mesh | None:
     """Returns the mesh that parameters lie on, None for those of one device."""
     sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
     on_mesh = isinstance(sharding, NamedSharding) and set(sharding.mesh.axis_names) == {"data", "model"}

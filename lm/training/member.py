@@ -83,7 +83,7 @@ def restore(member: Member, say: Callable[[str], Any]) -> TrainState:
             return fresh
         params, said = begin_with(fresh.params, build(member.e.model), member.tokenizer, member.e.train.start)
         say(said)
-        if parallel.of_params(fresh.params) is not None:
+        if parallel.mesh_under(fresh.params) is not None:
             params = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, fresh.params)
         return dataclasses.replace(fresh, params=params)
     loaded = checkpoints.load(run.checkpoint_folder, kept[-1], **abstract_parts(member.e))
@@ -92,7 +92,7 @@ def restore(member: Member, say: Callable[[str], Any]) -> TrainState:
         member.seconds = record.get("seconds", member.seconds)
         member.waited = record.get("data_wait", 0.0) * member.seconds
     state = TrainState(loaded["params"], **loaded["training"])
-    on_mesh = parallel.of_params(state.params) is not None
+    on_mesh = parallel.mesh_under(state.params) is not None
     return state if on_mesh else jax.tree.map(jnp.array, jax.device_get(state))
 
 
