@@ -71,6 +71,21 @@ def measure(case: str, folder: Path) -> dict:
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
+def packed() -> dict:
+    """What eight runs give, each on a device of its own, and what the devices say to each other meanwhile."""
+    e = experiment("adamw:transformer:1x1")
+    runs = [settings.replace(e, {"train.seed": seed}) for seed in range(8)]
+    states, hypers = [steps.init_state(run) for run in runs], [steps.hyperparameters(run, TIMES) for run in runs]
+    pack = make_pack(states, hypers, e, None, devices=None)
+    store = pack.place(np.random.default_rng(0).integers(0, 64, 2000).astype(np.int32))
+    windows = [np.random.default_rng(1).integers(0, 2000, (4, 16)).astype(np.int32)] * 8
+    calls = pack._calls(store, windows, [4] * 8)[0]
+    pack.compiled = pack.train_steps.lower(*calls).compile(compiler_options=tiny.QUICK)
+    reports, text = pack.advance(store, windows, [4] * 8), pack.compiled.as_text()
+    exchanged = [name for name in COLLECTIVES if f" {name}(" in text]
+    return {"losses": [float(report["loss"]) for report in reports], "devices": pack.devices, "exchanged": exchanged}
+
+
 def restored(case: str, other: str, folder: Path) -> str:
     """The digest of what a topology saved, restored on another."""
     abstract = steps.abstract_parts(experiment(other))
@@ -87,4 +102,4 @@ if __name__ == "__main__":
     for case in cases:
         alike = [other for other in cases if other.split(":")[:2] == case.split(":")[:2]]
         found[case]["restored"] = {other: restored(case, other, folder) for other in alike}
-    print(json.dumps(found))
+    print(json.dumps({"pack": packed(), "cases": found}))

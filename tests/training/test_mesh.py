@@ -56,8 +56,8 @@ def alone(case: str) -> str:
 
 def test_a_mesh_computes_what_one_device_does(found):
     """Loss and gradient norm of the fourth step, grouped heads that do and do not divide, and the first bits."""
-    for case, figures in found.items():
-        plain = found[alone(case)]
+    for case, figures in found["cases"].items():
+        plain = found["cases"][alone(case)]
         assert figures["loss"] == pytest.approx(plain["loss"], abs=1e-5), case
         assert figures["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=1e-4), case
         assert figures["digest"] == plain["digest"], case
@@ -65,7 +65,7 @@ def test_a_mesh_computes_what_one_device_does(found):
 
 def test_fsdp_keeps_an_eighth_and_gathers_a_layer_at_a_time(found):
     """Left to itself XLA cuts the residual stream instead, and takes four times the temporaries."""
-    whole, fsdp, data = (found[f"adamw:transformer:{name}"] for name in ("1x1", "8x1:fsdp", "8x1"))
+    whole, fsdp, data = (found["cases"][f"adamw:transformer:{name}"] for name in ("1x1", "8x1:fsdp", "8x1"))
     assert fsdp["arguments"] <= whole["arguments"] / 7
     assert fsdp["temporaries"] <= 1.2 * data["temporaries"]
     assert fsdp["widest"] <= whole["widest"] / 8
@@ -73,13 +73,21 @@ def test_fsdp_keeps_an_eighth_and_gathers_a_layer_at_a_time(found):
 
 def test_muon_is_not_repeated_on_every_device(found):
     """Each orthogonalises its own layers."""
-    assert found["muon:transformer:8x1"]["flops"] <= 0.2 * found["muon:transformer:1x1"]["flops"]
+    cases = found["cases"]
+    assert cases["muon:transformer:8x1"]["flops"] <= 0.2 * cases["muon:transformer:1x1"]["flops"]
 
 
 def test_checkpoints_restore_on_any_topology(found):
     """Parameters and optimizer, to the bit."""
-    for case, figures in found.items():
+    for case, figures in found["cases"].items():
         assert set(figures["restored"].values()) == {figures["saved"]}, case
+
+
+def test_runs_of_a_pack_lie_on_devices_of_their_own(found):
+    """Eight runs on eight devices exchange nothing, and the first is the run alone."""
+    pack, alone = found["pack"], found["cases"]["adamw:transformer:1x1"]
+    assert pack["devices"] == 8 and pack["exchanged"] == [] and len(set(pack["losses"])) == 8
+    assert pack["losses"][0] == pytest.approx(alone["loss"], abs=1e-5)
 
 
 SIZES = {"data": 4, "model": 2}
