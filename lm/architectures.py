@@ -41,6 +41,11 @@ class ModelBase:
     vectors: int | None = None
     encoder: Any = None
 
+    @property
+    def pieces(self) -> dict[str, int]:
+        """How many pieces devices may cut an axis of parameters into, where that is not its size."""
+        return {}
+
     def __post_init__(self):
         check_types(self, "model.")
         if self.vocab is not None:
@@ -147,8 +152,9 @@ class EncoderConfig(ModelBase):
     """Probability of zeroing, on the embedding and on what each half-block adds."""
     zero_init: bool = True
     """Start output projections, and an untied head, at zero."""
-    remat: bool = False
-    """Recompute each block's activations in the backward pass: less memory, about a third more FLOPs."""
+    remat: Literal["none", "full", "dots"] = "none"
+    """What the backward pass makes again instead of keeping it. full: each block from its input, for least memory and
+    about a third more FLOPs; dots: all but the products with parameters; none: nothing."""
     unroll: limits.MaybeCount = None
     """Blocks written out per iteration of the scan over layers: more is faster to run, slower to compile. None: all of
     up to 8 on a CPU, else one."""
@@ -166,6 +172,8 @@ class EncoderConfig(ModelBase):
     bfloat16, without a window or packed documents), or auto: cudnn where it can be and pays."""
 
     def __post_init__(self):
+        if isinstance(self.remat, bool):  # as it was written once
+            object.__setattr__(self, "remat", "full" if self.remat else "none")
         super().__post_init__()
         require(
             self.head_width is not None or self.width % self.heads == 0,
@@ -188,6 +196,13 @@ class EncoderConfig(ModelBase):
             f"model.global_every {self.global_every} needs model.window: without a window every layer is global",
         )
         require_narrow({"query, key and value": (self.heads + 2 * self.K) * self.H, "feed-forward": self.F})
+
+    @property
+    def pieces(self) -> dict[str, int]:
+        """Heads are never cut; where an encoder has others, what goes for both is cut."""
+        if self.encoder is None:
+            return {"NH": self.heads, "KH": self.K}
+        return {"NH": math.gcd(self.heads, self.encoder.heads), "KH": math.gcd(self.K, self.encoder.K)}
 
     @property
     def K(self) -> int:
@@ -296,6 +311,11 @@ class RecurrentConfig(ModelBase):
     """Probability of zeroing, on the embedding and on what each layer gives to the next."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype of matrix products; auto is bfloat16 on accelerators and float32 on CPU."""
+
+    @property
+    def pieces(self) -> dict[str, int]:
+        """The gates lie side by side along F, and each is as wide as the state: none of it is cut."""
+        return {"F": 1}
 
     def __post_init__(self):
         super().__post_init__()

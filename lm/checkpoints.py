@@ -65,7 +65,8 @@ def _digests(folder: Path, step: int) -> dict[str, str]:
 
 
 def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
-    """The named parts of a checkpoint, each like its abstract tree (jax.ShapeDtypeStruct leaves).
+    """The named parts of a checkpoint, each like its abstract tree (jax.ShapeDtypeStruct leaves), and where
+    those have shardings, on those devices.
 
     Raises UserError where a file is missing or damaged, a digest is not that of what was saved, or the shapes differ:
     nothing is ever filled in silently.
@@ -75,7 +76,7 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or device)
 
     saved, loaded = _digests(folder, step), None
     _val_loss(folder, step)

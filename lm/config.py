@@ -149,6 +149,21 @@ class TrainConfig:
         )
 
 
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How many devices compute together, and what each holds. Changes no number that is learnt but by rounding."""
+
+    data: limits.MaybeCount = None
+    """Devices that a batch's rows are spread over, or a pack's runs; None: all there are."""
+    model: limits.Count = 1
+    """Devices that every matrix is spread over, by its hidden values, heads or vocabulary."""
+    fsdp: bool = False
+    """Spread parameters, gradients and optimizer over parallel.data too; each layer is gathered where it is used."""
+
+    def __post_init__(self):
+        check_types(self, "parallel.")
+
+
 USED_BY = {
     "optimizer.matrix_learning_rate": ("optimizer.name", {"muon"}),
     "optimizer.newton_schulz": ("optimizer.name", {"muon"}),
@@ -174,6 +189,7 @@ class Experiment:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self):
         registered = isinstance(self.model, ModelBase) and "architecture" in vars(type(self.model))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm import parallel
 from lm import tokenizer as tokenizers
 from lm.data.batches import Columns
 from lm.data.corpora import Corpus, Text
@@ -88,13 +89,15 @@ def score_rows(
     end-of-text token of a model trained on packed documents. report(bytes of text scored so far) is called after each
     batch.
     """
-    nats, tokens, size = 0.0, 0, 0
+    nats, tokens, size, mesh = 0.0, 0, 0, parallel.mesh_under(params)
     rows = iter(rows)
     for number in itertools.count():
         if not (some := list(itertools.islice(rows, batch))):
             return Score(nats, tokens, size)
         columns = {name: _stacked([row[name] for row in some], batch) for name in some[0]}
-        sum_, targets_BT, weights_BT = _learnt(model, params, Batch(**columns), number, objective, eot, chunk)
+        with parallel.using(mesh):
+            placed = Batch(**parallel.place(mesh, columns, axis=0))
+            sum_, targets_BT, weights_BT = _learnt(model, params, placed, number, objective, eot, chunk)
         nats += float(sum_)
         scored = np.asarray(targets_BT)[np.asarray(weights_BT) > 0]
         tokens += len(scored)

@@ -22,8 +22,15 @@ from lm.typed import coerce, divide, hints, shown
 FREE = frozenset({
     "name", "model.attention", "model.remat", "model.unroll", "train.steps", "train.loss_chunk", "train.log_every",
     "train.eval_every", "train.eval_tokens", "train.checkpoint_every", "train.keep", "train.diverged", "train.trackers",
+    "parallel.data", "parallel.model", "parallel.fsdp",
 })  # fmt: skip
 """Settings that may change when a run is resumed: they do not decide what is learnt, or only for how long."""
+
+COMPILED = frozenset({
+    "model.attention", "model.remat", "model.unroll", "train.loss_chunk", "parallel.data", "parallel.model",
+    "parallel.fsdp",
+})  # fmt: skip
+"""Those of them that programs depend on."""
 
 PACKABLE = frozenset({
     "name", "optimizer.learning_rate", "optimizer.matrix_learning_rate", "optimizer.weight_decay", "optimizer.clip",

@@ -23,7 +23,8 @@ MAY_KNOW = {
     "settings": {"architectures", "config", "config_files", "errors", "limits", "typed"},
     "ranks": {"errors"},
     "tokenizer": {"config", "errors", "files", "ranks"},
-    "model": {"config", "errors"},
+    "parallel": {"config", "errors"},
+    "model": {"config", "errors", "parallel"},
     "data": {"config", "errors", "files", "limits", "tokenizer", "typed"},
     "checkpoints": {"errors"},
     "console": set(),
@@ -31,7 +32,7 @@ MAY_KNOW = {
     "files": set(),
     "hardware": set(),
     "records": {"config", "config_files", "errors", "settings"},
-    "run": {"checkpoints", "config", "errors", "files", "model", "records", "settings", "tokenizer"},
+    "run": {"checkpoints", "config", "errors", "files", "model", "parallel", "records", "settings", "tokenizer"},
     "sample": {"config", "data", "errors", "figures", "limits", "model", "tokenizer", "typed"},
     "tables": {"console", "errors"},
     "probe": {"config", "data", "errors", "figures", "limits", "model", "tables", "tokenizer"},
@@ -45,6 +46,7 @@ MAY_KNOW = {
         "evaluation",
         "hardware",
         "model",
+        "parallel",
         "run",
         "sample",
         "settings",
@@ -80,7 +82,7 @@ MAY_KNOW = {
         "tokenizer",
         "training",
     },
-    "evaluation": {"config", "data", "errors", "limits", "model", "run", "tokenizer", "typed"},
+    "evaluation": {"config", "data", "errors", "limits", "model", "parallel", "run", "tokenizer", "typed"},
 }
 
 

@@ -257,6 +257,7 @@ def another(key, value):
         "optimizer.name": "lion", "data.validation_corpus": "kingdom", "schedule.name": "wsd",
         "train.trackers": ["wandb"], "model.width": 64, "model.head_width": 64, "model.global_every": 2,
         "train.accumulation": 2, "model.attention": "plain", "train.start": "runs/other", "model.mask": "prefix",
+        "model.remat": "dots", "parallel.model": 2,
         "model.norm_place": "post", "data.examples": "other.tsv",
     }  # fmt: skip
     if key in special:
@@ -295,7 +296,19 @@ def test_only_these_settings_may_change_when_a_run_resumes():
     """Names, the run's length, how often to look, and ways of computing the same numbers; nothing that is learnt."""
     names = {"name", "train.steps", "train.keep", "train.diverged", "train.trackers", "train.eval_tokens"}
     names |= {"train.log_every", "train.eval_every", "train.checkpoint_every"}
-    assert names | {"model.attention", "model.remat", "model.unroll", "train.loss_chunk"} == FREE
+    assert (
+        names
+        | {
+            "model.attention",
+            "model.remat",
+            "model.unroll",
+            "train.loss_chunk",
+            "parallel.data",
+            "parallel.model",
+            "parallel.fsdp",
+        }
+        == FREE
+    )
 
 
 def test_replace_refuses_what_there_is_not():

@@ -26,7 +26,7 @@ RANGES = {
     "model.head_width": COUNT, "model.feedforward": COUNT, "model.context": COUNT, "model.vocab": COUNT,
     "model.vocab_multiple": COUNT, "model.norm_epsilon": POSITIVE, "model.rotary_base": POSITIVE,
     "model.window": COUNT, "model.global_every": COUNT, "model.logit_softcap": POSITIVE, "model.dropout": BELOW_ONE,
-    "model.vectors": COUNT,
+    "model.vectors": COUNT, "parallel.data": COUNT, "parallel.model": COUNT,
     "model.unroll": COUNT, "model.base_width": COUNT, "model.base_head_width": COUNT, "model.base_layers": COUNT,
     "data.vocab": (258, 2**31 - 1), "data.validation": (TINY, 1 - 2**-24),
     "optimizer.learning_rate": POSITIVE, "optimizer.matrix_learning_rate": POSITIVE, "optimizer.beta1": BELOW_ONE,

@@ -79,7 +79,7 @@ def _row(job: Job, steps: int, trunk: Sequence[Job], rates: Rates) -> dict[str, 
 
 def program(e: Experiment) -> str:
     """The same for runs that are compiled alike: all but what is traced, how long they are and what they write down."""
-    free = settings.PACKABLE | settings.FREE - {"model.attention", "model.remat", "model.unroll", "train.loss_chunk"}
+    free = settings.PACKABLE | settings.FREE - settings.COMPILED
     flat = settings.flatten(settings.to_dict(e))
     return json.dumps({key: value for key, value in flat.items() if key not in free})
 

@@ -21,7 +21,7 @@ from lm.training.display import Display
 from lm.training.loop import MOST_STEPS
 from lm.training.memory import require_memory
 from lm.training.pack import make_pack
-from lm.training.step import hyperparameters, init_state
+from lm.training.step import ONE_DEVICE, hyperparameters, init_state
 
 TOKENS = 1 << 20
 """Random tokens to train on."""
@@ -95,8 +95,9 @@ class Program:
         self.tokens, starts = _random_data(e, dispatch)
         self.starts = [starts] * len(runs)
         hypers = [hyperparameters(run, run.steps(self.tokens.size)) for run in runs]
-        states = [init_state(run) for run in runs]
-        self.pack = make_pack(states, hypers, e, e.model.vocab - 1, how=how)
+        states = [init_state(settings.replace(run, ONE_DEVICE) if len(runs) > 1 else run) for run in runs]
+        self.pack = make_pack(states, hypers, e, e.model.vocab - 1, how=how, devices=e.parallel.data)
+        self.tokens = self.pack.place(self.tokens)
         start = time.perf_counter()
         self.pack.compile(self.tokens, self.starts, [1] * len(runs))
         self.compile_seconds = time.perf_counter() - start

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lm import parallel
 from lm.errors import require
 from lm.model import kernels
 from lm.model.cost import Cost, Pairs
@@ -128,7 +129,8 @@ class LanguageModel:
     # --- parameters --------------------------------------------------------------------------------------------------
     def init(self, seed: int) -> dict:
         """Fresh float32 parameters, a nested dict: the same for the same (configuration, seed) anywhere."""
-        return _initialiser(self)(np.uint32(seed % 2**32))  # the bits that jax.random.key takes of any number
+        seed = seed if isinstance(seed, jax.Array) else np.uint32(seed % 2**32)
+        return _initialiser(self)(seed)  # the bits that jax.random.key takes of any number
 
     def shapes(self) -> dict:
         """Each parameter's jax.ShapeDtypeStruct, a tree like the parameters; nothing is allocated."""
@@ -174,7 +176,11 @@ class LanguageModel:
 
     def bind(self, params: dict) -> Any:
         """The NNX module that holds these parameters; cheap, and made inside jit."""
-        return nnx.merge(_definition(self)[0], params)
+        module = nnx.merge(_definition(self)[0], params)
+        if parallel.sizes_now() is None:
+            return module
+        graph, state = nnx.split(module)
+        return nnx.merge(graph, parallel.at_use(state, self.config.pieces))
 
     def lay_out(self, params: dict, rows: int) -> dict:
         """The same parameters as products with `rows` tokens at a time read them fastest; see lm.model.kernels.

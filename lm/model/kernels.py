@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm import parallel
 from lm.model.parametrization import is_matrix
 
 
@@ -109,6 +110,19 @@ def over_layers(layer: Callable, carry: Any, parameters: Any, others: Any, *, un
         carry, out = layer(carry, jax.tree.map(take, (parameters, others), is_leaf=_is_apart))
         made.append(out)
     return carry, jax.tree.map(lambda *each: jnp.stack(each), *made)
+
+
+def remembering(layer: Callable, remat: str) -> Callable:
+    """The layer, keeping for its backward pass: none, all it reads there; dots, products with parameters; full, its
+    input. What devices put together for it (parallel.at_use) is never kept."""
+    if remat == "full":
+        return jax.checkpoint(layer)
+    if remat == "dots":
+        return jax.checkpoint(layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    if parallel.sizes_now() is None:
+        return layer
+    keeping = jax.checkpoint_policies.save_anything_except_these_names(parallel.GATHERED)
+    return jax.checkpoint(layer, policy=keeping, prevent_cse=False)
 
 
 def _is_apart(x: Any) -> bool:

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lm import parallel
 from lm.config import RecurrentConfig
 from lm.model.api import Inputs, implements
 from lm.model.cost import Cost, Pairs
-from lm.model.kernels import over_layers
+from lm.model.kernels import over_layers, remembering
 from lm.model.layers import Linear, compute_dtype, dropout, loss_operations, project, vocabulary_logits
 from lm.model.taps import Tap, Taps
 
@@ -129,11 +130,12 @@ class Recurrent(nnx.Module):
         def layer(x_BTD, scanned):
             params, (index, memory, key) = scanned
             inner = taps.inside(index)
-            x_BTD, memory = nnx.merge(graph, params)(x_BTD, memory, read_BT, fresh_BT)
+            cells = nnx.merge(graph, parallel.at_use(params, c.pieces))
+            x_BTD, memory = cells(parallel.rows(x_BTD), memory, read_BT, fresh_BT)
             return inner("residual.after", dropout(x_BTD, c.dropout, key)), (memory, inner.values)
 
         others = jnp.arange(c.layers), memory, None if keys is None else keys[:-1]
-        x_BTD, (memory, values) = over_layers(layer, x_BTD, params, others, unroll=1)
+        x_BTD, (memory, values) = over_layers(remembering(layer, "none"), x_BTD, params, others, unroll=1)
         taps.values.update(values)
         return self.final(x_BTD, taps), None if state is None else memory
 

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lm import parallel
 from lm.config import ModelConfig
 from lm.errors import require
 from lm.model.api import Inputs, implements
 from lm.model.attention import Attention, CrossAttention
 from lm.model.cache import KeysValues, KVCache, Past, SourceCache
 from lm.model.cost import Cost, Pairs, rms_operations
-from lm.model.kernels import over_layers
+from lm.model.kernels import over_layers, remembering
 from lm.model.layers import (
     FeedForward,
     Linear,
@@ -121,7 +122,7 @@ class Block(nnx.Module):
         cost = Attention.cost(c, T, window, pairs) + FeedForward.cost(c) + Cost(elementwise=own, kept=D)
         if c.encoder is not None:
             cost += CrossAttention.cost(c, T)
-        return dataclasses.replace(cost, kept=D) if c.remat else cost
+        return dataclasses.replace(cost, kept=D) if c.remat == "full" else cost
 
 
 @implements(ModelConfig)
@@ -194,16 +195,16 @@ class Transformer(nnx.Module):
             inner = taps.inside(index)
             past = None if kv is None else Past(*kv, *about)
             layer_key = None if keys[1] is None else jax.random.fold_in(keys[1], index)
-            block = nnx.merge(graph, params)
+            block = nnx.merge(graph, parallel.at_use(params, c.pieces))
+            x_BTD = parallel.rows(x_BTD)
             read = block.cross.remember(states_BSD) if states_BSD is not None else read
             source = None if read is None else (read, across_BTS)
             masked = dataclasses.replace(mask, window=window)
             x_BTD, kv, first_BTKH = block(x_BTD, here, masked, past, source, first_BTKH, inner, layer_key)
             made = None if state is None else (kv, None if states_BSD is None else read)
-            return (x_BTD, first_BTKH), (made, inner.values)
+            return (parallel.rows(x_BTD), first_BTKH), (made, inner.values)
 
-        if c.remat:
-            layer = jax.checkpoint(layer)
+        layer = remembering(layer, c.remat)
         no_values_BTKH = jnp.zeros((*x_BTD.shape[:2], c.K, c.H), x_BTD.dtype) if c.value_residual else None
         cached = None if cache is None else cache.layers()
         others = jnp.arange(c.layers), windows, cached, None if kept is None else kept.layers
@@ -249,7 +250,7 @@ class Transformer(nnx.Module):
             x_BTD = x_BTD + sinusoids(positions_BT, c.width)
         if c.embedding_norm:
             x_BTD = rms_normalise(x_BTD, c.norm_epsilon)
-        return x_BTD.astype(compute_dtype(c))
+        return parallel.rows(x_BTD.astype(compute_dtype(c)))
 
 
 def _places(inputs: Inputs, cache: KVCache | None, mask: Mask) -> Places:

@@ -8,19 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import hardware
+from lm import hardware, parallel
 from lm.config import Experiment, Steps
 from lm.data.supply import open_batches, prepare
 from lm.data.tokens import Prepared
 from lm.model.api import LanguageModel, build
 from lm.model.conventions import conventions, parameters
+from lm.training.across import share, sizes
 from lm.training.display import Display
 from lm.training.loop import with_vocabulary
-from lm.training.memory import estimate, readable, tree_bytes
+from lm.training.memory import readable, tree_bytes
 from lm.training.optimizers import optimizer_flops
 from lm.training.programs import make_train_steps
 from lm.training.resume import describe
-from lm.training.step import hyperparameters, init_state
+from lm.training.step import abstract_state, hyperparameters, init_state
 
 MEASURE_SECONDS = 2.0
 
@@ -51,6 +52,11 @@ class Forecast:
     """What the step needs beside its state, activations, gradients and temporaries: as XLA plans it, or at least
     where not even that fits."""
     memory_total: int
+    devices: int
+    """Devices of the mesh: all the memory above is of one of them."""
+    flops_per_device_per_step: float
+    bytes_sent_per_step: dict[str, int]
+    """What each device sends to others, by formula: see lm/training/across.py."""
     memory_available: int | None
     """None where this machine does not say."""
     steps: int
@@ -92,11 +98,17 @@ class Forecast:
             ("epochs", f"{self.epochs:.2f}"),
             ("tokens per parameter", f"{self.tokens_per_parameter:.2f}"),
         ]
-        if self.fits:
+        if self.devices > 1:
+            rows += [("devices, each as above", f"{self.devices:,}")]
+            rows += [("FLOPs per device and step, by formula", f"{self.flops_per_device_per_step:.3e}")]
+            rows += [("bytes sent per device and step, by formula", "")]
+            rows += [(f"  {name}", readable(count)) for name, count in self.bytes_sent_per_step.items()]
+        if self.tokens_per_second is not None:
             rows += [("tokens per second, measured", f"{self.tokens_per_second:,.0f}")]
             rows += [("time to train", _duration(self.eta_seconds))]
         else:
-            rows += [("does not fit here; the rate is unknown", "")]
+            absent = "so many devices are not here" if self.fits else "does not fit here"
+            rows += [(f"{absent}; the rate is unknown", "")]
         return "".join(f"{name:<40}{value:>18}".rstrip() + "\n" for name, value in rows)
 
 
@@ -109,9 +121,15 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Foreca
         data = prepare(experiment.data, report=display.stage)
         e = with_vocabulary(experiment, data)
         facts, steps = describe(e, data)
-        need, there = estimate(e), hardware.memory()
+        data_devices, model_devices = sizes(e)
+        devices = data_devices * model_devices
+        here = devices <= jax.device_count()
+        part, there = share(e, data_devices, model_devices), hardware.memory() if here else None
+        need = part.memory
         beside, rate = need.gradients + need.activations, None
-        if there is None or need.total <= there:
+        if here and (there is None or need.total <= there):
+            mesh = parallel.mesh_of(e.parallel)
+            parallel.require_divisible(mesh, e.train.batch, e.train.accumulation)
             rate, beside = _measure(e, steps, data, there, display)
     model, total, tokens = build(e.model), facts["params_total"], steps.total * e.batch_tokens
     cost, exact, six = model.cost(), facts["flops_per_token"], 6.0 * total
@@ -123,6 +141,8 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Foreca
         flops_exact_per_token=exact, flops_6nd_per_token=six, flops_conventions_per_token=conventions(model),
         flops_exact=exact * tokens, flops_6nd=six * tokens,
         memory_parameters=need.parameters, memory_optimizer=need.optimizer, memory_activations=beside,
+        devices=devices, bytes_sent_per_step=part.sent,
+        flops_per_device_per_step=(exact * e.batch_tokens) / devices,
         memory_total=need.parameters + need.optimizer + beside, memory_available=there,
         steps=steps.total, tokens=tokens, epochs=tokens / facts["epoch_tokens"], tokens_per_parameter=tokens / total,
         tokens_per_second=rate, eta_seconds=rate and tokens / rate,
@@ -136,27 +156,29 @@ def _measure(
 
     No rate, and nothing allocated, where that plan is for more memory than there is.
     """
-    run, hyper = make_train_steps(e, data.tokenizer.eot_token), hyperparameters(e, steps)
-    state = jax.eval_shape(lambda: init_state(e))
-    store = jax.ShapeDtypeStruct((max(e.model.context + 1, 1024),), jnp.uint16)
+    mesh = parallel.mesh_of(e.parallel)
+    run, hyper = make_train_steps(e, data.tokenizer.eot_token), parallel.place(mesh, hyperparameters(e, steps))
+    store = jnp.zeros(max(e.model.context + 1, 1024), jnp.uint16)
     if e.data.examples is not None:
         columns = open_batches(data.train, e.model, batch=e.train.batch, seed=0).at(0)
-        store = {name: jax.ShapeDtypeStruct(column.shape, column.dtype) for name, column in columns.items()}
-    starts = jax.ShapeDtypeStruct((64, e.train.batch), np.int32)
+        store = {name: jnp.zeros(column.shape, column.dtype) for name, column in columns.items()}
+    store = parallel.place(mesh, store)
+    starts = parallel.place(mesh, np.zeros((64, e.train.batch), np.int32), axis=1)
     display.stage("compiling the step", 0, None)
-    compiled = run.lower(state, hyper, store, starts, 1).compile()
+    state = abstract_state(e)
+    with parallel.using(mesh):
+        compiled = run.lower(state, hyper, store, starts, parallel.place(mesh, np.int32(1))).compile()
     memory = compiled.memory_analysis()
     beside = int(memory.temp_size_in_bytes) if memory else 0
     if there is not None and tree_bytes(state) + beside > there:
         return None, beside
     display.stage("measuring the rate", 0, None)
-    state, starts = init_state(e), np.zeros(starts.shape, starts.dtype)
-    store = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), store)
-    state, _ = jax.block_until_ready(compiled(state, hyper, store, starts, np.int32(1)))
+    state = init_state(e)
+    state, _ = jax.block_until_ready(compiled(state, hyper, store, starts, parallel.place(mesh, np.int32(1))))
     made, start = 0, time.perf_counter()
     while time.perf_counter() - start < MEASURE_SECONDS:
         n = min(64, 2 * made + 1)
-        state, _ = jax.block_until_ready(compiled(state, hyper, store, starts, np.int32(n)))
+        state, _ = jax.block_until_ready(compiled(state, hyper, store, starts, parallel.place(mesh, np.int32(n))))
         made += n
     seconds = time.perf_counter() - start
     return made * e.batch_tokens / seconds, beside

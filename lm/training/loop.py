@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm import checkpoints, settings
+from lm import checkpoints, parallel, settings
 from lm.config import Experiment, Steps
 from lm.data.batches import Feed
 from lm.data.supply import prepare
@@ -88,6 +88,9 @@ def train_pack(
         data = prepare(experiments[0].data, report=display.stage)
         experiments = [with_vocabulary(e, data) for e in experiments]
         e = experiments[0]  # stands for all below: they share the data, the shapes, and when something is due
+        mesh = parallel.mesh_of(e.parallel)
+        if len(experiments) == 1:
+            parallel.require_divisible(mesh, e.train.batch, e.train.accumulation)
         require_memory(e, len(experiments))
 
         # --- 2. Run directories: made, or opened where they left off -------------------------------------------------
@@ -97,7 +100,7 @@ def train_pack(
                 checkpoints.load(run.checkpoint_folder, run.reached, **abstract_parts(run.experiment))
         steps = Steps(**runs[0].record["steps"])
         end = steps.total if until is None else min(until, steps.total)
-        members = [make_member(run, data, held) for run in runs if run.reached < end]
+        members = [make_member(run, data, held, packed=len(runs) > 1) for run in runs if run.reached < end]
 
         # Runs of a pack that was killed while it was saved may lag behind: they first train to where the others are.
         for step, goal in itertools.pairwise([*sorted({member.run.reached for member in members}), end]):
@@ -111,8 +114,8 @@ def train_pack(
                 [hyperparameters(m.e, m.steps) for m in group],
             )
             resident = first.batches.resident
-            store = jax.tree.map(jnp.asarray, first.batches.store()) if resident else None
-            pack = make_pack(states, hypers, e, first.eot, how=how)
+            pack = make_pack(states, hypers, first.e, first.eot, how=how, devices=e.parallel.data)
+            store = pack.place(jax.tree.map(jnp.asarray, first.batches.store())) if resident else None
             del states  # the first dispatch overwrites them
             if resumed:
                 display.say(f"resuming {names(group)} at step {step} of {steps.total}")
@@ -159,7 +162,7 @@ def train_pack(
                 evaluating, records = saving or step % steps.eval_every == 0, {}
                 if logging or evaluating:
                     speed = e.batch_tokens * (step - since) / timed if timed else None
-                    means = {p: training_figures(group[p], reports[p], speed) for p in going if logging}
+                    means = {p: training_figures(group[p], reports[p], speed, pack.devices) for p in going if logging}
                     records = write_down(group, going, step, display, means=means, scored=pack if evaluating else None)
                 if logging:
                     since, timed = step, 0.0
@@ -299,9 +302,10 @@ def names(group: Sequence[Member]) -> str:
 
 def headline(e: Experiment, group: Sequence[Member]) -> str:
     """Says what is about to be trained, on what and where."""
-    device, record = jax.devices()[0], group[0].run.record
+    device, record, mesh = jax.devices()[0], group[0].run.record, parallel.mesh_of(e.parallel)
+    side_by_side = "" if mesh is None else f" ({mesh.size} devices)"
     return (
         f"{names(group)}: {record['params_total']:,} parameters, {record['steps']['total']:,} steps of "
         f"{e.batch_tokens:,} tokens from {e.data.learnt} ({record['train_tokens']:,} tokens), "
-        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'} in {build(e.model).dtype}"
+        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'}{side_by_side} in {build(e.model).dtype}"
     )

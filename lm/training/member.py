@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import checkpoints, evaluation
+from lm import checkpoints, evaluation, parallel, settings
 from lm import tokenizer as tokenizers
 from lm.checkpoints import Checkpoints
 from lm.config import Experiment, Steps
@@ -24,7 +24,7 @@ from lm.run import Run
 from lm.tokenizer import Tokenizer
 from lm.training.resume import stable_end
 from lm.training.start import begin_with
-from lm.training.step import TrainState, abstract_parts, all_finite, init_state, parts
+from lm.training.step import ONE_DEVICE, TrainState, abstract_parts, all_finite, init_state, parts
 from lm.training.trackers import TRACKERS, Tracker
 
 
@@ -51,12 +51,13 @@ class Member:
     """Why the run goes on no more, once it has diverged."""
 
 
-def make_member(run: Run, data: Prepared, held: contextlib.ExitStack) -> Member:
-    """Makes an open run ready to be trained, until `held` closes its files.
+def make_member(run: Run, data: Prepared, held: contextlib.ExitStack, *, packed: bool = False) -> Member:
+    """Makes an open run ready to be trained, until `held` closes its files. packed: its state lies on one device.
 
     Raises UserError where its checkpoints or its trackers cannot be used.
     """
     e, steps = run.experiment, Steps(**run.record["steps"])
+    e = settings.replace(e, ONE_DEVICE) if packed else e
     stable = stable_end(e, steps)
     writer = Checkpoints(run.checkpoint_folder, e.train.keep, () if stable is None else (stable,))
     held.callback(writer.close)
@@ -82,13 +83,17 @@ def restore(member: Member, say: Callable[[str], Any]) -> TrainState:
             return fresh
         params, said = begin_with(fresh.params, build(member.e.model), member.tokenizer, member.e.train.start)
         say(said)
+        if parallel.mesh_under(fresh.params) is not None:
+            params = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, fresh.params)
         return dataclasses.replace(fresh, params=params)
     loaded = checkpoints.load(run.checkpoint_folder, kept[-1], **abstract_parts(member.e))
     run.forget_after(kept[-1])
     for record in run.metrics():
         member.seconds = record.get("seconds", member.seconds)
         member.waited = record.get("data_wait", 0.0) * member.seconds
-    return jax.tree.map(jnp.array, jax.device_get(TrainState(loaded["params"], **loaded["training"])))
+    state = TrainState(loaded["params"], **loaded["training"])
+    on_mesh = parallel.mesh_under(state.params) is not None
+    return state if on_mesh else jax.tree.map(jnp.array, jax.device_get(state))
 
 
 def require_healthy(member: Member, report: dict) -> None:
@@ -97,10 +102,10 @@ def require_healthy(member: Member, report: dict) -> None:
         raise diverged(member, int(report["step"]), report["loss"], report["gradient_norm"])
 
 
-def training_figures(member: Member, report: dict, speed: float | None) -> dict:
+def training_figures(member: Member, report: dict, speed: float | None, devices: int = 1) -> dict:
     """Returns what is logged of training: means over the steps since the last log point, as the report sums them up.
 
-    speed: tokens a second over the same steps, where it is known.
+    speed: tokens a second over the same steps, where it is known. devices: how many worked on it.
     """
     e, sums = member.e, report["sums"]
     figures = {
@@ -110,7 +115,7 @@ def training_figures(member: Member, report: dict, speed: float | None) -> dict:
     }
     if speed is not None:
         peak, _ = peak_flops(str(build(e.model).dtype))
-        figures |= {"tokens_per_second": speed, "mfu": speed * member.run.record["flops_per_token"] / peak}
+        figures |= {"tokens_per_second": speed, "mfu": speed * member.run.record["flops_per_token"] / (devices * peak)}
     return figures
 
 

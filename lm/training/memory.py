@@ -5,11 +5,11 @@ import math
 
 import jax
 
-from lm import hardware
+from lm import hardware, parallel, settings
 from lm.config import Experiment
 from lm.errors import require
 from lm.model.api import build
-from lm.training.step import init_state
+from lm.training.step import ONE_DEVICE, abstract_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,10 @@ def estimate(e: Experiment, runs: int = 1) -> Memory:
 
     Of runs side by side only the states count each: some ways of training them make one step after another.
     """
-    state = jax.eval_shape(lambda: init_state(e))
+    if runs > 1:  # whole runs lie on each device
+        mesh = parallel.mesh_of_runs(runs, e.parallel.data)
+        e, runs = settings.replace(e, ONE_DEVICE), runs // (1 if mesh is None else mesh.size)
+    state = abstract_state(e)
     itemsize = build(e.model).dtype.itemsize
     parameters = tree_bytes(state.params)
     return Memory(
@@ -46,7 +49,8 @@ def estimate(e: Experiment, runs: int = 1) -> Memory:
 
 def _activations(e: Experiment, itemsize: int) -> int:
     """Returns the bytes that one pass keeps for the backward pass, and its logits."""
-    tokens = e.batch_tokens // e.train.accumulation
+    mesh = parallel.mesh_of(e.parallel)
+    tokens = e.batch_tokens // e.train.accumulation // (1 if mesh is None else mesh.shape["data"])
     logits = min(tokens, e.train.loss_chunk or tokens) * e.model.V
     return tokens * build(e.model).cost().kept * itemsize + 4 * logits
 
@@ -78,8 +82,14 @@ def require_plan(compiled: jax.stages.Compiled) -> None:
 
 
 def tree_bytes(tree) -> int:
-    """Returns the bytes of a tree of arrays or of their shapes, in Python's integers, which no size overflows."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """Returns the bytes of a tree of arrays or of their shapes, in Python's integers, which no size overflows: what one
+    device holds of those that lie on a mesh."""
+
+    def share(leaf) -> tuple[int, ...]:
+        sharding = getattr(leaf, "sharding", None)
+        return leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+
+    return sum(math.prod(share(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def readable(count: int) -> str:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lm import parallel
 from lm.config import OptimizerConfig
 from lm.model.api import LanguageModel
 from lm.model.parametrization import is_hidden_matrix, is_matrix, multipliers
@@ -54,8 +55,12 @@ def _direction(c: OptimizerConfig, axes: dict) -> optax.GradientTransformation:
         optax.contrib.scale_by_muon(**how, weight_dimension_numbers=rows_to_columns),
         optax.stateless(scale_by_shape),
     )
+
+    def over_layers(updates, memory, params=None):  # each device of a mesh orthogonalises its share of the layers
+        return muon.update(jax.tree.map(parallel.over_layers, updates), memory, params)
+
     labels = tree_map_axes(lambda a: "muon" if is_hidden_matrix(a) else "adam", axes)
-    return optax.partition({"muon": muon, "adam": adam}, labels)
+    return optax.partition({"muon": optax.GradientTransformation(muon.init, over_layers), "adam": adam}, labels)
 
 
 def apply(c: OptimizerConfig, model: LanguageModel, params: dict, directions: dict, rate: jax.Array, h: dict) -> dict:

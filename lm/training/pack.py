@@ -6,6 +6,7 @@ Ways to do it, `how`:
   threads  as many threads as cores call the program of a run alone, each for one run after another: JAX releases
            Python's lock, and small matrices keep a core busier apart than together. The bits are those of a run alone
   auto     vmap on accelerators, threads on a CPU
+Over several devices each trains its share of the runs by a program that knows no other: there is nothing to exchange.
 A pack of one is a run alone, whatever the way.
 """
 
@@ -18,7 +19,9 @@ from operator import itemgetter
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from lm import parallel
 from lm.config import Experiment
 from lm.errors import require
 from lm.training.memory import require_plan
@@ -46,7 +49,17 @@ class Pack:
     hypers: list[dict] | dict
     train_steps: jax.stages.Wrapped
     together: bool
+    mesh: Mesh | None = None
     compiled: jax.stages.Compiled | None = None
+
+    @property
+    def devices(self) -> int:
+        """How many devices work."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def place(self, store):
+        """Puts what all runs read where they read it."""
+        return parallel.place(self.mesh, store)
 
     def state(self, p: int) -> TrainState:
         """Returns the state of run p, which the next advance overwrites."""
@@ -57,7 +70,8 @@ class Pack:
 
         Before the threads begin: each could compile, without this thread's jax.config.
         """
-        self.compiled = self.train_steps.lower(*self._calls(store, windows, counts)[0]).compile()
+        with parallel.using(None if self.together else self.mesh):
+            self.compiled = self.train_steps.lower(*self._calls(store, windows, counts)[0]).compile()
         require_plan(self.compiled)
 
     def advance(self, store, windows: Sequence, counts: Sequence[int]) -> list[dict]:
@@ -88,7 +102,9 @@ class Pack:
         """Returns the arguments of each call of the program."""
         if self.together:
             together = jax.tree.map(lambda *each: np.stack(each), *windows)
-            return [(self.states, self.hypers, store, together, np.array(counts, np.int32))]
+            calls = parallel.place(self.mesh, (together, np.array(counts, np.int32)), axis=0)
+            return [(self.states, self.hypers, store, *calls)]
+        windows, counts = parallel.place(self.mesh, windows, axis=1), parallel.place(self.mesh, list(counts))
         runs = zip(self.states, self.hypers, windows, counts, strict=True)
         return [(state, hyper, store, window, np.int32(n)) for state, hyper, window, n in runs]
 
@@ -100,13 +116,24 @@ def make_pack(
     eot: int | None,
     *,
     how: str = "auto",
+    devices: int | None = 1,
 ) -> Pack:
-    """Returns P states, and the way to train them. e: any of the runs; what a pack may differ in is traced."""
+    """Returns P states, and the way to train them. e: any of the runs; what a pack may differ in is traced.
+
+    devices: how many the runs may be spread over; None: all.
+    """
+    if len(states) == 1:
+        mesh = parallel.mesh_of(e.parallel)
+        return Pack(list(states), parallel.place(mesh, list(hypers)), make_train_steps(e, eot), False, mesh)
+    mesh = parallel.mesh_of_runs(len(states), devices)
     way = resolve(how)
-    way = way if len(states) > 1 else "threads"
-    together = way != "threads"
-    states, hypers = (_stack(states), _stack(hypers)) if together else (list(states), list(hypers))
-    return Pack(states, hypers, make_train_steps(e, eot, way=way), together)
+    if mesh is not None and way == "threads":
+        require(how == "auto", "how 'threads': runs spread over several devices train in one program; use map")
+        way = "map"
+    if way == "threads":
+        return Pack(list(states), list(hypers), make_train_steps(e, eot), False)
+    states, hypers = parallel.place(mesh, (_stack(states), _stack(hypers)), axis=0)
+    return Pack(states, hypers, make_train_steps(e, eot, way=way, mesh=mesh), True, mesh)
 
 
 def _stack(trees):

@@ -14,24 +14,37 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lm import parallel
 from lm.config import Experiment
 from lm.model.loss import Batch
-from lm.training.step import static, train_step
+from lm.training.step import abstract_state, state_shardings, static, train_step
 
 
-def make_train_steps(e: Experiment, eot: int | None, *, way: str = "threads"):
+def make_train_steps(e: Experiment, eot: int | None, *, way: str = "threads", mesh: Mesh | None = None):
     """Returns train_steps, compiled when it is first called; the state it is given is overwritten.
 
-    way: one of WAYS. Experiments that differ only in what is traced share one program, whose tracing and compiling
-    JAX then does once a process: a sweep compiles each shape once.
+    way: one of WAYS. mesh: the devices that the runs of a pack are spread over, if they are. Experiments that differ
+    only in what is traced share one program, whose tracing and compiling JAX then does once a process: a sweep compiles
+    each shape once.
     """
-    return _jitted(static(e), eot if e.data.packing else None, way)
+    return _jitted(static(e), eot if e.data.packing else None, way, mesh)
 
 
 @functools.lru_cache(maxsize=32)
-def _jitted(e: Experiment, eot: int | None, way: str):
-    return jax.jit(WAYS[way](e, eot), donate_argnums=0)
+def _jitted(e: Experiment, eot: int | None, way: str, runs: Mesh | None):
+    if runs is not None:
+        whole, run = PartitionSpec(), PartitionSpec("data")
+        each = jax.shard_map(
+            WAYS[way](e, eot), mesh=runs, in_specs=(run, run, whole, run, run), out_specs=run, check_vma=False
+        )
+        return jax.jit(each, donate_argnums=0)
+    mesh = parallel.mesh_of(e.parallel)
+    if mesh is None:
+        return jax.jit(WAYS[way](e, eot), donate_argnums=0)
+    report = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(WAYS[way](e, eot), donate_argnums=0, out_shardings=(state_shardings(e, abstract_state(e)), report))
 
 
 def batch_at(i, windows, store, T: int) -> Batch:

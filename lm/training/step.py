@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lm import settings
+from lm import parallel, settings
 from lm.config import Experiment, Steps
 from lm.model.api import build
 from lm.model.loss import OBJECTIVES, Batch
@@ -20,9 +21,11 @@ TRACED_OR_UNUSED = frozenset(
     {key for key in settings.settings() if key.startswith("data.") and key not in ("data.packing", "data.examples")}
     | settings.PACKABLE
     | {"train.start"}
-    | settings.FREE - {"model.attention", "model.remat", "model.unroll", "train.loss_chunk"}
+    | settings.FREE - settings.COMPILED
 )
 """Settings that no compiled program depends on: programs trace them, or never ask for them."""
+ONE_DEVICE = {"parallel.data": 1, "parallel.model": 1, "parallel.fsdp": False}
+"""Settings of a state that lies on one device, as those of a pack do."""
 DRAWS = 1 << 20
 """Folded into a step's key for what the objective draws: accumulation folds in the numbers of its parts."""
 
@@ -75,14 +78,43 @@ def hyperparameters(e: Experiment, steps: Steps) -> dict:
 
 
 def init_state(e: Experiment) -> TrainState:
-    """Returns a fresh state, which is the same for the same experiment anywhere."""
+    """Returns a fresh state, which is the same for the same experiment anywhere: on a mesh, each device makes what it
+    holds."""
+    if parallel.mesh_of(e.parallel) is not None:
+        return _sharded_init(static(e))(np.uint32(e.train.seed % 2**32))
     params = build(e.model).init(e.train.seed)
     return TrainState(params, _optimizer_init(static(e))(params), jnp.int32(0), _no_sums())
 
 
+@functools.lru_cache
+def _sharded_init(e: Experiment) -> Callable[[jax.Array], TrainState]:
+    """Compiles the making of a fresh state on a mesh from the seed's 32 bits."""
+
+    def make(seed) -> TrainState:
+        params = build(e.model).init(seed)
+        return TrainState(params, optimizer_of(e).init(params), jnp.int32(0), _no_sums())
+
+    abstract = jax.eval_shape(make, np.uint32(0))
+    return jax.jit(make, out_shardings=state_shardings(e, abstract))
+
+
+def state_shardings(e: Experiment, tree: Any) -> Any:
+    """Returns where each leaf of a state, or of its parts, lies; None for one device."""
+    mesh = parallel.mesh_of(e.parallel)
+    return None if mesh is None else parallel.shardings(mesh, build(e.model), tree, fsdp=e.parallel.fsdp)
+
+
+def abstract_state(e: Experiment) -> TrainState:
+    """Returns a state's shapes and types, and on a mesh where each leaf lies. Allocates nothing."""
+    abstract = jax.eval_shape(lambda: init_state(settings.replace(e, ONE_DEVICE)))
+    if parallel.mesh_of(e.parallel) is None:
+        return abstract
+    return parallel.on_mesh(abstract, state_shardings(e, abstract))
+
+
 def abstract_parts(e: Experiment) -> dict:
-    """Returns the parts of an experiment's checkpoints as trees of shapes and types."""
-    return parts(jax.eval_shape(lambda: init_state(e)))
+    """Returns the parts of an experiment's checkpoints as trees of shapes, types and places."""
+    return parts(abstract_state(e))
 
 
 def optimizer_of(e: Experiment) -> optax.GradientTransformation:
@@ -135,7 +167,10 @@ def gradients(params, batch: Batch, e: Experiment, eot: int | None, z_loss, key)
             (_, counts), grads = differentiate(params, part, key=None if key is None else jax.random.fold_in(key, i))
             return jax.tree.map(jnp.add, total, (counts, grads)), None
 
-        split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+        def spread(x):  # on a mesh each part lies on all devices
+            return parallel.rows(x.reshape(parts, -1, *x.shape[1:]), axis=1)
+
+        split = jax.tree.map(spread, batch)
         zero = ((jnp.float32(0), jnp.float32(0)), jax.tree.map(jnp.zeros_like, params))
         ((nats, tokens), grads), _ = jax.lax.scan(add, zero, (jnp.arange(parts), split))
     scale = 1 / jnp.maximum(tokens, 1)

@@ -21,7 +21,7 @@ VARIANTS = {
     "no positions": dict(positions="none", logit_softcap=20.0),
     "grouped window": dict(kv_heads=2, window=3, activation="swiglu", tied=True),
     "norms after the halves": dict(norm_place="post", norm="layernorm", bias=True, activation="relu"),
-    "window with a global layer, remat": dict(window=2, global_every=2, layers=3, remat=True),
+    "window with a global layer, remat": dict(window=2, global_every=2, layers=3, remat="full"),
     "multi-query learned window of one, unrolled": dict(kv_heads=1, window=1, positions="learned", unroll=2),
     "value residuals, grouped window, a base shape": dict(
         value_residual=True, kv_heads=2, window=3, layers=3, base_width=8, base_head_width=2, base_layers=1

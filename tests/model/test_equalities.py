@@ -30,7 +30,7 @@ def key(seed):
 DEEP = dict(layers=3, kv_heads=2, window=3, global_every=2, dropout=0.3, value_residual=True)
 
 
-@pytest.mark.parametrize("how", [dict(unroll=3), dict(remat=True, unroll=2)], ids=str)
+@pytest.mark.parametrize("how", [dict(unroll=3), dict(remat="full", unroll=2), dict(remat="dots")], ids=str)
 def test_unrolled_and_rematerialised_layers_equal_the_scan(how):
     """Loss and gradients, with layers that differ (windowed and global) and with each layer's own dropout."""
     plain, clever = small(**DEEP), small(**DEEP, **how)

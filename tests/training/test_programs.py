@@ -41,7 +41,7 @@ def test_what_is_traced_or_unused_leaves_no_trace_in_the_program():
 
 
 @pytest.mark.parametrize("change", [
-    dict(model__layers=3), dict(model__vocab=22), dict(model__dropout=0.2), dict(model__remat=True),
+    dict(model__layers=3), dict(model__vocab=22), dict(model__dropout=0.2), dict(model__remat="full"),
     dict(optimizer__momentum=0.9), dict(optimizer__beta1=0.8), dict(schedule__name="wsd"), dict(train__batch=8),
     dict(train__accumulation=2), dict(train__loss_chunk=7), dict(data__packing=True),
 ])  # fmt: skip

@@ -342,7 +342,7 @@ def test_bookkeeping_may_change(tiny_run, corpus):
     """Logging, evaluation, saving and memory settings do not decide what is learnt."""
     free = dict(
         train__log_every=3, train__eval_every=9, train__checkpoint_every=4, train__keep=5, train__loss_chunk=8,
-        train__eval_tokens=64, train__diverged=5.0, model__remat=True, model__unroll=2,
+        train__eval_tokens=64, train__diverged=5.0, model__remat="full", model__unroll=2,
     )  # fmt: skip
     same = settings.fingerprint(tiny.experiment(corpus), {}) == settings.fingerprint(
         tiny.experiment(corpus, **free), {}

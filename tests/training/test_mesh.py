@@ -1,0 +1,124 @@
+"""A mesh computes what one device does: the same initial bits, the same losses, in less memory and fewer FLOPs each.
+
+In a process of its own, where a CPU counts as eight devices (on_eight_devices.py).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lm.config import Experiment, ModelConfig, ParallelConfig, RecurrentConfig
+from lm.errors import UserError
+from lm.model.api import build
+from lm.parallel import mesh_of, require_divisible, spec
+
+HERE = Path(__file__).parent
+SHORT = [
+    "adamw:transformer:1x1", "adamw:transformer:8x1", "adamw:transformer:8x1:fsdp", "muon:transformer:1x1",
+    "muon:transformer:8x1", "muon:transformer:4x2:fsdp",
+]  # fmt: skip
+TOPOLOGIES = ("1x1", "8x1", "8x1:fsdp", "4x2:fsdp", "1x8", "2x2")
+FULL = [f"{optimizer}:transformer:{shape}" for optimizer in ("adamw", "muon") for shape in TOPOLOGIES] + [
+    *(
+        f"adamw:{model}:{shape}"
+        for model in ("lstm", "accumulated", "remat")
+        for shape in ("1x1", "8x1:fsdp", "4x2:fsdp")
+    )
+]
+
+
+def on_eight_devices(folder: Path, cases: list[str]) -> dict[str, dict]:
+    """What each case gave."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)])
+    command = [sys.executable, HERE / "on_eight_devices.py", folder / "kept", *cases]
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-3000:]
+    return json.loads(made.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module", params=["short", pytest.param("full", marks=pytest.mark.slow)])
+def found(request, tmp_path_factory):
+    cases = SHORT if request.param == "short" else FULL
+    return on_eight_devices(tmp_path_factory.mktemp("mesh"), cases)
+
+
+def alone(case: str) -> str:
+    """The same on one device."""
+    return ":".join([*case.split(":")[:2], "1x1"])
+
+
+def test_a_mesh_computes_what_one_device_does(found):
+    """Loss and gradient norm of the fourth step, grouped heads that do and do not divide, and the first bits."""
+    for case, figures in found["cases"].items():
+        plain = found["cases"][alone(case)]
+        assert figures["loss"] == pytest.approx(plain["loss"], abs=1e-5), case
+        assert figures["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=1e-4), case
+        assert figures["digest"] == plain["digest"], case
+
+
+def test_fsdp_keeps_an_eighth_and_gathers_a_layer_at_a_time(found):
+    """Left to itself XLA cuts the residual stream instead, and takes four times the temporaries."""
+    whole, fsdp, data = (found["cases"][f"adamw:transformer:{name}"] for name in ("1x1", "8x1:fsdp", "8x1"))
+    assert fsdp["arguments"] <= whole["arguments"] / 7
+    assert fsdp["temporaries"] <= 1.2 * data["temporaries"]
+    assert fsdp["widest"] <= whole["widest"] / 8
+
+
+def test_muon_is_not_repeated_on_every_device(found):
+    """Each orthogonalises its own layers."""
+    cases = found["cases"]
+    assert cases["muon:transformer:8x1"]["flops"] <= 0.2 * cases["muon:transformer:1x1"]["flops"]
+
+
+def test_checkpoints_restore_on_any_topology(found):
+    """Parameters and optimizer, to the bit."""
+    for case, figures in found["cases"].items():
+        assert set(figures["restored"].values()) == {figures["saved"]}, case
+
+
+def test_runs_of_a_pack_lie_on_devices_of_their_own(found):
+    """Eight runs on eight devices exchange nothing, and the first is the run alone."""
+    pack, alone = found["pack"], found["cases"]["adamw:transformer:1x1"]
+    assert pack["devices"] == 8 and pack["exchanged"] == [] and len(set(pack["losses"])) == 8
+    assert pack["losses"][0] == pytest.approx(alone["loss"], abs=1e-5)
+
+
+SIZES = {"data": 4, "model": 2}
+
+
+@pytest.mark.parametrize(
+    "config", [ModelConfig.gpt2(), ModelConfig.llama("1B"), RecurrentConfig(vocab=100)], ids=["gpt2", "llama", "lstm"]
+)
+def test_every_parameter_lies_as_its_letters_say(config):
+    """D over data with fsdp, hidden values, heads and the vocabulary over model, no mesh axis twice, no head cut."""
+    model = build(config)
+    gates = isinstance(config, RecurrentConfig)
+    for leaf, axes in model.with_axes(model.shapes()):
+        found = spec(axes, leaf.shape, SIZES, config.pieces, fsdp=True)
+        for letter, name in zip(axes, found, strict=True):
+            expected = {"D": "data", "V": "model", "F": None if gates else "model", "NH": "model", "KH": "model"}
+            assert name == expected.get(letter), axes
+    grouped = ModelConfig(heads=8, kv_heads=4)
+    assert tuple(spec(("D", "KH"), (128, 64), {"data": 1, "model": 8}, grouped.pieces, fsdp=False)) == (None, None)
+
+
+def test_what_does_not_go_is_refused_in_one_line():
+    with pytest.raises(UserError, match=r"parallel\.data 3 x parallel\.model 1 on 2 devices"):
+        mesh_of(ParallelConfig(data=3), devices=[0, 1])
+    with pytest.raises(UserError, match=r"parallel\.model must divide"):
+        mesh_of(ParallelConfig(model=2), devices=[0, 1, 2])
+
+    with pytest.raises(UserError, match=r"train\.batch 6 / train\.accumulation 2 is not a multiple of the 2 devices"):
+        require_divisible(SimpleNamespace(shape={"data": 2}), 6, 2)
+    assert mesh_of(Experiment().parallel, devices=[0]) is None
+
+
+def test_a_record_of_before_there_were_names_still_says_what_to_remember():
+    assert ModelConfig(remat=True) == ModelConfig(remat="full") and ModelConfig(remat=False) == ModelConfig()
