@@ -61,9 +61,10 @@ def sweep(
     A job that diverges or fails is recorded and stops no other; one that diverged is not tried again but with `retry`,
     or when its directory was removed. Ctrl-C and SIGTERM save what is in progress and return early (`Result.stopped`).
     most: runs side by side. margin: nats a token by which a run may be worse than its like before it is stopped (see
-    lm.sweep.early); without one those that were stopped go on. part: (i, n) trains but every n-th of what `parts` gives,
-    from the i-th on; other processes may train the others meanwhile, and the result is of all. Raises UserError, before anything is trained, where a
-    run of the same name there is another experiment's or damaged, or the folder cannot take what a sweep writes.
+    lm.sweep.early); without one those that were stopped go on. part: (i, n) trains only every n-th of lm.sweep.parts,
+    from the i-th on, while other processes may train the others; the result is of all. Raises UserError, before
+    anything is trained, where a run of the same name there is another experiment's or damaged, or the folder cannot
+    take what a sweep writes.
     """
     board = board or Board(quiet=True)
     going = Sweep(jobs, Path(folder), board, retry=retry, margin=margin, most=most, part=part)
@@ -120,16 +121,16 @@ class Sweep:
             # Of a sweep that was killed while it wrote; another part may be writing points.csv now.
             for unfinished in folder.glob(f".{name}.*") if not (part and name == POINTS) else ():
                 unfinished.unlink(missing_ok=True)
-        others = {} if part else dict.fromkeys(part_files(folder, FAILURES))
+        others = set() if part else {*part_files(folder, FAILURES)} - {folder / self.failures}
         for path in (folder / self.stopped,) if part else part_files(folder, STOPPED):
             path.unlink(missing_ok=True)
         self.diverged = recorded(folder, FAILURES)
         """Every run of this folder that is known to diverge, another sweep's as well, and why."""
         if retry:
             self.diverged = {name: why for name, why in self.diverged.items() if name not in ours}
-        if retry or len(others) > 1:  # what the parts had recorded is the whole sweep's now
+        if retry or others:  # what the parts had recorded is the whole sweep's now
             self._write_failures()
-        for path in others.keys() - {folder / self.failures}:
+        for path in others:
             path.unlink(missing_ok=True)
 
     def _check_runs(self) -> None:
