@@ -18,7 +18,7 @@ import tiny
 from lm.run import Run
 
 pytestmark = pytest.mark.skipif(not os.environ.get("LM_SLURM"), reason="starts daemons: asked for by LM_SLURM=1")
-STEPS, EVERY = 30_000, 1000
+STEPS, EVERY = 10_000, 500
 
 
 @pytest.fixture(scope="module")
