@@ -71,16 +71,16 @@ def test_a_sweep_whose_parts_are_requeued_and_preempted(slurm, place):
     assert made["parts"] == 4
     job, runs = str(made["job"]), [place / "runs" / "one" / f"seed={seed}" for seed in range(4)]
 
-    cluster.wait_for(lambda: 0 < step(runs[0]) < STEPS, 60)
+    cluster.wait_for(lambda: 0 < step(runs[0]) < STEPS, 120)
     subprocess.run(["scontrol", "requeue", f"{job}_0"], check=True)
-    cluster.wait_for(lambda: any(0 < step(run) < STEPS for run in runs[1:]), 60)
+    cluster.wait_for(lambda: any(0 < step(run) < STEPS for run in runs[1:]), 120)
     subprocess.run(["sbatch", "--partition=high", "--ntasks=2", "--output=/dev/null", "--wrap=true"], check=True)
 
     def over() -> bool:
         cluster.start_what_waits(job)
         return not cluster.output("squeue", "-h", f"--jobs={job}")
 
-    cluster.wait_for(over, 150)
+    cluster.wait_for(over, 240)
     logs = "".join(path.read_text() for path in sorted((place / "runs" / "one").glob("slurm-*.log")))
     status = lm(*words, "--status")
     assert status["counts"] == {"finished": 4} and status["job"] == int(job) and status["parts"] == {}, logs
@@ -95,7 +95,7 @@ def test_a_run_that_is_preempted_and_one_that_cannot_be(slurm, place):
     """A job for one run goes on by itself after status 75, and is not tried again after status 2."""
     job = str(lm("train", "config.py", "--on", "slurm", "--slurm", "partition=low")["job"])
     run = place / "runs" / "one"
-    cluster.wait_for(lambda: 0 < step(run) < STEPS, 60)
+    cluster.wait_for(lambda: 0 < step(run) < STEPS, 120)
     subprocess.run(["sbatch", "--partition=high", "--ntasks=2", "--output=/dev/null", "--wrap=true"], check=True)
     wrong = str(lm("train", "config.py", "--name", "no", "--data.corpus", "nowhere.txt", "--on", "slurm")["job"])
 
@@ -103,7 +103,7 @@ def test_a_run_that_is_preempted_and_one_that_cannot_be(slurm, place):
         cluster.start_what_waits(job)
         return not cluster.output("squeue", "-h", "--states=PENDING,RUNNING,COMPLETING")
 
-    cluster.wait_for(over, 120)
+    cluster.wait_for(over, 240)
     assert told(run) == list(range(0, STEPS + 1, EVERY))
     assert "Restarts=1" in cluster.output("scontrol", "show", "job", job)
     assert "ExitCode=2:0" in (shown := cluster.output("scontrol", "show", "job", wrong)) and "Restarts=0" in shown

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
+from lm.cli import main
 from lm.errors import UserError
 from lm.run import Run
 from lm.sweep import jobs_of, slurm
@@ -138,3 +139,22 @@ def test_records_of_runs_are_seen_from_elsewhere(jobs, tmp_path):
     assert Run(tmp_path / result.finished[0]).finished
     (tmp_path / result.finished[0] / "experiment.json").write_text("{")
     assert status([jobs[0].experiment], tmp_path).counts() == {"damaged": 1}
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--on", "slurm"], "--on slurm: no sbatch on this machine; run this where Slurm's jobs are submitted"),
+        (["--part", "1"], "--part 1: give i/n, from 0/n on, such as 0/4"),
+        (["--part", "-1/4"], "--part -1/4: give i/n, from 0/n on, such as 0/4"),
+        (["--slurm", "partition=a"], "--slurm is for a job: give --on slurm"),
+        (["--on", "slurm", "--part", "0/2"], "--part is for a sweep that is trained here"),
+        (["--on", "slurm", "--slurm", "partition=a\nrm -r x"], "--slurm 'rm"),
+    ],
+)
+def test_bad_input_is_one_line(workplace, capsys, monkeypatch, words, said):
+    monkeypatch.setenv("PATH", "")
+    status = main(["sweep", "quickstart", "--grid", "train.seed=0,1", *words])
+    out, err = capsys.readouterr()
+    assert status == 2 and out == "" and err.count("\n") == 1 and said.replace("'rm", "'partition=a") in err
+    assert not list(Path().glob("runs*"))
