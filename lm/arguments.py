@@ -13,15 +13,15 @@ import re
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from lm import settings
 from lm.config import Experiment
 from lm.errors import UserError, nearest, require, tell
+from lm.limits import Count, IsFile
 from lm.limits import InputFile as InputFile
-from lm.limits import IsFile
 from lm.records import RUNS
 from lm.typed import Range
 
@@ -114,6 +114,12 @@ class Train:
     """Show parameters, FLOPs, memory, tokens per parameter and ETA from a measured rate; train nothing."""
     json: bool = False
     """One JSON object on standard output, nothing else there."""
+    on: Literal["here", "slurm"] = "here"
+    """slurm: write a script that trains the run, and submit it (docs/clusters.md)."""
+    nodes: Count = 1
+    """Nodes of the job, with --on slurm."""
+    slurm: tuple[str, ...] = ()
+    """Options of sbatch for the job: partition=gpu gres=gpu:1."""
 
 
 def parse_train(arguments: list[str]) -> Train:
@@ -124,6 +130,7 @@ def parse_train(arguments: list[str]) -> Train:
     elif not {"-h", "--help"} & set(arguments):
         raise UserError("which config? A name in configs/ or a path to a .py file: lm train quickstart")
     hints = settings.annotations(experiment) | {"dry_run": bool, "json": bool, "help": None}
+    hints |= {"on": str, "nodes": int, "slurm": tuple}
     changed = [setting_name(argument) for argument in rest if re.match(r"--[a-zA-Z]", argument)]
     for key in changed:
         if key not in hints:

@@ -16,6 +16,7 @@ USAGE = """lm: a laboratory for small language models
   lm runs    [A B ...]                       a table of the runs; two or more compared
   lm plan    CONFIG --minutes 15 | --flops 1e13   the design of a scaling sweep, with predicted standard errors
   lm sweep   CONFIG [--grid KEY=A,B ...]     many runs: branches of trunks, packs, one points.csv
+                                             --part 0/4 | --on slurm | --status: on a cluster (docs/clusters.md)
   lm plot    RUN... | POINTS.csv [--out ...] loss curves; scaling figures of a table
   lm bench   train CONFIG | decode RUN       speed, what limits it, and peers where installed
   lm data    list | prepare | kingdom        corpora and token files

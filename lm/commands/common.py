@@ -1,10 +1,12 @@
 """What several verbs share."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -63,6 +65,28 @@ def split(verb: str, options: type, arguments: list[str]) -> tuple[str, list[str
         require(into is not None, f"{argument}: not understood; settings are given as --model.layers 4")
         into.append(argument)
     return arguments[0], own, rest
+
+
+def without(arguments: list[str], names: set[str]) -> list[str]:
+    """The arguments without some options and their values; CONFIG is the first of them."""
+    kept, dropping = [], False
+    for argument in arguments:
+        if argument.startswith("--"):
+            dropping = setting_name(argument) in names
+        if not dropping:
+            kept.append(argument)
+    return kept
+
+
+def exit_when_told_to_stop() -> None:
+    """Let SIGTERM end this process with 75 until training looks for it: there is nothing that could be lost."""
+
+    def end(*_):
+        raise SystemExit(os.EX_TEMPFAIL)
+
+    with contextlib.suppress(ValueError):  # signals belong to the main thread
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, end)
 
 
 def prepare_jax() -> None:

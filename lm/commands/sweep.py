@@ -3,13 +3,15 @@
 import dataclasses
 import math
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Literal
 
 from lm import settings
 from lm.arguments import parse, parse_train, tell_surprises
-from lm.commands.common import Json, prepare_jax, print_json, split
+from lm.commands.common import Json, exit_when_told_to_stop, prepare_jax, print_json, split, without
 from lm.config import Experiment
 from lm.errors import UserError, require
 from lm.run import RUNS
@@ -36,6 +38,15 @@ class Options:
     """Stop runs that at a quarter or half of their steps are worse by so many nats a token than the best of those that
     differ in rates, decay, schedule or seed alone: 0.3 spares what a high rate makes good at the end. Without it the
     same command goes on with them."""
+    part: str | None = None
+    """i/n: train only the i-th of n parts, from 0/n on, while other machines train the others. Parts are packs, or with
+    --stop-worse all runs that are compared; the results of all parts come together in one points.csv."""
+    on: Literal["here", "slurm"] = "here"
+    """slurm: write a script with a task for each part, and submit it (docs/clusters.md)."""
+    slurm: tuple[str, ...] = ()
+    """Options of sbatch for the tasks: partition=gpu gres=gpu:1."""
+    status: bool = False
+    """Show how far the runs and their job are; train nothing."""
     dry_run: bool = False
     """List the runs with their FLOPs, and the time at a measured rate with what has to be compiled; train nothing."""
     json: Json = False
@@ -50,6 +61,10 @@ def run(arguments: list[str]) -> int:
     name, experiments = _experiments(config, o, rest)
     folder = o.out or RUNS / name
     require(not folder.exists() or folder.is_dir(), f"--out {folder}: a file, where the sweep's folder would be")
+    part = _part(o)
+    if o.status:
+        return _status(experiments, folder, o)
+    exit_when_told_to_stop()
     prepare_jax()
     from lm.sweep import Board, jobs_of, sweep
     from lm.training.display import Display
@@ -58,7 +73,9 @@ def run(arguments: list[str]) -> int:
         jobs = jobs_of(experiments, display)
         if o.dry_run:
             return _estimate(jobs, o, display)
-    result = sweep(jobs, folder, board=Board(), most=o.pack, retry=o.retry, margin=o.stop_worse)
+    if o.on == "slurm":
+        return _submit(jobs, folder, o, arguments)
+    result = sweep(jobs, folder, board=Board(), most=o.pack, retry=o.retry, margin=o.stop_worse, part=part)
     best = result.standings[0]["name"] if result.standings else None
     following = [] if result.stopped else next_commands(result, best, arguments)
     if o.json:
@@ -72,7 +89,65 @@ def run(arguments: list[str]) -> int:
         return os.EX_TEMPFAIL
     if result.failed:
         print(f"lm: {len(result.failed)} of {len(jobs)} runs failed: {', '.join(result.failed)}", file=sys.stderr)
-    return 1 if result.failed else 0
+    return int(any(name in result.failed for name in result.trained))
+
+
+def _part(o: Options) -> tuple[int, int] | None:
+    """--part as two numbers, and whether it goes with the other options."""
+    from lm.sweep import slurm
+
+    elsewhere = o.on == "slurm"
+    require(elsewhere or not o.slurm, "--slurm is for a job: give --on slurm")
+    if elsewhere and not (o.dry_run or o.status):
+        require(o.part is None, "--part is for a sweep that is trained here: with --on slurm every part is a task")
+        slurm.options(o.slurm)
+        slurm.require_slurm()
+    if o.part is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", o.part, re.ASCII)
+    require(found is not None, f"--part {o.part}: give i/n, from 0/n on, such as 0/4")
+    return int(found[1]), int(found[2])
+
+
+def _submit(jobs, folder: Path, o: Options, arguments: list[str]) -> int:
+    """Hand every part to Slurm."""
+    from lm.sweep import parts, slurm, trunks
+
+    count = len(parts(trunks(jobs), o.pack, compared=o.stop_worse is not None))
+    words = without(arguments, {"on", "slurm", "json"})
+    command = (sys.executable, "-m", "lm.cli", "sweep", *words)
+    job = slurm.submit(slurm.Batch(folder, command, slurm.options(o.slurm), parts=count))
+    if o.json:
+        print_json({"folder": str(folder), "job": job, "parts": count, "script": str(folder / slurm.SCRIPT)})
+    else:
+        following = shlex.join(["lm", "sweep", *words, "--status"])
+        print(f"job {job}: {count} parts, {len(jobs)} runs; {folder / slurm.SCRIPT}\n\nNext:\n  {following}")
+    return 0
+
+
+def _status(experiments: list[Experiment], folder: Path, o: Options) -> int:
+    """Show how far the sweep is."""
+    from lm.sweep import status
+
+    found = status(experiments, folder)
+    if o.json:
+        print_json(dataclasses.asdict(found) | {"folder": str(folder), "counts": found.counts()})
+        return 0
+    rows = [
+        [
+            run["name"], run["state"], f"{run['step']:,}" + (f"/{run['steps']:,}" if run["steps"] else ""),
+            "" if run["val_loss"] is None else f"{run['val_loss']:.4f}",
+        ]
+        for run in found.runs
+    ]  # fmt: skip
+    print(_aligned(["run", "state", "step", "validation"], rows))
+    counts = ", ".join(f"{count} {state}" for state, count in found.counts().items())
+    print(f"{len(found.runs)} runs in {folder}: {counts}")
+    if found.job is not None:
+        tasks = ", ".join(f"part {task} {state}" for task, state in (found.parts or {}).items())
+        unknown = "no squeue on this machine, or it does not answer" if found.parts is None else "not in the queue"
+        print(f"job {found.job}: {tasks or unknown}")
+    return 0
 
 
 def _estimate(jobs, o: Options, display) -> int:

@@ -2,14 +2,23 @@
 
 import dataclasses
 import os
+import sys
 
 from lm.arguments import parse_train
-from lm.commands.common import prepare_jax, print_json
+from lm.commands.common import exit_when_told_to_stop, prepare_jax, print_json, without
+from lm.errors import require
 
 
 def run(arguments: list[str]) -> int:
     """Returns the exit status: 75 of a run that was told to stop, saved, and goes on by the same command."""
     options = parse_train(arguments)
+    require(options.nodes >= 1, f"--nodes {options.nodes}: at least 1")
+    asked = options.on == "slurm"
+    require(asked or not options.slurm, "--slurm is for a job: give --on slurm")
+    require(asked or options.nodes == 1, f"--nodes {options.nodes}: give --on slurm")
+    if asked and not options.dry_run:
+        return _submit(options, arguments)
+    exit_when_told_to_stop()
     prepare_jax()
     from lm.training.display import Display, patience
 
@@ -36,3 +45,19 @@ def run(arguments: list[str]) -> int:
     elif trained.finished:  # else it was told to stop, and has said so
         print(summary(trained, sample=had != trained.reached).text(), end="")
     return 0 if trained.finished else os.EX_TEMPFAIL
+
+
+def _submit(options, arguments: list[str]) -> int:
+    """Hand the run to Slurm."""
+    from lm.sweep import slurm
+
+    folder = options.folder / options.experiment.name
+    words = without(arguments, {"on", "nodes", "slurm", "json"})
+    command = (sys.executable, "-m", "lm.cli", "train", *words)
+    batch = slurm.Batch(folder, command, slurm.options(options.slurm), nodes=options.nodes)
+    job = slurm.submit(batch)
+    if options.json:
+        print_json({"run": str(folder), "job": job, "script": str(folder / slurm.SCRIPT)})
+    else:
+        print(f"job {job}: {folder / slurm.SCRIPT}; its log is {folder}/slurm-{job}.log, its state: squeue -j {job}")
+    return 0

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "board": ["Board", "clock"],
         "design": ["Design", "Row", "shape"],
         "grids": ["grid", "from_design"],
-        "jobs": ["Job", "jobs_of"],
+        "jobs": ["Job", "jobs_of", "parts", "trunks"],
         "planning": [
             "BYTES",
             "NOISE",
@@ -28,5 +28,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "precision": ["obstacle"],
         "running": ["COLUMNS", "Result", "sweep"],
+        "status": ["Status", "status"],
     },
 )

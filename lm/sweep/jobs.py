@@ -150,6 +150,11 @@ def packs(found: Sequence[Trunk], most: int = MOST_PACKED) -> list[list[Trunk]]:
     return [group[i : i + most] for group in alike(found) for i in range(0, len(group), most)]
 
 
+def parts(found: Sequence[Trunk], most: int = MOST_PACKED, *, compared: bool = False) -> list[list[Trunk]]:
+    """What a sweep trains one after another, and clusters at once: packs, or all that are compared with each other."""
+    return alike(found) if compared else packs(found, most)
+
+
 def added_steps(trunk: Trunk) -> Iterator[tuple[Job, int]]:
     """Each job and the steps it costs once those before it are there: more of the trunk, and its decay."""
     before = 0

@@ -20,7 +20,7 @@ from lm.files import whole
 from lm.run import Run, exists, folders, refuse_differences
 from lm.sweep.board import Board
 from lm.sweep.early import check_steps, worse
-from lm.sweep.jobs import MOST_PACKED, Job, Trunk, alike, differing, packs, parted, trunks
+from lm.sweep.jobs import MOST_PACKED, Job, Trunk, differing, packs, parted, parts, trunks
 from lm.training.loop import branch, train_pack
 
 COLUMNS = (
@@ -45,6 +45,8 @@ class Result:
     """Told to, before the end."""
     stopped_early: dict[str, str]
     """Name of each run that was worse than its like, and why."""
+    trained: list[str]
+    """Names of the runs that this part was to train; of all of them without parts."""
     standings: list[dict[str, Any]]
     """Finished runs, the lowest loss first: name, loss, bits_per_byte, seconds, and the settings in which runs of the
     sweep differ, dotted."""
@@ -52,23 +54,25 @@ class Result:
 
 def sweep(
     jobs: Sequence[Job], folder: str | Path, *, board: Board | None = None, most: int = MOST_PACKED,
-    retry: bool = False, margin: float | None = None,
+    retry: bool = False, margin: float | None = None, part: tuple[int, int] | None = None,
 ) -> Result:  # fmt: skip
     """Train all jobs, or what is left of them; each is a run in `folder`, beside points.csv and failed.json.
 
     A job that diverges or fails is recorded and stops no other; one that diverged is not tried again but with `retry`,
     or when its directory was removed. Ctrl-C and SIGTERM save what is in progress and return early (`Result.stopped`).
     most: runs side by side. margin: nats a token by which a run may be worse than its like before it is stopped (see
-    lm.sweep.early); without one those that were stopped go on. Raises UserError, before anything is trained, where a
-    run of the same name there is another experiment's or damaged, or the folder cannot take what a sweep writes.
+    lm.sweep.early); without one those that were stopped go on. part: (i, n) trains only every n-th of lm.sweep.parts,
+    from the i-th on, while other processes may train the others; the result is of all. Raises UserError, before
+    anything is trained, where a run of the same name there is another experiment's or damaged, or the folder cannot
+    take what a sweep writes.
     """
     board = board or Board(quiet=True)
-    going = Sweep(jobs, Path(folder), board, retry=retry, margin=margin)
+    going = Sweep(jobs, Path(folder), board, retry=retry, margin=margin, most=most, part=part)
     stopped = False
-    with board.watching({job.name: job.steps.total for job in jobs}), _interruptible():
+    with board.watching({job.name: job.steps.total for job in going.mine}), _interruptible():
         try:
             going.begin()
-            for group in alike(going.trunks):
+            for group in going.groups:
                 going.train_alike(group, most)
         except (Stopped, KeyboardInterrupt):
             stopped = True
@@ -94,23 +98,40 @@ class Sweep:
     next time may be better; stopped as worse than its like.
     """
 
-    def __init__(self, jobs: Sequence[Job], folder: Path, board: Board, *, retry: bool, margin: float | None):
+    def __init__(
+        self, jobs: Sequence[Job], folder: Path, board: Board, *, retry: bool, margin: float | None,
+        most: int = MOST_PACKED, part: tuple[int, int] | None = None,
+    ):  # fmt: skip
         self.jobs, self.folder, self.board, self.margin = list(jobs), folder, board, margin
-        self.trunks = trunks(jobs)
-        self.trunk_of = {job.name: trunk[-1].name for trunk in self.trunks for job in trunk}
+        found = trunks(jobs)
+        self.trunk_of = {job.name: trunk[-1].name for trunk in found for job in trunk}
+        self.groups = parts(found, most, compared=margin is not None)
+        if part:
+            require_part(part, len(self.groups))
+            self.groups = self.groups[part[0] :: part[1]]
+        self.trunks = [trunk for group in self.groups for trunk in group]
+        ours = {job.name for trunk in self.trunks for job in trunk}
+        self.mine = [job for job in self.jobs if job.name in ours]
+        self.failures, self.stopped = (part_file(name, part) for name in (FAILURES, STOPPED))
         self.out: dict[str, tuple[str, str]] = {}
         self._check_runs()
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (POINTS, FAILURES, STOPPED):
+        for name in (POINTS, self.failures, self.stopped):
             require(not (folder / name).is_dir(), f"{folder / name}: a folder, where a sweep writes a file; remove it")
-            for unfinished in folder.glob(f".{name}.*"):  # of a sweep that was killed while it wrote
+            # Of a sweep that was killed while it wrote; another part may be writing points.csv now.
+            for unfinished in folder.glob(f".{name}.*") if not (part and name == POINTS) else ():
                 unfinished.unlink(missing_ok=True)
-        (folder / STOPPED).unlink(missing_ok=True)
-        self.diverged = _recorded(folder / FAILURES)
+        others = set() if part else {*part_files(folder, FAILURES)} - {folder / self.failures}
+        for path in (folder / self.stopped,) if part else part_files(folder, STOPPED):
+            path.unlink(missing_ok=True)
+        self.diverged = recorded(folder, FAILURES)
         """Every run of this folder that is known to diverge, another sweep's as well, and why."""
         if retry:
-            self.diverged = {name: why for name, why in self.diverged.items() if name not in self.trunk_of}
-            self._write(FAILURES, self.diverged)
+            self.diverged = {name: why for name, why in self.diverged.items() if name not in ours}
+        if retry or others:  # what the parts had recorded is the whole sweep's now
+            self._write_failures()
+        for path in others:
+            path.unlink(missing_ok=True)
 
     def _check_runs(self) -> None:
         """Refuse runs that are there already and are another experiment's, or damaged."""
@@ -156,7 +177,7 @@ class Sweep:
     # --- training ---
     def begin(self) -> None:
         """Show what is there already."""
-        for job in self.jobs:
+        for job in self.mine:
             if self._known_to_diverge(job):
                 self.out[job.name] = "diverged", self.diverged[job.name]
                 self.board.mark(job.name, "diverged", self.reached(job))
@@ -167,7 +188,7 @@ class Sweep:
             else:
                 self._note(job)
         if done := self.board.ended():
-            self.board.tell(f"{done} of {len(self.jobs)} runs have ended already")
+            self.board.tell(f"{done} of {len(self.mine)} runs have ended already")
         there = (path.relative_to(self.folder) for path in folders(self.folder))
         if others := sorted({str(name) for name in there} - {".", *self.trunk_of}):
             named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
@@ -263,13 +284,19 @@ class Sweep:
         self.out[job.name] = status, why
         if status == "diverged":
             self.diverged[job.name] = why
-            self._write(FAILURES, self.diverged)
+            self._write_failures()
         elif status == "stopped":
-            self._write(STOPPED, self.reasons("stopped"))
+            self._write(self.stopped, self.reasons("stopped"))
         self.board.mark(job.name, status, self.reached(job), math.nan)
         self.board.tell_end(job.name, why)
 
     # --- what is written ---
+    def _write_failures(self) -> None:
+        """Record what diverged: a part only its own runs, as the other parts record theirs."""
+        mine = {job.name for job in self.mine}
+        whole_sweep = self.failures == FAILURES
+        self._write(self.failures, {n: why for n, why in self.diverged.items() if whole_sweep or n in mine})
+
     def _write(self, name: str, reasons: dict[str, str]) -> None:
         if not reasons:
             return (self.folder / name).unlink(missing_ok=True)
@@ -282,41 +309,73 @@ class Sweep:
         return [_point(job, record, self.trunk_of[job.name]) for job, record in found if record]
 
     def write_points(self) -> Path | None:
-        """Replace points.csv as a whole; none while nothing has finished."""
-        rows = self.points()
-        if not rows:
-            return None
-        with whole(self.folder / POINTS) as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        return self.folder / POINTS
+        """Replace points.csv as a whole; none while nothing has finished.
+
+        Parts may write it at once. So each looks again when it has written: the last to write has seen all.
+        """
+        rows: list[dict[str, Any]] = []
+        while rows != (rows := self.points()):
+            with whole(self.folder / POINTS) as file:
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+        return self.folder / POINTS if rows else None
 
     def result(self, stopped: bool) -> Result:
         """What the sweep has come to, its table of points written."""
-        rows, changing = self.points(), differing(self.jobs)
+        written, changing = self.write_points(), differing(self.jobs)
+        rows = self.points()
+        finished = [row["name"] for row in rows]
+        names = {job.name for job in self.jobs} - {job.name for job in self.mine} - set(finished)
+        failed, early = (  # as the other parts recorded it
+            {name: why for name, why in recorded(self.folder, file).items() if name in names}
+            for file in (FAILURES, STOPPED)
+        )
         ranked = [
             {key: row[key] for key in ("name", "loss", "bits_per_byte", "seconds")} | changing[row["name"]]
             for row in sorted(rows, key=lambda row: row["loss"])
         ]
         return Result(
-            folder=self.folder, points=self.write_points(), finished=[row["name"] for row in rows],
-            failed=self.reasons("diverged", "failed"), stopped=stopped, stopped_early=self.reasons("stopped"),
-            standings=ranked,
+            folder=self.folder, points=written, finished=finished, stopped=stopped,
+            failed=self.reasons("diverged", "failed") | failed, stopped_early=self.reasons("stopped") | early,
+            trained=[job.name for job in self.mine], standings=ranked,
         )  # fmt: skip
 
 
-def _recorded(failures: Path) -> dict[str, str]:
-    """Reasons by name, as an earlier sweep left them."""
-    if not failures.is_file():
-        return {}
-    try:
-        found = json.loads(failures.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-        found = error
-    right = isinstance(found, dict) and all(isinstance(why, str) for why in found.values())
-    require(right, f"{failures} is damaged; remove it to try again what had diverged")
-    return found
+# --- parts -----------------------------------------------------------------------------------------------------------
+def require_part(part: tuple[int, int], count: int) -> None:
+    """Refuse a part (i, n) that a sweep of so many packs does not have."""
+    i, n = part
+    right = f"this sweep has {count} to share out, so 0/{count} to {count - 1}/{count} train one each"
+    require(0 <= i < n <= count, f"--part {i}/{n}: {right} (fewer side by side, --pack, make more)")
+
+
+def part_file(name: str, part: tuple[int, int] | None) -> str:
+    """The name of a file that each part has for itself: failed.json, or failed-2-of-8.json."""
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}-{part[0]}-of-{part[1]}{dot}{suffix}" if part else name
+
+
+def part_files(folder: Path, name: str) -> list[Path]:
+    """The files of such a name that are there, the parts' among them."""
+    stem, _, suffix = name.partition(".")
+    return sorted(path for path in (folder / name, *folder.glob(f"{stem}-*-of-*.{suffix}")) if path.is_file())
+
+
+def recorded(folder: Path, name: str) -> dict[str, str]:
+    """Reasons by name, as sweeps and their parts left them in files of such a name."""
+    reasons: dict[str, str] = {}
+    for path in part_files(folder, name):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # its part has just begun
+            continue
+        except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+            found = error
+        right = isinstance(found, dict) and all(isinstance(why, str) for why in found.values())
+        require(right, f"{path} is damaged; remove it to try again what had diverged")
+        reasons |= found
+    return reasons
 
 
 def _point(job: Job, record: dict[str, Any], trunk: str) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 import contextlib
 import functools
 import itertools
-import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from lm.config import Experiment, Steps
 from lm.data.batches import Feed
 from lm.data.supply import prepare
 from lm.data.tokens import Prepared
-from lm.errors import Diverged, require
+from lm.errors import Diverged, Stopped, require
 from lm.model.api import build
 from lm.run import RUNS, Run
 from lm.training.display import Display
@@ -26,6 +25,7 @@ from lm.training.member import (
     make_member,
     require_healthy,
     restore,
+    resumed_report,
     save,
     training_figures,
     validation_figures,
@@ -35,6 +35,7 @@ from lm.training.memory import require_memory
 from lm.training.pack import Pack, make_pack, resolve
 from lm.training.resume import open_runs
 from lm.training.step import abstract_parts, hyperparameters
+from lm.training.stopping import stop_signals
 
 DISPATCH_SECONDS = 0.25
 """How long the device works between two looks of the host: long enough to hide Python, short enough to watch."""
@@ -55,7 +56,8 @@ def train(experiment: Experiment, *, folder: str | Path = RUNS, display: Display
 
     display: False shows nothing; a Display of one's own shows what it likes.
     Resumed training is bit-identical to uninterrupted training on a CPU; so is a run made longer, which goes on from
-    where its learning rates would have been the same. Ctrl-C and SIGTERM save and return early: run.finished is False.
+    where its learning rates would have been the same. Ctrl-C and SIGTERM save and return early: run.finished is False;
+    or, where the first program still compiles after 5 seconds, SIGTERM ends the process with status 75.
     Raises UserError for bad input, a run of another experiment, one whose folder is taken away, and a length that the
     run cannot be given; Diverged when the loss stops making sense.
     """
@@ -106,6 +108,7 @@ def train_pack(
         for step, goal in itertools.pairwise([*sorted({member.run.reached for member in members}), end]):
             if stop:
                 break
+            stop.unsaved = False
             # --- 3. State: fresh, or restored ------------------------------------------------------------------------
             group = [member for member in members if member.run.reached == step and not member.lost]
             first, resumed = group[0], bool(group[0].run.steps())
@@ -119,11 +122,18 @@ def train_pack(
             del states  # the first dispatch overwrites them
             if resumed:
                 display.say(f"resuming {names(group)} at step {step} of {steps.total}")
-            # Restoring has cut the metrics back: a run without any is yet to be evaluated.
-            if fresh := [p for p in alive(group) if step == 0 and not group[p].run.metrics()]:
+            if step == 0 and lacking_records(group, 0):
                 display.say(headline(e, group))
-                if steps.eval_every < steps.total:  # else the end alone is evaluated
-                    write_down(group, fresh, step, display, scored=pack)
+            # Told to stop while it was evaluated, a run was saved without the record that was due: it is made up for.
+            logging, evaluating, _ = due_at(steps, step)
+            if (lacking := lacking_records(group, step)) and (logging or evaluating) and not stop:
+                means = {}
+                if logging:
+                    reports = {p: resumed_report(group[p], pack.state(p), hypers[p]) for p in lacking}
+                    means = {p: training_figures(group[p], reports[p], None) for p in lacking}
+                with contextlib.suppress(Stopped):
+                    scored = pack if evaluating else None
+                    write_down(group, lacking, step, display, means=means, scored=scored, look=stop.look)
             window_bytes = 4 * len(group) * e.train.batch * (e.model.context + 1)
             most = MOST_STEPS if resident else max(1, min(MOST_STEPS, STREAMED_BYTES // window_bytes))
             feed = held.enter_context(Feed(functools.partial(read_windows, group, most)))
@@ -138,6 +148,7 @@ def train_pack(
                 if step + n < goal:  # what comes next is read while the device works
                     feed.ahead(step + n, dispatch_length(group, step + n, goal, rate or 0.0, most))
                 reports = pack.advance(store, windows, [0 if member.lost else n for member in group])
+                stop.unsaved = True
                 seconds = time.perf_counter() - start
                 step += n
                 for p in alive(group):
@@ -157,13 +168,16 @@ def train_pack(
                 # --- 5. Log, evaluate, save --------------------------------------------------------------------------
                 # In this order: a checkpoint keeps its validation loss, and a run that is killed in between forgets
                 # what it logged since its last checkpoint and makes those steps again; it never lacks a record.
-                last = step == steps.total
-                logging, saving = (last or step % every == 0 for every in (steps.log_every, steps.checkpoint_every))
-                evaluating, records = saving or step % steps.eval_every == 0, {}
+                logging, evaluating, saving = due_at(steps, step)
                 if logging or evaluating:
                     speed = e.batch_tokens * (step - since) / timed if timed else None
                     means = {p: training_figures(group[p], reports[p], speed, pack.devices) for p in going if logging}
-                    records = write_down(group, going, step, display, means=means, scored=pack if evaluating else None)
+                    look = stop.look if step < goal else None  # whoever has come to the end takes the time for it
+                    try:
+                        scored = pack if evaluating else None
+                        records = write_down(group, going, step, display, means=means, scored=scored, look=look)
+                    except Stopped:
+                        break
                 if logging:
                     since, timed = step, 0.0
                 for p in alive(group):
@@ -172,12 +186,13 @@ def train_pack(
                             save(group[p], pack.state(p), records[p]["val_loss"] if saving else None)
 
             # --- 6. Close: save what is not saved yet; the directories are let go when `held` is ---------------------
+            stop.unsaved = True
             for p in alive(group) if stop or goal < steps.total else ():
                 with losing(group, p, display):
                     save(group[p], pack.state(p))
             feed.close()
-            if stop and alive(group) and step < steps.total:
-                display.say(f"stopped at step {step} and saved; the same command goes on from there")
+        if stop and (going := [member.run.reached for member in members if not member.lost]) and min(going) < end:
+            display.say(f"stopped at step {min(going)} and saved; the same command goes on from there")
     if lost := {member.run: member.lost for member in members if member.lost}:
         raise all_diverged(lost, len(runs))
     return runs
@@ -219,34 +234,29 @@ def dispatch_length(group: Sequence[Member], step: int, goal: int, rate: float, 
     return min(max(wanted, least), most, due - step)
 
 
+def due_at(steps: Steps, step: int) -> tuple[bool, bool, bool]:
+    """Tells whether training is to be logged at a step, the parameters evaluated, and saved."""
+    if step == 0:  # nothing to log or save; where the end alone is evaluated, the beginning is not
+        return False, steps.eval_every < steps.total, False
+    last = step == steps.total
+    logging, saving = (last or step % every == 0 for every in (steps.log_every, steps.checkpoint_every))
+    return logging, saving or step % steps.eval_every == 0, saving
+
+
 def read_windows(group: Sequence[Member], most: int, step: int, n: int) -> list[Any]:
     """Returns what each run reads in the n steps from `step`: see Batches.dispatch."""
     return [member.batches.dispatch(step, n, most) for member in group]
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; a second one acts as usual. Main thread only."""
-    received: list[int] = []
-
-    def note(number, _):
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    previous = {}
-    with contextlib.suppress(ValueError):  # signals belong to the main thread; elsewhere the caller has them
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 # --- runs of a pack, by their places in it ---------------------------------------------------------------------------
 def alive(group: Sequence[Member]) -> list[int]:
     """Returns the places of the runs that have not diverged."""
     return [p for p, member in enumerate(group) if not member.lost]
+
+
+def lacking_records(group: Sequence[Member], step: int) -> list[int]:
+    """Returns the places of the runs without a record of a step, to which restoring has cut their metrics back."""
+    return [p for p in alive(group) if not any(record["step"] == step for record in group[p].run.metrics())]
 
 
 @contextlib.contextmanager
@@ -277,17 +287,19 @@ def write_down(
     *,
     means: dict[int, dict] | None = None,
     scored: Pack | None = None,
+    look: Callable[[int], None] | None = None,
 ) -> dict[int, dict]:
     """Writes the records of the runs at these places, and shows what was evaluated. Returns the records by place.
 
     means: of training, by place, where they are due. scored: the pack, where its parameters are to be evaluated.
+    look: called between batches of an evaluation, which it may end by an exception: no record is written of that run.
     """
     records = {}
     for p in places:
         with losing(group, p, display):
             figures = means[p] if means else {}
             if scored:
-                figures |= validation_figures(group[p], step, scored.state(p).params)
+                figures |= validation_figures(group[p], step, scored.state(p).params, look)
             records[p] = write_record(group[p], step, figures)
     if scored and records:
         display.evaluated({group[p].run.name: record for p, record in records.items()}, group[0].steps.total)

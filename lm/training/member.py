@@ -22,6 +22,7 @@ from lm.hardware import peak_flops
 from lm.model.api import build
 from lm.run import Run
 from lm.tokenizer import Tokenizer
+from lm.training import schedules
 from lm.training.resume import stable_end
 from lm.training.start import begin_with
 from lm.training.step import ONE_DEVICE, TrainState, abstract_parts, all_finite, init_state, parts
@@ -119,13 +120,22 @@ def training_figures(member: Member, report: dict, speed: float | None, devices:
     return figures
 
 
-def validation_figures(member: Member, step: int, params: dict) -> dict:
-    """Scores the parameters on the fixed validation windows. Raises Diverged where that is not a number."""
+def resumed_report(member: Member, state: TrainState, hyper: dict) -> dict:
+    """Returns what of a step's report a record needs, from the state that was saved at that step."""
+    rate = schedules.rate(member.e.schedule.name, jnp.float32(int(state.step) - 1), hyper)
+    return {"sums": jax.device_get(state.sums), "rate": rate}
+
+
+def validation_figures(member: Member, step: int, params: dict, look: Callable[[int], None] | None = None) -> dict:
+    """Scores the parameters on the fixed validation windows. Raises Diverged where that is not a number.
+
+    look: called after each batch with the bytes scored so far; what it raises ends the evaluation.
+    """
     e = member.e
     score = evaluation.score_columns(
         build(e.model), params, member.validation, member.bytes_V, objective=e.train.objective,
         eot=member.eot if e.data.packing else None, batch=e.train.batch // e.train.accumulation,
-        chunk=e.train.loss_chunk,
+        chunk=e.train.loss_chunk, report=look,
     )  # fmt: skip
     if not math.isfinite(score.loss):
         raise diverged(member, step, score.loss)

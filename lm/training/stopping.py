@@ -1,0 +1,79 @@
+"""Being told to stop: SIGINT and SIGTERM are noted, and looked at wherever training can end without losing anything.
+
+A compiler that is at work lets no handler run, and may be at work for minutes, while a cluster kills a job half a
+minute after its signal. So a thread notices SIGTERM as well, and ends the process where there is nothing to save.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+from lm.errors import Stopped
+
+PATIENCE = 5.0
+"""Seconds in which the loop is to notice SIGTERM by itself, before a process with nothing to save is ended."""
+
+
+class Stop:
+    """What a training was told: true once it is to stop."""
+
+    def __init__(self):
+        self.numbers: list[int] = []
+        """The signals that came."""
+        self.unsaved = False
+        """Whether something was made that is not saved yet, or is being saved."""
+        self.over = threading.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self.numbers)
+
+    def look(self, *_) -> None:
+        """Raises Stopped once told to stop. Takes anything, as a callback of what takes long."""
+        if self:
+            raise Stopped("told to stop")
+
+    def watch(self, pipe: int) -> None:
+        """Reads the numbers of signals from a pipe until one is 0, and ends the process as this module says."""
+        while number := os.read(pipe, 1)[0]:
+            if number == signal.SIGTERM and not self.over.wait(PATIENCE) and not self.unsaved:
+                said = b"lm: stopped before there was anything new to save; the same command goes on\n"
+                with contextlib.suppress(OSError):
+                    os.write(2, b"\x1b[?25h" * os.isatty(2) + said)  # a live display hides the cursor
+                os._exit(os.EX_TEMPFAIL)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Collects SIGINT and SIGTERM instead of dying of them, in the main thread only; elsewhere the caller has them.
+
+    A second SIGINT acts as usual. A second SIGTERM does not: clusters send several, and then SIGKILL.
+    """
+    stop = Stop()
+
+    def note(number, _):
+        stop.numbers.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, previous[number])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=stop.watch, args=(reader,), daemon=True)
+    watcher.start()
+    try:
+        yield stop
+    finally:
+        signal.set_wakeup_fd(woken)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        stop.over.set()
+        os.write(writer, b"\0")
+        watcher.join()
+        os.close(reader)
+        os.close(writer)
