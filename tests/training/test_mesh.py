@@ -22,14 +22,10 @@ SHORT = [
     "adamw:transformer:1x1", "adamw:transformer:8x1", "adamw:transformer:8x1:fsdp", "muon:transformer:1x1",
     "muon:transformer:8x1", "muon:transformer:4x2:fsdp",
 ]  # fmt: skip
-TOPOLOGIES = ("1x1", "8x1", "8x1:fsdp", "4x2:fsdp", "1x8", "2x2")
-FULL = [f"{optimizer}:transformer:{shape}" for optimizer in ("adamw", "muon") for shape in TOPOLOGIES] + [
-    *(
-        f"adamw:{model}:{shape}"
-        for model in ("lstm", "accumulated", "remat")
-        for shape in ("1x1", "8x1:fsdp", "4x2:fsdp")
-    )
-]
+TOPOLOGIES = ("1x1", "8x1", "8x1:fsdp", "4x2:fsdp", "1x8", "2x1", "2x2", "2x4:fsdp")
+OTHERS = ("adamw:lstm", "muon:lstm", "adamw:accumulated", "adamw:remat")
+FULL = [f"{optimizer}:transformer:{shape}" for optimizer in ("adamw", "muon") for shape in TOPOLOGIES]
+FULL += [f"{other}:{shape}" for other in OTHERS for shape in ("1x1", "8x1:fsdp", "4x2:fsdp")]
 
 
 def on_eight_devices(folder: Path, cases: list[str]) -> dict[str, dict]:
