@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     {
         "config": [
             "Experiment", "ModelBase", "ModelConfig", "EncoderConfig", "RecurrentConfig", "DataConfig",
-            "OptimizerConfig", "ScheduleConfig", "TrainConfig", "register",
+            "OptimizerConfig", "ScheduleConfig", "TrainConfig", "ParallelConfig", "register",
         ],
         "errors": ["Diverged", "UserError"],
         "evaluation": ["evaluate"],

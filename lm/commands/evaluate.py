@@ -9,7 +9,7 @@ import tyro
 
 from lm.arguments import parse
 from lm.commands.common import Checkpoint, Json, prepare_jax, print_json
-from lm.config import ParallelConfig
+from lm.config import ONE_DEVICE, ParallelConfig
 from lm.errors import require
 from lm.limits import Count
 
@@ -39,7 +39,7 @@ class Options:
     text_field: Annotated[str | None, tyro.conf.arg(name="data.text-field")] = None
     """Field of a .jsonl or .parquet record that holds the text; the run's own by default."""
     checkpoint: Checkpoint = "latest"
-    parallel: tyro.conf.FlagConversionOff[ParallelConfig] = ParallelConfig(data=1)
+    parallel: tyro.conf.FlagConversionOff[ParallelConfig] = ONE_DEVICE
     """Devices that the model is spread over, one by default: for a model larger than one of them."""
     json: Json = False
 

@@ -9,7 +9,7 @@ import tyro
 
 from lm.arguments import parse
 from lm.commands.common import Checkpoint, Json, RunName, prepare_jax, print_json
-from lm.config import ParallelConfig
+from lm.config import ONE_DEVICE, ParallelConfig
 from lm.errors import require
 from lm.limits import Count, Range
 from lm.sample.samplers import Sampler
@@ -47,7 +47,7 @@ class Options:
     length_penalty: Annotated[float | None, Range(least=0, most=5)] = None
     """With --beam, the exponent by which long continuations are favoured (Wu et al. 2016): 0 not at all; 0.6."""
     checkpoint: Checkpoint = "latest"
-    parallel: tyro.conf.FlagConversionOff[ParallelConfig] = ParallelConfig(data=1)
+    parallel: tyro.conf.FlagConversionOff[ParallelConfig] = ONE_DEVICE
     """Devices that the model is spread over, one by default: for a model larger than one of them."""
     json: Json = False
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from lm.config import ParallelConfig
+from lm.config import ONE_DEVICE, ParallelConfig
 from lm.errors import require
 from lm.limits import Count, InputFile, Level, Seed
 
@@ -41,7 +41,7 @@ class ProbeOptions:
     """Draw what was found to this .png, .svg or .pdf."""
     json: bool = False
     """One JSON object on standard output, nothing else there."""
-    parallel: tyro.conf.FlagConversionOff[ParallelConfig] = ParallelConfig(data=1)
+    parallel: tyro.conf.FlagConversionOff[ParallelConfig] = ONE_DEVICE
     """Devices that the model is spread over, one by default: for a model larger than one of them."""
 
     def check(self) -> None:
