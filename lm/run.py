@@ -287,8 +287,8 @@ def _git_commit() -> str | None:
 def load(run: str | Path | Run, step: int | str = "latest", *, parallel: ParallelConfig = ONE_DEVICE) -> Trained:
     """The model of a run at its "latest" checkpoint, at its "best" by validation loss, or at a step.
 
-    parallel: spreads the parameters over devices, for a model larger than one of them: data=1, model=8 cuts its
-    matrices over eight.
+    parallel: spreads the parameters over devices, for a model larger than one of them: data=8, fsdp=True leaves an
+    eighth on each.
 
     Raises UserError where there is no such run or checkpoint, where it is damaged, or where the tokenizer's vocabulary
     is not the model's.

@@ -116,7 +116,7 @@ def said(path: Path, shape: str) -> dict:
     [space] = lm.probe.spaces_of(m, ["input"], words=tiny.WORDS, pieces="mean")
     samples = lm.generate(m, ["the king", "his"], lm.Sampler(temperature=0.8), max_tokens=6)
     return {
-        "held": [tree_bytes(m.params), tree_bytes(m.model.lay_out(m.params, 2))],
+        "held": [tree_bytes(m.params), *(tree_bytes(m.model.lay_out(m.params, rows)) for rows in (1, 2))],
         "loss": lm.evaluate(m, tiny.text(200, seed=1)).loss,
         "tokens": [sample.tokens for sample in samples],
         "logprobs": [sample.logprobs for sample in samples],

@@ -109,6 +109,14 @@ def test_a_model_that_is_spread_says_what_it_says_on_one_device(found):
     np.testing.assert_allclose(spread["attention"], one["attention"], atol=1e-5)
 
 
+@pytest.mark.parametrize("words", [("sample",), ("eval",), ("probe", "attention", "the king")], ids=lambda w: w[0])
+def test_verbs_that_load_a_run_are_told_what_to_spread_it_over(lm, tiny_run, words):
+    verb, *rest = words
+    status, out, error = lm(verb, tiny_run.path, *rest, "--parallel.data", 500, "--parallel.model", 2)
+    assert (status, out) == (2, "") and error.startswith("lm: parallel.data 500 x parallel.model 2 on ")
+    assert error.count("\n") == 1
+
+
 SIZES = {"data": 4, "model": 2}
 
 
