@@ -93,7 +93,7 @@ def start() -> None:
         if not lead():
             errors.silence()
         _life().start()
-        sys.excepthook = functools.partial(_end_with_defect, sys.excepthook)
+        sys.excepthook = functools.partial(_end_with_error, sys.excepthook)
         atexit.register(finish)
 
 
@@ -276,9 +276,11 @@ def leave(status: int, said: str | None = None) -> None:
         _life().end(status, said)
 
 
-def _end_with_defect(hook: Callable, *error) -> None:
-    """Lets a defect be told as usual, and ends all processes."""
-    hook(*error)
+def _end_with_error(hook: Callable, kind: type, error: BaseException, trace) -> None:
+    """Ends all processes on a defect, which is told as usual. What a library says of a peer that is gone is none."""
+    if issubclass(kind, RuntimeError) or "Gloo" in str(error):
+        _life().join(SILENCE + 2 * BEAT)  # it ends this process when it finds one dead
+    hook(kind, error, trace)
     leave(1)
 
 
