@@ -124,7 +124,7 @@ def using(mesh: Mesh | None) -> contextlib.AbstractContextManager:
 
 def mesh_under(params: Any) -> Mesh | None:
     """Returns the mesh that parameters lie on, None for those of one device."""
-    sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    sharding = next((getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)), None)
     on_mesh = isinstance(sharding, NamedSharding) and set(sharding.mesh.axis_names) == {"data", "model"}
     return sharding.mesh if on_mesh and sharding.mesh.size > 1 else None
 

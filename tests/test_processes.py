@@ -156,8 +156,8 @@ def test_what_one_process_cannot_do_ends_all(place):
     assert errs[1].count("\n") == 1 and "file" in errs[1]
     assert errs[0].splitlines()[-1] == "lm: process 1 has ended with status 2, and says why"
 
-    (place / "runs" / "both" / "tokenizer.json").mkdir(parents=True)
-    statuses, _, errs = outcome(start())
+    (place / "runs" / "taken" / "tokenizer.json").mkdir(parents=True)
+    statuses, _, errs = outcome(start("--name", "taken"))
     assert statuses == [2, 2] and errs[0].count("\n") == 1 and errs[1] == "", errs
     statuses, _, errs = outcome(start("--parallel.data", "1"))
     assert statuses == [2, 2] and errs[1] == "", errs
