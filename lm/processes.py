@@ -95,7 +95,8 @@ def start() -> None:
             return
         said = str(error).strip().partition("\n")[0]
         raise UserError(f"the processes did not find each other: {said[:200]}") from error
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # JAX has put its own handler below Python's
+    if (handler := signal.getsignal(signal.SIGTERM)) is not None:
+        signal.signal(signal.SIGTERM, handler)  # JAX has put its own below Python's
     if jax.process_count() > 1:
         _keep_standard_output(jax.default_backend() == "cpu")
         if not lead():
