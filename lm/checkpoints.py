@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lm import parallel, processes
 from lm.errors import UserError, require
 
 
@@ -45,7 +46,7 @@ def digest(tree: Any) -> str:
     """
     state = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
-        array = np.ascontiguousarray(jax.device_get(leaf))
+        array = np.ascontiguousarray(parallel.on_host(leaf))
         state.update(f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {array.dtype}\n".encode())
         state.update(array.reshape(-1).view(np.uint8))
     return state.hexdigest()
@@ -73,7 +74,7 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
     """
     from orbax.checkpoint import v1 as ocp
 
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or device)
@@ -179,11 +180,11 @@ class Checkpoints:
 
     def save(self, step: int, val_loss: float | None, **parts: Any) -> None:
         """Write the parts, whole or not at all, before returning: training goes on to overwrite their memory."""
-        if step in steps(self.folder):
+        if processes.leads("saved", lambda: step in steps(self.folder)):
             return
-        free = shutil.disk_usage(self.folder.parent).free
-        need = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(parts))
         where = f"step {step} was not saved to {self.folder}"
+        free = processes.leads("free", lambda: shutil.disk_usage(self.folder.parent).free)
+        need = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(parts))
         require(free > need, f"{where}: {free / 1e6:.2f} MB free, {need / 1e6:.2f} MB needed; free some and resume")
         metrics = None if val_loss is None else {"val_loss": val_loss}
         digests = {name: digest(part) for name, part in parts.items()} | {"metrics": _digest_of_metrics(metrics)}
@@ -204,7 +205,8 @@ class Checkpoints:
         best = min(scored, key=scored.__getitem__, default=None)
         kept = {*sorted(self.losses)[-self.keep :], best, *self.always}
         for step in sorted(self.losses.keys() - kept):
-            remove(self.folder, step)
+            if processes.lead():
+                remove(self.folder, step)
             del self.losses[step]
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from lm import __version__
+from lm import __version__, processes
 from lm.errors import UserError, nearest, notices_wait, one_line, out_of_memory, require
 
 USAGE = """lm: a laboratory for small language models
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit status that USAGE explains; a mistake is told on one line of standard error."""
     _complete_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
+    said = None
     try:
         with notices_wait():
             status = _run(arguments)
@@ -48,14 +49,16 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has gone: `lm runs | head`
         status = 1
     except KeyboardInterrupt:
-        print("lm: interrupted", file=sys.stderr)
-        status = 130
+        said, status = "interrupted", 130
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         if (told := _told(error)) is None:
             raise
-        print(f"lm: {one_line(told, arguments)}", file=sys.stderr)
-        status = 2
+        said, status = one_line(told, arguments), 2
+    if said is not None and processes.speaks(said):
+        print(f"lm: {said}", file=sys.stderr)
     _drop_unwritten()
+    if said is not None:
+        processes.leave(status, said)
     return status
 
 

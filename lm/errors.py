@@ -47,10 +47,20 @@ def out_of_memory(error: MemoryError | RuntimeError) -> str | None:
 
 _waiting: list[str] | None = None
 """Notices that are not told yet; None where they need not wait."""
+_silent = False
+"""Whether another process tells what there is to tell."""
+
+
+def silence() -> None:
+    """Tells no more notices: the first of several processes does."""
+    global _silent
+    _silent = True
 
 
 def tell(message: str) -> None:
     """One line on standard error, once a process: what a person should know, and no error."""
+    if _silent:
+        return
     if _waiting is None:
         print_once(message)
     else:

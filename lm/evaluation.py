@@ -57,7 +57,8 @@ def _learnt(model: LanguageModel, params: dict, batch: Batch, draw, objective: s
     """Summed nats, the targets and their weights."""
     key = jax.random.fold_in(jax.random.key(0), draw) if objective == "masked" else None
     learnt = OBJECTIVES[objective](model, params, batch, eot=eot, chunk=chunk, key=key)
-    return jnp.sum(learnt.nats.target * learnt.weights_BT), learnt.targets_BT, learnt.weights_BT
+    nats = jnp.sum(learnt.nats.target * learnt.weights_BT)
+    return parallel.everywhere((nats, learnt.targets_BT, learnt.weights_BT))
 
 
 def score_columns(model: LanguageModel, params: dict, columns: Columns, bytes_V: np.ndarray, **options) -> Score:

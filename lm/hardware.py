@@ -23,7 +23,7 @@ def peak_flops(dtype: str) -> tuple[float, str]:
 
     Only bfloat16 is looked up; anything else, and any device not in the table, is measured by a matrix product.
     """
-    kind = jax.devices()[0].device_kind
+    kind = jax.local_devices()[0].device_kind
     longest = sorted((name for name in PEAK_BFLOAT16 if name in kind), key=len)
     if dtype == "bfloat16" and longest:
         return PEAK_BFLOAT16[longest[-1]], "looked up"
@@ -49,7 +49,7 @@ def memory() -> int | None:
 
     On an accelerator these are of its own memory; on a CPU, what the host can give without swapping.
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         return stats["bytes_limit"] - stats["bytes_in_use"] if {"bytes_limit", "bytes_in_use"} <= stats.keys() else None

@@ -15,9 +15,11 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lm import processes
 from lm.config import ParallelConfig
 from lm.errors import require
 
@@ -36,9 +38,13 @@ def mesh_of(c: ParallelConfig, devices: Sequence[Any] | None = None) -> Mesh | N
     there = len(devices)
     data = c.data or there // c.model
     require(
-        0 < data * c.model <= there and (c.data is not None or there % c.model == 0),
-        f"parallel.data {c.data or 'None (all)'} x parallel.model {c.model} on {there} devices: their product must be "
-        f"at most {there}, and parallel.model must divide it where parallel.data is None",
+        c.data is not None or there % c.model == 0,
+        f"parallel.model {c.model} does not divide the {there} devices here; change it, or set parallel.data as well",
+    )
+    require(
+        data * c.model <= there,
+        f"parallel.data {data} x parallel.model {c.model} are {data * c.model:,} devices, there are {there} here; lower "
+        "one of them (lm train CONFIG --dry-run plans for more)",
     )
     if data * c.model == 1:
         return None
@@ -54,8 +60,20 @@ def mesh_of_runs(count: int, devices: int | None) -> Mesh | None:
 
 
 def require_divisible(mesh: Mesh | None, batch: int, accumulation: int) -> None:
-    """Raises UserError for a batch whose parts, one for each pass of accumulation, cannot be spread over "data"."""
-    data = 1 if mesh is None else mesh.shape["data"]
+    """Raises UserError for a batch whose parts, one for each pass of accumulation, cannot be spread over "data".
+
+    And for a mesh that leaves out devices of one of several processes.
+    """
+    used, there = 1 if mesh is None else mesh.size, jax.device_count()
+    require(
+        processes.count() == 1 or used == there,
+        f"parallel.data x parallel.model is {used} of {there} devices: {processes.count()} processes must use them all",
+    )
+    require_rows(1 if mesh is None else mesh.shape["data"], batch, accumulation)
+
+
+def require_rows(data: int, batch: int, accumulation: int) -> None:
+    """Raises UserError for a batch whose parts do not divide evenly among so many devices, be they here or not."""
     require(
         batch // accumulation % data == 0,
         f"train.batch {batch} / train.accumulation {accumulation} is not a multiple of the {data} devices of "
@@ -114,7 +132,7 @@ def using(mesh: Mesh | None) -> contextlib.AbstractContextManager:
 
 def mesh_under(params: Any) -> Mesh | None:
     """Returns the mesh that parameters lie on, None for those of one device."""
-    sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    sharding = next((getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)), None)
     on_mesh = isinstance(sharding, NamedSharding) and set(sharding.mesh.axis_names) == {"data", "model"}
     return sharding.mesh if on_mesh and sharding.mesh.size > 1 else None
 
@@ -153,6 +171,11 @@ def rows(x: jax.Array, axis: int = 0) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*[None] * axis, "data"))
 
 
+def everywhere(tree: Any) -> Any:
+    """Has arrays that are being computed whole on every device, for the host to read."""
+    return tree if sizes_now() is None else jax.lax.with_sharding_constraint(tree, P())
+
+
 def over_layers(x: jax.Array) -> jax.Array:
     """Spreads an array [L, ...] that is being computed over the devices by its layers, where they divide."""
     sizes = sizes_now()
@@ -176,8 +199,23 @@ def place(mesh: Mesh | None, tree: Any, *, axis: int | None = None) -> Any:
     if mesh is None:
         return tree
 
-    def put(x):
+    def placed(x):
         cut = axis is not None and np.ndim(x) > axis and np.shape(x)[axis] % mesh.shape["data"] == 0
-        return jax.device_put(x, NamedSharding(mesh, P(*[None] * axis, "data") if cut else P()))
+        return put(x, NamedSharding(mesh, P(*[None] * axis, "data") if cut else P()))
 
-    return jax.tree.map(put, tree)
+    return jax.tree.map(placed, tree)
+
+
+def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Puts an array that every process has on devices, each process on its own."""
+    if processes.count() == 1:
+        return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def on_host(x: Any) -> np.ndarray:
+    """Returns an array whole, wherever it lies; every process of several must ask."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        return jax.device_get(x)
+    return multihost_utils.process_allgather(x, tiled=True)

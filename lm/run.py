@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lm import checkpoints, records, settings, tokenizer
+from lm import checkpoints, processes, records, settings, tokenizer
 from lm.config import ONE_DEVICE, Experiment, ParallelConfig
 from lm.errors import UserError, nearest, require
 from lm.files import whole
@@ -96,9 +96,11 @@ class Run:
         require(bool(kept), f"{self.path}: no checkpoint has a validation loss")
         return min(kept, key=losses.__getitem__)
 
-    # --- writing, for training alone ---------------------------------------------------------------------------------
+    # --- writing, for training alone: of several processes the first does it, for the others these do nothing ---------
     def append(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
+        if not processes.lead():
+            return
         self.require_there()
         with _saying(self.path), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -126,6 +128,8 @@ class Run:
         self.forget_after(step)
 
     def _write_metrics(self, kept: Iterable[dict[str, Any]]) -> None:
+        if not processes.lead():
+            return
         with whole(self.path / "metrics.jsonl") as file:
             file.writelines(json.dumps(record) + "\n" for record in kept)
 

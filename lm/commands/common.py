@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from lm import processes
 from lm.arguments import setting_name
 from lm.errors import UserError, nearest, require, tell
 from lm.settings import settings, settings_of
@@ -82,6 +83,7 @@ def exit_when_told_to_stop() -> None:
     """Let SIGTERM end this process with 75 until training looks for it: there is nothing that could be lost."""
 
     def end(*_):
+        processes.leave(os.EX_TEMPFAIL)
         raise SystemExit(os.EX_TEMPFAIL)
 
     with contextlib.suppress(ValueError):  # signals belong to the main thread
@@ -89,17 +91,24 @@ def exit_when_told_to_stop() -> None:
             signal.signal(signal.SIGTERM, end)
 
 
-def prepare_jax() -> None:
+def prepare_jax(*, several: bool = False) -> None:
     """Start JAX, keep compiled programs between processes, and keep libraries from narrating.
 
-    Raises UserError where JAX_PLATFORMS asks for a device that is not there.
+    several: whether this may be one of several processes, which are then waited for.
+    Raises UserError where JAX_PLATFORMS asks for a device that is not there, and for several processes of what is done
+    in one.
     """
+    if not several:
+        alike = (processes.asked() or {}).get("num_processes", 1)
+        require(alike == 1, f"{alike} processes of a command that runs in one: start several for lm train alone")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import absl.logging
     import jax
 
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax logs every save, and each failure several times over
     logging.getLogger("jax").setLevel(logging.ERROR)
+    if several:
+        processes.start()
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter, without words, where no such plugin is installed

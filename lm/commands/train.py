@@ -4,6 +4,7 @@ import dataclasses
 import os
 import sys
 
+from lm import processes
 from lm.arguments import parse_train
 from lm.commands.common import exit_when_told_to_stop, prepare_jax, print_json, without
 from lm.errors import require
@@ -19,7 +20,7 @@ def run(arguments: list[str]) -> int:
     if asked and not options.dry_run:
         return _submit(options, arguments)
     exit_when_told_to_stop()
-    prepare_jax()
+    prepare_jax(several=not options.dry_run)
     from lm.training.display import Display, patience
 
     if options.dry_run:
@@ -40,10 +41,13 @@ def run(arguments: list[str]) -> int:
     path = options.folder / options.experiment.name
     had = Run(path).reached if (path / "experiment.json").is_file() else None
     trained = train(options.experiment, folder=options.folder, display=Display())
-    if options.json:
+    if not processes.lead():
+        pass
+    elif options.json:
         print_json(summary(trained, sample=False).json())
     elif trained.finished:  # else it was told to stop, and has said so
-        print(summary(trained, sample=had != trained.reached).text(), end="")
+        sample = had != trained.reached and processes.count() == 1
+        print(summary(trained, sample=sample).text(), end="")
     return 0 if trained.finished else os.EX_TEMPFAIL
 
 

@@ -110,7 +110,7 @@ def obstacle_to_cudnn(capability: float | None, dtype, H: int, *, windowed: bool
 
 def cuda_capability() -> float | None:
     """Compute capability of the NVIDIA GPU that JAX computes on, 9.0 for an H100; None on anything else."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     on_cuda = device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
     return float(device.compute_capability) if on_cuda else None
 

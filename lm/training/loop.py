@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from lm import checkpoints, parallel, settings
+from lm import checkpoints, parallel, processes, settings
 from lm.config import Experiment, Steps
 from lm.data.batches import Feed
 from lm.data.supply import prepare
@@ -54,7 +53,8 @@ STREAMED_BYTES = 64 << 20
 def train(experiment: Experiment, *, folder: str | Path = RUNS, display: Display | bool | None = True) -> Run:
     """Trains an experiment, or resumes it where its run directory left off; returns the Run.
 
-    display: False shows nothing; a Display of one's own shows what it likes.
+    display: False shows nothing; a Display of one's own shows what it likes. Of several processes (lm.processes) each
+    calls this, and all return; the first alone shows and writes.
     Resumed training is bit-identical to uninterrupted training on a CPU; so is a run made longer, which goes on from
     where its learning rates would have been the same. Ctrl-C and SIGTERM save and return early: run.finished is False;
     or, where the first program still compiles after 5 seconds, SIGTERM ends the process with status 75.
@@ -83,11 +83,15 @@ def train_pack(
     """
     settings.require_packable(experiments)
     resolve(how)
-    if display is None or isinstance(display, bool):
-        display = Display(quiet=not display)
+    require(
+        len(experiments) == 1 or processes.count() == 1,
+        f"{len(experiments)} runs side by side train in one process, not {processes.count()}; one run takes several",
+    )
+    if display is None or isinstance(display, bool) or not processes.lead():
+        display = Display(quiet=not display or not processes.lead())
     with display, stop_signals() as stop, contextlib.ExitStack() as held:
         # --- 1. The experiments and their data -----------------------------------------------------------------------
-        data = prepare(experiments[0].data, report=display.stage)
+        data = processes.lead_first("data", lambda: prepare(experiments[0].data, report=display.stage))
         experiments = [with_vocabulary(e, data) for e in experiments]
         e = experiments[0]  # stands for all below: they share the data, the shapes, and when something is due
         mesh = parallel.mesh_of(e.parallel)
@@ -118,7 +122,7 @@ def train_pack(
             )
             resident = first.batches.resident
             pack = make_pack(states, hypers, first.e, first.eot, how=how, devices=e.parallel.data)
-            store = pack.place(jax.tree.map(jnp.asarray, first.batches.store())) if resident else None
+            store = pack.place(first.batches.store()) if resident else None
             del states  # the first dispatch overwrites them
             if resumed:
                 display.say(f"resuming {names(group)} at step {step} of {steps.total}")
@@ -126,7 +130,8 @@ def train_pack(
                 display.say(headline(e, group))
             # Told to stop while it was evaluated, a run was saved without the record that was due: it is made up for.
             logging, evaluating, _ = due_at(steps, step)
-            if (lacking := lacking_records(group, step)) and (logging or evaluating) and not stop:
+            lacking = processes.leads("records", functools.partial(lacking_records, group, step))
+            if lacking and (logging or evaluating) and not stop:
                 means = {}
                 if logging:
                     reports = {p: resumed_report(group[p], pack.state(p), hypers[p]) for p in lacking}
@@ -159,7 +164,7 @@ def train_pack(
                 if not (going := alive(group)):
                     break
                 if rate is not None:
-                    rate, timed = n / seconds, timed + seconds / sharing
+                    rate, timed = processes.agree(n / seconds)[0], timed + seconds / sharing
                     loss = sum(float(reports[p]["loss"]) for p in going) / len(going)
                     display.training(step, steps.total, {"loss": loss}, e.batch_tokens * n * sharing / seconds)
                 else:  # the first dispatch compiled, which says nothing of speed
@@ -314,8 +319,9 @@ def names(group: Sequence[Member]) -> str:
 
 def headline(e: Experiment, group: Sequence[Member]) -> str:
     """Says what is about to be trained, on what and where."""
-    device, record, mesh = jax.devices()[0], group[0].run.record, parallel.mesh_of(e.parallel)
-    side_by_side = "" if mesh is None else f" ({mesh.size} devices)"
+    device, record, mesh = jax.local_devices()[0], group[0].run.record, parallel.mesh_of(e.parallel)
+    several = f" in {processes.count()} processes" if processes.count() > 1 else ""
+    side_by_side = "" if mesh is None else f" ({mesh.size} devices{several})"
     return (
         f"{names(group)}: {record['params_total']:,} parameters, {record['steps']['total']:,} steps of "
         f"{e.batch_tokens:,} tokens from {e.data.learnt} ({record['train_tokens']:,} tokens), "

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import checkpoints, evaluation, parallel
+from lm import checkpoints, evaluation, parallel, processes
 from lm import tokenizer as tokenizers
 from lm.checkpoints import Checkpoints
 from lm.config import ONE_DEVICE, Experiment, Steps
@@ -67,7 +67,8 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack, *, packed:
         bytes_V=tokenizers.token_bytes(data.tokenizer),
         batches=open_batches(data.train, e.model, batch=e.train.batch, seed=e.train.seed),
         validation=held_out(data.validation, e.model, e.train.eval_tokens),
-        stable_end=stable, writer=writer, trackers=[TRACKERS[name](run) for name in e.train.trackers],
+        stable_end=stable, writer=writer,
+        trackers=[TRACKERS[name](run) for name in e.train.trackers if processes.lead()],
     )  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def restore(member: Member, say: Callable[[str], Any]) -> TrainState:
         params, said = begin_with(fresh.params, build(member.e.model), member.tokenizer, member.e.train.start)
         say(said)
         if parallel.mesh_under(fresh.params) is not None:
-            params = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, fresh.params)
+            params = jax.tree.map(lambda new, old: parallel.put(new, old.sharding), params, fresh.params)
         return dataclasses.replace(fresh, params=params)
     loaded = checkpoints.load(run.checkpoint_folder, kept[-1], **abstract_parts(member.e))
     run.forget_after(kept[-1])

@@ -59,7 +59,7 @@ class Pack:
 
     def place(self, store):
         """Puts what all runs read where they read it."""
-        return parallel.place(self.mesh, store)
+        return jax.tree.map(jnp.asarray, store) if self.mesh is None else parallel.place(self.mesh, store)
 
     def state(self, p: int) -> TrainState:
         """Returns the state of run p, which the next advance overwrites."""

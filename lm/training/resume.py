@@ -8,18 +8,23 @@ which both lengths had the same rates.
 import contextlib
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm import processes
 from lm.config import Experiment, Steps
 from lm.data.supply import open_batches
 from lm.data.tokens import Prepared
 from lm.errors import UserError, require
 from lm.model.api import build
-from lm.run import Run, differences, open_run, refuse_differences
+from lm.run import Run, differences, exists, open_run, refuse_differences
 from lm.training.schedules import agreement
 from lm.training.start import digest, recorded_digest
+
+IN_SIGHT = 60.0
+"""Seconds within which what one process has written must be there for another."""
 
 
 def open_runs(
@@ -34,6 +39,30 @@ def open_runs(
     experiments: their vocabularies known. Those that are there already are looked at before any is changed, and are
     opened first, so that a refusal makes no other.
     """
+    if not processes.lead():
+        return [follow_run(e, folder) for e in experiments]
+    runs = _open_runs(experiments, data, folder, held, say)
+    for run in runs:
+        processes.leads("run", run.steps)
+    return runs
+
+
+def follow_run(e: Experiment, folder: Path) -> Run:
+    """Returns the run that process 0 has opened, once this one sees of it what that does: over a network, files of
+    others may come into sight late. Raises UserError where they do not."""
+    path, patience = folder / e.name, time.monotonic() + IN_SIGHT
+    kept = processes.leads("run", list)
+    while not exists(path) or Run(path).steps() != kept:
+        require(
+            time.monotonic() < patience,
+            f"process {processes.number()} does not see {path} as process 0 does: runs must lie on a file system that "
+            "all processes share",
+        )
+        time.sleep(0.2)
+    return Run(path)
+
+
+def _open_runs(experiments, data: Prepared, folder: Path, held: contextlib.ExitStack, say) -> list[Run]:
     described = [describe(e, data) for e in experiments]
     there = [(folder / e.name / "experiment.json").is_file() for e in experiments]
     digest_once = functools.cache(digest)  # a pack begins with one start

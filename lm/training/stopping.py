@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from lm import processes
 from lm.errors import Stopped
 
 PATIENCE = 5.0
@@ -17,7 +18,7 @@ PATIENCE = 5.0
 
 
 class Stop:
-    """What a training was told: true once it is to stop."""
+    """What a training was told: true once it is to stop. Several processes stop together, whichever was told."""
 
     def __init__(self):
         self.numbers: list[int] = []
@@ -25,9 +26,12 @@ class Stop:
         self.unsaved = False
         """Whether something was made that is not saved yet, or is being saved."""
         self.over = threading.Event()
+        self._agreed = False
 
     def __bool__(self) -> bool:
-        return bool(self.numbers)
+        """Asks all processes, which must all ask: two milliseconds where there are several."""
+        self._agreed = self._agreed or any(processes.agree(bool(self.numbers)))
+        return self._agreed
 
     def look(self, *_) -> None:
         """Raises Stopped once told to stop. Takes anything, as a callback of what takes long."""
@@ -41,6 +45,7 @@ class Stop:
                 said = b"lm: stopped before there was anything new to save; the same command goes on\n"
                 with contextlib.suppress(OSError):
                     os.write(2, b"\x1b[?25h" * os.isatty(2) + said)  # a live display hides the cursor
+                processes.leave(os.EX_TEMPFAIL)
                 os._exit(os.EX_TEMPFAIL)
 
 

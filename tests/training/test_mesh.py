@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from lm.config import Experiment, ModelConfig, ParallelConfig, RecurrentConfig
 from lm.errors import UserError
 from lm.model.api import build
-from lm.parallel import mesh_of, require_divisible, spec
+from lm.parallel import mesh_of, require_rows, spec
 
 HERE = Path(__file__).parent
 SHORT = [
@@ -113,7 +112,7 @@ def test_a_model_that_is_spread_says_what_it_says_on_one_device(found):
 def test_verbs_that_load_a_run_are_told_what_to_spread_it_over(lm, tiny_run, words):
     verb, *rest = words
     status, out, error = lm(verb, tiny_run.path, *rest, "--parallel.data", 500, "--parallel.model", 2)
-    assert (status, out) == (2, "") and error.startswith("lm: parallel.data 500 x parallel.model 2 on ")
+    assert (status, out) == (2, "") and error.startswith("lm: parallel.data 500 x parallel.model 2 are ")
     assert error.count("\n") == 1
 
 
@@ -137,13 +136,13 @@ def test_every_parameter_lies_as_its_letters_say(config):
 
 
 def test_what_does_not_go_is_refused_in_one_line():
-    with pytest.raises(UserError, match=r"parallel\.data 3 x parallel\.model 1 on 2 devices"):
+    with pytest.raises(UserError, match=r"parallel\.data 3 x parallel\.model 1 are 3 devices, there are 2 here"):
         mesh_of(ParallelConfig(data=3), devices=[0, 1])
-    with pytest.raises(UserError, match=r"parallel\.model must divide"):
+    with pytest.raises(UserError, match=r"parallel\.model 2 does not divide the 3 devices"):
         mesh_of(ParallelConfig(model=2), devices=[0, 1, 2])
 
     with pytest.raises(UserError, match=r"train\.batch 6 / train\.accumulation 2 is not a multiple of the 2 devices"):
-        require_divisible(SimpleNamespace(shape={"data": 2}), 6, 2)
+        require_rows(2, 6, 2)
     assert mesh_of(Experiment().parallel, devices=[0]) is None
 
 
