@@ -163,6 +163,11 @@ class ParallelConfig:
     def __post_init__(self):
         check_types(self, "parallel.")
 
+    @property
+    def cuts_parameters(self) -> bool:
+        """Whether no device holds a run whole."""
+        return self.fsdp or self.model > 1
+
 
 ONE_DEVICE = ParallelConfig(data=1)
 

@@ -43,8 +43,8 @@ def mesh_of(c: ParallelConfig, devices: Sequence[Any] | None = None) -> Mesh | N
     )
     require(
         data * c.model <= there,
-        f"parallel.data {data} x parallel.model {c.model} are {data * c.model:,} devices, there are {there} here; lower "
-        "one of them (lm train CONFIG --dry-run plans for more)",
+        f"parallel.data {data} x parallel.model {c.model} are {data * c.model:,} devices, there are {there} here; "
+        "lower one of them (lm train CONFIG --dry-run plans for more)",
     )
     if data * c.model == 1:
         return None

@@ -205,9 +205,9 @@ def require_packable(experiments: Sequence[Experiment]) -> None:
     require(twice is None, f"two experiments of the pack are named {twice}: each needs a directory of its own")
     spread = experiments[0].parallel
     require(
-        len(experiments) == 1 or not (spread.fsdp or spread.model > 1),
-        f"parallel.fsdp {spread.fsdp}, parallel.model {spread.model}: each run of a pack lies whole on one device; leave "
-        "them out, or train one run at a time (lm sweep --pack 1)",
+        len(experiments) == 1 or not spread.cuts_parameters,
+        f"parallel.fsdp {spread.fsdp}, parallel.model {spread.model}: each run of a pack lies whole on one device; "
+        "leave them out, or train the runs one after another",
     )
 
 

@@ -146,8 +146,12 @@ def alike(found: Sequence[Trunk]) -> list[list[Trunk]]:
 
 
 def packs(found: Sequence[Trunk], most: int = MOST_PACKED) -> list[list[Trunk]]:
-    """Trunks that can train side by side, at most so many."""
-    return [group[i : i + most] for group in alike(found) for i in range(0, len(group), most)]
+    """Trunks that can train side by side, at most so many; one by one where each is cut over devices."""
+    made = []
+    for group in alike(found):
+        size = 1 if group[0][-1].experiment.parallel.cuts_parameters else most
+        made += [group[i : i + size] for i in range(0, len(group), size)]
+    return made
 
 
 def parts(found: Sequence[Trunk], most: int = MOST_PACKED, *, compared: bool = False) -> list[list[Trunk]]:

@@ -81,6 +81,7 @@ class Forecast:
             "forward FLOPs per token": self.flops_forward_per_token | elementwise,
             "training FLOPs per token by convention": self.flops_conventions_per_token,
         }
+        memory = "memory" if self.devices == 1 else "memory of a device"
         rows = []
         for title, counts in sections.items():
             rows += [(title, ""), *((f"  {name}", f"{round(count):,}") for name, count in counts.items())]
@@ -88,28 +89,30 @@ class Forecast:
             ("optimizer's FLOPs per step", f"{self.flops_optimizer_per_step:.3e}"),
             ("training FLOPs in all, exact", f"{self.flops_exact:.3e}"),
             ("training FLOPs in all, 6ND", f"{self.flops_6nd:.3e}"),
-            ("memory: parameters", readable(self.memory_parameters)),
-            ("memory: optimizer", readable(self.memory_optimizer)),
-            ("memory: activations and gradients", readable(self.memory_activations)),
-            ("memory: in all", ("" if self.fits else "at least ") + readable(self.memory_total)),
-            ("memory: there is", readable(self.memory_available) if self.memory_available else "unknown"),
+            (f"{memory}: parameters", readable(self.memory_parameters)),
+            (f"{memory}: optimizer", readable(self.memory_optimizer)),
+            (f"{memory}: activations and gradients", readable(self.memory_activations)),
+            (f"{memory}: in all", ("" if self.fits else "at least ") + readable(self.memory_total)),
+            (f"{memory}: there is", readable(self.memory_available) if self.memory_available else "unknown"),
             ("steps", f"{self.steps:,}"),
             ("tokens", f"{self.tokens:,}"),
             ("epochs", f"{self.epochs:.2f}"),
             ("tokens per parameter", f"{self.tokens_per_parameter:.2f}"),
         ]
         if self.devices > 1:
-            rows += [("devices, each as above", f"{self.devices:,}")]
-            rows += [("FLOPs per device and step, by formula", f"{self.flops_per_device_per_step:.3e}")]
-            rows += [("bytes sent per device and step, by formula", "")]
+            rows += [("devices", f"{self.devices:,}")]
+            rows += [("FLOPs of a device in a step", f"{self.flops_per_device_per_step:.3e}")]
+            rows += [("bytes sent by a device in a step, by formula", "")]
             rows += [(f"  {name}", readable(count)) for name, count in self.bytes_sent_per_step.items()]
         if self.tokens_per_second is not None:
             rows += [("tokens per second, measured", f"{self.tokens_per_second:,.0f}")]
             rows += [("time to train", _duration(self.eta_seconds))]
         else:
-            absent = "so many devices are not here" if self.fits else "does not fit here"
+            absent = "does not fit here"
+            if self.fits:
+                absent = "so many devices are not here: memory is by formula, the least that a step can do with"
             rows += [(f"{absent}; the rate is unknown", "")]
-        return "".join(f"{name:<40}{value:>18}".rstrip() + "\n" for name, value in rows)
+        return "".join(f"{name:<44}{value:>18}".rstrip() + "\n" for name, value in rows)
 
 
 def dry_run(experiment: Experiment, *, display: Display | None = None) -> Forecast:

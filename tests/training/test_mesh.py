@@ -3,6 +3,7 @@
 In a process of its own, where a CPU counts as eight devices (on_eight_devices.py).
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm.config import Experiment, ModelConfig, ParallelConfig, RecurrentConfig
+from lm.config import Experiment, ModelConfig, ParallelConfig, RecurrentConfig, TrainConfig
 from lm.errors import UserError
 from lm.model.api import build
 from lm.parallel import mesh_of, require_rows, spec
+from lm.settings import require_packable
+from lm.sweep.jobs import Job, packs
 
 HERE = Path(__file__).parent
 SHORT = [
@@ -143,7 +146,17 @@ def test_what_does_not_go_is_refused_in_one_line():
 
     with pytest.raises(UserError, match=r"train\.batch 6 / train\.accumulation 2 is not a multiple of the 2 devices"):
         require_rows(2, 6, 2)
+    cut = Experiment(parallel=ParallelConfig(fsdp=True))
+    with pytest.raises(UserError, match="each run of a pack lies whole on one device"):
+        require_packable([cut, dataclasses.replace(cut, name="other")])
     assert mesh_of(Experiment().parallel, devices=[0]) is None
+
+
+@pytest.mark.parametrize(("cut", "sizes"), [({}, [2, 1]), ({"fsdp": True}, [1, 1, 1]), ({"model": 2}, [1, 1, 1])])
+def test_a_sweep_packs_no_runs_that_are_cut_over_devices(cut, sizes):
+    runs = [Experiment(parallel=ParallelConfig(**cut), train=TrainConfig(seed=seed)) for seed in range(3)]
+    trunks = [(Job(run, run.steps(1_000_000), {}, 0, 0, 0.0),) for run in runs]
+    assert [len(pack) for pack in packs(trunks, most=2)] == sizes
 
 
 def test_a_record_of_before_there_were_names_still_says_what_to_remember():
