@@ -1,17 +1,18 @@
 """What a step costs each device of a mesh that need not be here: memory, and the bytes that devices exchange.
 
-By formula, of the least that the plan needs; XLA may add copies of its own.
+By formula. What the state holds is exact; XLA may add copies of its own to the rest, and cuts some of the activations
+over "model", which are counted whole here.
 """
 
 import dataclasses
-import math
 
 import jax
+from jax.sharding import AbstractMesh
 
 from lm import parallel
 from lm.config import ONE_DEVICE, Experiment
 from lm.model.api import build
-from lm.training.memory import Memory, estimate
+from lm.training.memory import Memory, estimate, tree_bytes
 from lm.training.step import abstract_state
 
 RING = 2
@@ -30,24 +31,18 @@ class Share:
 def share(e: Experiment, data: int, model: int) -> Share:
     """Returns a device's part of a step on a mesh of data x model devices. Allocates nothing."""
     alone = dataclasses.replace(e, parallel=ONE_DEVICE)
-    whole, state = estimate(alone), abstract_state(alone)
-    sizes = {"data": data, "model": model}
-    c, itemsize = build(e.model), build(e.model).dtype.itemsize
+    whole, state, c = estimate(alone), abstract_state(alone), build(e.model)
+    mesh = AbstractMesh((data, model), ("data", "model"))
 
-    def held(fsdp: bool) -> int:
-        """Bytes of the parameters that one device holds."""
-        total = 0
-        for leaf, axes in c.with_axes(state.params):
-            names = parallel.spec(axes, leaf.shape, sizes, c.config.pieces, fsdp)
-            total += leaf.dtype.itemsize * math.prod(leaf.shape) // math.prod(sizes[name] for name in names if name)
-        return total
+    def held(tree, fsdp: bool) -> int:
+        """Bytes of a tree that one device holds."""
+        return tree_bytes(parallel.on_mesh(tree, parallel.shardings(mesh, c, tree, fsdp=fsdp)))
 
-    own, at_use = held(e.parallel.fsdp), held(False)
-    fraction = own / whole.parameters
+    own, at_use = held(state.params, e.parallel.fsdp), held(state.params, fsdp=False)
     memory = Memory(
         parameters=own,
-        optimizer=round(whole.optimizer * fraction),
-        gradients=round(whole.gradients * fraction),
+        optimizer=held(state.optimizer, e.parallel.fsdp),
+        gradients=round(whole.gradients * own / whole.parameters),
         activations=whole.activations // data,
     )
     sent, others = {}, (data - 1) / data
@@ -57,7 +52,7 @@ def share(e: Experiment, data: int, model: int) -> Share:
         sent["parameters, gathered forward and backward"] = round(2 * others * at_use * e.train.accumulation)
         sent["gradients"] = round(others * at_use * e.train.accumulation)
     if model > 1:  # each half of a block adds up once forward and once backward
-        stream = e.batch_tokens // data * e.model.width * itemsize
+        stream = e.batch_tokens // data * e.model.width * c.dtype.itemsize
         sent["activations"] = round(4 * e.model.layers * RING * (model - 1) / model * stream)
     return Share(memory, sent)
 

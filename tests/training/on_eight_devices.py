@@ -19,6 +19,7 @@ import lm
 from lm import checkpoints, parallel, settings
 from lm.config import Experiment, ModelConfig, ParallelConfig, RecurrentConfig, Steps, TrainConfig
 from lm.training import step as steps
+from lm.training.across import share, sizes
 from lm.training.memory import tree_bytes
 from lm.training.pack import make_pack
 
@@ -52,6 +53,7 @@ def measure(case: str, folder: Path) -> dict:
     e = experiment(case)
     state = steps.init_state(e)
     digest = checkpoints.digest(state.params)
+    held, planned = [tree_bytes(state.params), tree_bytes(state.optimizer)], share(e, *sizes(e)).memory
     widest = max(shard.data.nbytes for leaf in jax.tree.leaves(state.params) for shard in leaf.addressable_shards[:1])
     pack = make_pack([state], [steps.hyperparameters(e, TIMES)], e, None)
     store = pack.place(np.random.default_rng(0).integers(0, 64, 2000).astype(np.int32))
@@ -64,6 +66,7 @@ def measure(case: str, folder: Path) -> dict:
     text = pack.compiled.as_text()
     found = {
         "loss": float(report["loss"]), "gradient_norm": float(report["gradient_norm"]), "digest": digest,
+        "held": held, "planned": [planned.parameters, planned.optimizer],
         "arguments": plan.argument_size_in_bytes, "temporaries": plan.temp_size_in_bytes, "widest": widest,
         "flops": cost["flops"], "collectives": {name: text.count(f" {name}(") for name in COLLECTIVES},
     }  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from lm.config import Experiment, ModelConfig, ParallelConfig, RecurrentConfig, TrainConfig
 from lm.errors import UserError
@@ -19,6 +20,7 @@ from lm.model.api import build
 from lm.parallel import mesh_of, require_rows, spec
 from lm.settings import require_packable
 from lm.sweep.jobs import Job, packs
+from lm.training.dry_run import dry_run
 
 HERE = Path(__file__).parent
 SHORT = [
@@ -70,6 +72,11 @@ def test_fsdp_keeps_an_eighth_and_gathers_a_layer_at_a_time(found):
     assert fsdp["widest"] <= whole["widest"] / 8
 
 
+def test_the_memory_of_a_state_is_planned_to_the_byte(found):
+    for case, figures in found["cases"].items():
+        assert figures["planned"] == figures["held"], case
+
+
 def test_muon_is_not_repeated_on_every_device(found):
     """Each orthogonalises its own layers."""
     cases = found["cases"]
@@ -109,6 +116,21 @@ def test_a_model_that_is_spread_says_what_it_says_on_one_device(found):
     np.testing.assert_allclose(np.concatenate(spread["logprobs"]), np.concatenate(one["logprobs"]), atol=1e-5)
     assert [word for word, _ in spread["neighbours"]] == [word for word, _ in one["neighbours"]]
     np.testing.assert_allclose(spread["attention"], one["attention"], atol=1e-5)
+
+
+def test_a_mesh_that_is_not_here_is_planned_by_formula(corpus):
+    """Gathered at both passes in float32, its gradients scattered once; only gains of heads, [L, H], lie whole."""
+    e = tiny.experiment(corpus, parallel__data=16, parallel__fsdp=True, train__batch=32)
+    plan, other, gains = dry_run(e), 15 / 16, 2 * e.model.layers * 8
+    alone = dry_run(dataclasses.replace(e, parallel=ParallelConfig(data=1, model=500)))
+    assert plan.devices == 16 and plan.tokens_per_second is None and "by formula" in plan.table()
+    assert plan.memory_parameters == 4 * ((plan.params_total - gains) // 16 + gains)
+    gathered, scattered = plan.bytes_sent_per_step.values()
+    assert gathered == round(2 * other * 4 * plan.params_total) and scattered == round(other * 4 * plan.params_total)
+    assert alone.memory_parameters == 4 * plan.params_total, "nothing divides by 500"
+    assert set(alone.bytes_sent_per_step) == {"activations"}
+    with pytest.raises(UserError, match="is not a multiple of the 64 devices"):
+        dry_run(tiny.replaced(e, parallel__data=64))
 
 
 @pytest.mark.parametrize("words", [("sample",), ("eval",), ("probe", "attention", "the king")], ids=lambda w: w[0])
