@@ -101,7 +101,7 @@ class Forecast:
         ]
         if self.devices > 1:
             rows += [("devices", f"{self.devices:,}")]
-            rows += [("FLOPs of a device in a step", f"{self.flops_per_device_per_step:.3e}")]
+            rows += [("FLOPs of a device in a step, by formula", f"{self.flops_per_device_per_step:.3e}")]
             rows += [("bytes sent by a device in a step, by formula", "")]
             rows += [(f"  {name}", readable(count)) for name, count in self.bytes_sent_per_step.items()]
         if self.tokens_per_second is not None:
