@@ -120,12 +120,12 @@ def _keep_standard_output(drop: bool) -> None:
 
 def count() -> int:
     """Returns how many processes there are. Starts no device."""
-    return _runtime().num_processes if "jax" in sys.modules else 1
+    return getattr(_runtime(), "num_processes", 1)
 
 
 def number() -> int:
     """Returns which of them this is."""
-    return _runtime().process_id if "jax" in sys.modules else 0
+    return getattr(_runtime(), "process_id", 0)
 
 
 def lead() -> bool:
@@ -134,9 +134,8 @@ def lead() -> bool:
 
 
 def _runtime():
-    from jax._src import distributed  # its client has no public name, here as in orbax
-
-    return distributed.global_state
+    # Its client has no public name, here as in orbax. A signal's handler asks while JAX is being imported, too.
+    return getattr(sys.modules.get("jax._src.distributed"), "global_state", None)
 
 
 # --- agreeing --------------------------------------------------------------------------------------------------------

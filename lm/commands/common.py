@@ -1,12 +1,10 @@
 """What several verbs share."""
 
-import contextlib
 import dataclasses
 import json
 import logging
 import os
 import shutil
-import signal
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -77,18 +75,6 @@ def without(arguments: list[str], names: set[str]) -> list[str]:
         if not dropping:
             kept.append(argument)
     return kept
-
-
-def exit_when_told_to_stop() -> None:
-    """Let SIGTERM end this process with 75 until training looks for it: there is nothing that could be lost."""
-
-    def end(*_):
-        processes.leave(os.EX_TEMPFAIL)
-        raise SystemExit(os.EX_TEMPFAIL)
-
-    with contextlib.suppress(ValueError):  # signals belong to the main thread
-        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, end)
 
 
 def prepare_jax(*, several: bool = False) -> None:

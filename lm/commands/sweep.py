@@ -11,10 +11,11 @@ from typing import Literal
 
 from lm import settings
 from lm.arguments import parse, parse_train, tell_surprises
-from lm.commands.common import Json, exit_when_told_to_stop, prepare_jax, print_json, split, without
+from lm.commands.common import Json, prepare_jax, print_json, split, without
 from lm.config import Experiment
 from lm.errors import UserError, require
 from lm.run import RUNS
+from lm.training.stopping import end_when_told_to_stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run(arguments: list[str]) -> int:
     part = _part(o)
     if o.status:
         return _status(experiments, folder, o)
-    exit_when_told_to_stop()
+    end_when_told_to_stop()
     prepare_jax()
     from lm.sweep import Board, jobs_of, sweep
     from lm.training.display import Display

@@ -6,8 +6,9 @@ import sys
 
 from lm import processes
 from lm.arguments import parse_train
-from lm.commands.common import exit_when_told_to_stop, prepare_jax, print_json, without
+from lm.commands.common import prepare_jax, print_json, without
 from lm.errors import require
+from lm.training.stopping import end_when_told_to_stop
 
 
 def run(arguments: list[str]) -> int:
@@ -19,7 +20,7 @@ def run(arguments: list[str]) -> int:
     require(asked or options.nodes == 1, f"--nodes {options.nodes}: give --on slurm")
     if asked and not options.dry_run:
         return _submit(options, arguments)
-    exit_when_told_to_stop()
+    end_when_told_to_stop()
     prepare_jax(several=not options.dry_run)
     from lm.training.display import Display, patience
 

@@ -4,13 +4,11 @@ What there is to do, and what shares its steps with what, is in jobs.py. Here it
 pack; each run keeps its own directory, so whatever ends a sweep, the same command goes on.
 """
 
-import contextlib
 import csv
 import dataclasses
 import json
 import math
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from lm.sweep.board import Board
 from lm.sweep.early import check_steps, worse
 from lm.sweep.jobs import MOST_PACKED, Job, Trunk, differing, packs, parted, parts, trunks
 from lm.training.loop import branch, train_pack
+from lm.training.stopping import Stop, stop_signals
 
 COLUMNS = (
     "name", "params_nonembedding", "params_total", "tokens", "flops_6nd", "flops_exact", "loss", "bits_per_byte",
@@ -69,7 +68,7 @@ def sweep(
     board = board or Board(quiet=True)
     going = Sweep(jobs, Path(folder), board, retry=retry, margin=margin, most=most, part=part)
     stopped = False
-    with board.watching({job.name: job.steps.total for job in going.mine}), _interruptible():
+    with board.watching({job.name: job.steps.total for job in going.mine}), stop_signals() as going.stop:
         try:
             going.begin()
             for group in going.groups:
@@ -77,18 +76,6 @@ def sweep(
         except (Stopped, KeyboardInterrupt):
             stopped = True
     return going.result(stopped)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Have SIGTERM do what Ctrl-C does, between two trainings as well; main thread only."""
-    with contextlib.suppress(ValueError):  # signals belong to the main thread
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError, NameError):
-            signal.signal(signal.SIGTERM, previous)
 
 
 class Sweep:
@@ -114,6 +101,8 @@ class Sweep:
         self.mine = [job for job in self.jobs if job.name in ours]
         self.failures, self.stopped = (part_file(name, part) for name in (FAILURES, STOPPED))
         self.out: dict[str, tuple[str, str]] = {}
+        self.stop = Stop()
+        """Looked at before each training, as each looks at it itself."""
         self._check_runs()
         folder.mkdir(parents=True, exist_ok=True)
         for name in (POINTS, self.failures, self.stopped):
@@ -248,6 +237,7 @@ class Sweep:
         wanted = [job for job in behind if job.name not in self.out]
         if not wanted:
             return
+        self.stop.look()
         names = [job.name for job in wanted]
         self.board.start(names, self.left(), sum(job.flops_per_step for job in wanted), self.reached(wanted[0]))
         try:

@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import signal
-import time
 
 import jax
 import numpy as np
@@ -412,17 +411,20 @@ def test_a_sweep_that_did_not_get_there_says_so(config, capsys, monkeypatch, end
         assert err.endswith("lm: runs/several was stopped and saved, 0 of 2 runs finished; the same command goes on\n")
 
 
-def test_ctrl_c_between_two_trainings_stops_a_sweep(corpus, tmp_path, monkeypatch):
-    """SIGTERM as well: what is saved stays, and the handlers are those of before."""
+def test_a_signal_at_the_end_of_a_training_stops_the_sweep(corpus, tmp_path, monkeypatch):
+    """The run that comes to its end all the same keeps it, the next is not begun; the handlers are those of before."""
+    figures = loop.validation_figures
 
-    def killed(*_, **__):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(10)
+    def told(member, step, *arguments):
+        if step == member.steps.total:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return figures(member, step, *arguments)
 
-    monkeypatch.setattr("lm.sweep.running.train_pack", killed)
+    monkeypatch.setattr(loop, "validation_figures", told)
     before = signal.getsignal(signal.SIGTERM)
-    result = sweep(jobs(corpus, "train.seed=0"), tmp_path)
-    assert result.stopped and not result.failed and signal.getsignal(signal.SIGTERM) is before
+    result = sweep(jobs(corpus, "train.seed=0,1"), tmp_path, most=1)
+    assert result.stopped and result.finished == ["seed=0"] and not (tmp_path / "seed=1").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_dry_run_lists_and_trains_nothing(config, capsys):
