@@ -1,6 +1,7 @@
 """Slurm: a script that a person can read and submit again, its submission, and what the queue says of it.
 
-A task that exits 75 was stopped and saved, and puts itself back into the queue; one whose input was wrong (2) does not.
+What was stopped and saved (75), or killed, puts itself back into the queue; what failed by itself, such as by wrong
+input (2), does not.
 """
 
 import dataclasses
@@ -59,10 +60,11 @@ class Batch:
             "",
             f"srun --unbuffered {words}" + (f' --part "$SLURM_ARRAY_TASK_ID/{self.parts}"' if array else ""),
             "status=$?",
-            "# 75: stopped and saved; 143: told to stop before it had begun. Anything else would happen again.",
-            "if [ $status = 75 ] || [ $status = 143 ]; then",
-            f'  [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MOST_RESTARTS} ] && scontrol requeue "{job}"',
-            "fi",
+            "# The highest status of all processes. 75: stopped and saved; 143: told to stop before it had begun;",
+            "# 137: killed, so that it goes on from its last checkpoint. Anything else would happen again.",
+            'case "$status" in 75 | 137 | 143)',
+            f'  [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MOST_RESTARTS} ] && scontrol requeue "{job}" ;;',
+            "esac",
             "exit $status",
         ]
         return "\n".join(lines) + "\n"
