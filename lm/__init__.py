@@ -6,11 +6,12 @@ __version__ = "0.1.0"
 # Importing JAX takes a second: `lm --help` and a refused typo should not wait for it.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    ["bench", "config", "data", "limits", "model", "probe", "sample", "scaling", "settings", "sweep", "tokenizer"],
+    ["bench", "config", "data", "limits", "model", "probe", "processes", "sample", "scaling", "settings", "sweep",
+     "tokenizer"],
     {
         "config": [
             "Experiment", "ModelBase", "ModelConfig", "EncoderConfig", "RecurrentConfig", "DataConfig",
-            "OptimizerConfig", "ScheduleConfig", "TrainConfig", "register",
+            "OptimizerConfig", "ScheduleConfig", "TrainConfig", "ParallelConfig", "register",
         ],
         "errors": ["Diverged", "UserError"],
         "evaluation": ["evaluate"],

@@ -25,7 +25,7 @@ from lm.limits import InputFile as InputFile
 from lm.records import RUNS
 from lm.typed import Range
 
-PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+PLAIN = (tyro.conf.FlagCreatePairsOff,)
 
 
 def parse(options: type, arguments: list[str], prog: str) -> Any:
@@ -65,8 +65,9 @@ def gather(options: type, arguments: list[str]) -> tuple[list[str], dict[str, tu
     hints = typing.get_type_hints(options, include_extras=True)
     several = {name for name, hint in hints.items() if hint == tuple[str, ...]}
     single = {name for name, hint in hints.items() if hint in (str, str | None)}
-    parts = [part for part in hints.values() if dataclasses.is_dataclass(part)]
-    names = {*hints, *(field.name for part in parts for field in dataclasses.fields(part)), "help"}
+    parts = {name: part for name, part in typing.get_type_hints(options).items() if dataclasses.is_dataclass(part)}
+    inside = [(name, field.name) for name, part in parts.items() for field in dataclasses.fields(part)]
+    names = {*hints, *(name for _, name in inside), *(".".join(pair) for pair in inside), "help"}
     rest: list[str] = []
     lists: dict[str, tuple[str, ...]] = {}
     into, empty = None, False  # the option whose texts come next, and whether it waits for the first

@@ -164,6 +164,9 @@ class ParallelConfig:
         check_types(self, "parallel.")
 
 
+ONE_DEVICE = ParallelConfig(data=1)
+
+
 USED_BY = {
     "optimizer.matrix_learning_rate": ("optimizer.name", {"muon"}),
     "optimizer.newton_schulz": ("optimizer.name", {"muon"}),

@@ -38,9 +38,13 @@ def mesh_of(c: ParallelConfig, devices: Sequence[Any] | None = None) -> Mesh | N
     there = len(devices)
     data = c.data or there // c.model
     require(
-        0 < data * c.model <= there and (c.data is not None or there % c.model == 0),
-        f"parallel.data {c.data or 'None (all)'} x parallel.model {c.model} on {there} devices: their product must be "
-        f"at most {there}, and parallel.model must divide it where parallel.data is None",
+        c.data is not None or there % c.model == 0,
+        f"parallel.model {c.model} does not divide the {there} devices here; change it, or set parallel.data as well",
+    )
+    require(
+        data * c.model <= there,
+        f"parallel.data {data} x parallel.model {c.model} are {data * c.model:,} devices, there are {there} here; lower "
+        "one of them (lm train CONFIG --dry-run plans for more)",
     )
     if data * c.model == 1:
         return None
@@ -65,7 +69,11 @@ def require_divisible(mesh: Mesh | None, batch: int, accumulation: int) -> None:
         processes.count() == 1 or used == there,
         f"parallel.data x parallel.model is {used} of {there} devices: {processes.count()} processes must use them all",
     )
-    data = 1 if mesh is None else mesh.shape["data"]
+    require_rows(1 if mesh is None else mesh.shape["data"], batch, accumulation)
+
+
+def require_rows(data: int, batch: int, accumulation: int) -> None:
+    """Raises UserError for a batch whose parts do not divide evenly among so many devices, be they here or not."""
     require(
         batch // accumulation % data == 0,
         f"train.batch {batch} / train.accumulation {accumulation} is not a multiple of the {data} devices of "

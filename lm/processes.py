@@ -9,6 +9,7 @@ and how it ended. Alone, a process needs none of this, and everything here does 
 import atexit
 import contextlib
 import functools
+import importlib.util
 import itertools
 import json
 import os
@@ -18,7 +19,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lm import errors
@@ -52,9 +52,15 @@ def asked() -> dict[str, Any] | None:
         return {"num_processes": int(step["NTASKS"]), "process_id": int(step["PROCID"]), **mine}
     if environment:
         return _by_hand(environment)
-    hosts = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES") or ""
-    on_gce = "TPU_SKIP_MDS_QUERY" not in os.environ and any(Path("/dev").glob("accel*")) and not hosts
-    return {} if "," in hosts or on_gce else None
+    return {} if _on_tpu_hosts() else None
+
+
+def _on_tpu_hosts() -> bool:
+    """Tells whether JAX should ask where a TPU's other hosts are. (Without chips, importing it says to skip that.)"""
+    hosts = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
+    if hosts or "TPU_SKIP_MDS_QUERY" in os.environ:
+        return "," in (hosts or "")
+    return "jax" in sys.modules and importlib.util.find_spec("libtpu") is not None
 
 
 def _by_hand(environment: dict[str, str]) -> dict[str, Any]:
@@ -77,17 +83,20 @@ def start() -> None:
 
     Raises UserError where the environment says only half, or the others do not come.
     """
+    import jax
+
     how = asked()
     if how is None or count() > 1:
         return
-    import jax
-
     try:
         jax.distributed.initialize(**how)
     except (RuntimeError, ValueError) as error:
+        if not how:  # a TPU that JAX knows no other hosts of
+            return
         said = str(error).strip().partition("\n")[0]
         raise UserError(f"the processes did not find each other: {said[:200]}") from error
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # JAX has put its own handler below Python's
+    if (handler := signal.getsignal(signal.SIGTERM)) is not None:
+        signal.signal(signal.SIGTERM, handler)  # JAX has put its own below Python's
     if jax.process_count() > 1:
         _keep_standard_output(jax.default_backend() == "cpu")
         if not lead():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lm import checkpoints, processes, records, settings, tokenizer
-from lm.config import Experiment, ParallelConfig
+from lm.config import ONE_DEVICE, Experiment, ParallelConfig
 from lm.errors import UserError, nearest, require
 from lm.files import whole
 from lm.model.api import build
@@ -288,11 +288,11 @@ def _git_commit() -> str | None:
 
 
 # --- a trained model -------------------------------------------------------------------------------------------------
-def load(run: str | Path | Run, step: int | str = "latest", *, parallel: ParallelConfig | None = None) -> Trained:
+def load(run: str | Path | Run, step: int | str = "latest", *, parallel: ParallelConfig = ONE_DEVICE) -> Trained:
     """The model of a run at its "latest" checkpoint, at its "best" by validation loss, or at a step.
 
-    parallel: spreads the parameters over devices, for a model larger than one of them: data=1, model=8 cuts its
-    matrices over eight. None: one device.
+    parallel: spreads the parameters over devices, for a model larger than one of them: data=8, fsdp=True leaves an
+    eighth on each.
 
     Raises UserError where there is no such run or checkpoint, where it is damaged, or where the tokenizer's vocabulary
     is not the model's.
@@ -314,7 +314,7 @@ def load(run: str | Path | Run, step: int | str = "latest", *, parallel: Paralle
         tokenizer.digest(run.tokenizer) == run.record["hashes"]["tokenizer"],
         f"{run.path / 'tokenizer.json'} is not the tokenizer this run was trained with; put that one back",
     )
-    mesh, shapes = None if parallel is None else mesh_of(parallel), build(c).shapes()
+    mesh, shapes = mesh_of(parallel), build(c).shapes()
     if mesh is not None:
         shapes = on_mesh(shapes, shardings(mesh, build(c), shapes, fsdp=parallel.fsdp))
     params = checkpoints.load(run.checkpoint_folder, int(step), params=shapes)["params"]

@@ -203,6 +203,12 @@ def require_packable(experiments: Sequence[Experiment]) -> None:
     names = [e.name for e in experiments]
     twice = next((name for name in names if names.count(name) > 1), None)
     require(twice is None, f"two experiments of the pack are named {twice}: each needs a directory of its own")
+    spread = experiments[0].parallel
+    require(
+        len(experiments) == 1 or not (spread.fsdp or spread.model > 1),
+        f"parallel.fsdp {spread.fsdp}, parallel.model {spread.model}: each run of a pack lies whole on one device; leave "
+        "them out, or train one run at a time (lm sweep --pack 1)",
+    )
 
 
 def identity(experiment: Experiment | dict[str, Any]) -> dict[str, Any]:

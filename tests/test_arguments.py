@@ -20,7 +20,7 @@ class Options:
     """Of every type."""
 
     file: Annotated[arguments.InputFile, tyro.conf.Positional]
-    inner: Inner = dataclasses.field(default_factory=Inner)
+    inner: Annotated[Inner, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Inner)
     count: limits.Count = 1
     whole: limits.Whole = 0
     seed: limits.Seed = 0

@@ -1,6 +1,6 @@
 """Two processes train what one does, stop together, and are ended together; and how a process learns that it has peers.
 
-LM_CLUSTER=1 make test TESTS=tests/test_processes.py        those that start processes, about a minute
+make test TESTS="tests/test_processes.py -m gate"        those that start processes, about a minute
 """
 
 import json
@@ -21,7 +21,6 @@ from lm.errors import UserError
 from lm.run import Run
 from lm.training.step import abstract_parts
 
-together = pytest.mark.skipif(not os.environ.get("LM_CLUSTER"), reason="starts processes: asked for by LM_CLUSTER=1")
 STEPS, EVERY = 200, 10
 SETTINGS = dict(
     train__steps=STEPS, train__log_every=EVERY, train__eval_every=10 * EVERY, train__checkpoint_every=5 * EVERY
@@ -99,7 +98,7 @@ def same_figures(run: Run, plain: Run) -> None:
             assert record[name] == pytest.approx(other[name], abs=1e-5), record["step"]
 
 
-@together
+@pytest.mark.gate
 def test_two_processes_train_what_one_does_whatever_ends_them(place, corpus):
     """Losses are those of one process. Told to stop, both stop at one step; one killed ends both; nothing is lost."""
     alone = lm.train(tiny.experiment(corpus, name="alone", **SETTINGS), display=False)
@@ -132,7 +131,7 @@ def test_two_processes_train_what_one_does_whatever_ends_them(place, corpus):
     assert checkpoints.digest(lm.load(both).params) == checkpoints.digest(lm.load(whole).params)
 
 
-@together
+@pytest.mark.gate
 def test_two_processes_of_four_devices(place, corpus):
     """Sharded over data and model, with fsdp; what they saved is whole for one process with one device."""
     changes = SETTINGS | {"train__steps": 4 * EVERY, "train__checkpoint_every": 4 * EVERY}
@@ -147,7 +146,7 @@ def test_two_processes_of_four_devices(place, corpus):
     assert saved["training"]["step"] == 4 * EVERY
 
 
-@together
+@pytest.mark.gate
 def test_what_one_process_cannot_do_ends_all(place):
     """With the status of whoever failed, who says why; what the first has said, the others do not repeat."""
     (place / "file").write_text("in the way")
@@ -208,6 +207,19 @@ def test_a_process_learns_of_its_peers_from_its_environment(environment, expecte
             processes.asked()
     else:
         assert processes.asked() == expected
+
+
+def test_a_tpu_is_asked_for_its_hosts(monkeypatch):
+    """Where its library is, and JAX has found chips: without any it says that there is nobody to be asked."""
+    for name in (*processes.ASKED, "SLURM_NTASKS", "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: None)
+    assert processes.asked() is None
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: name == "libtpu")
+    assert processes.asked() == {}
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    assert processes.asked() is None
 
 
 def test_a_command_of_one_process_is_refused_to_several(monkeypatch, capsys):

@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 import tiny
 
 import lm
@@ -62,6 +63,7 @@ class Watch:
                     self.wrong[where] = f"has {count} axes"
 
 
+@pytest.mark.gate
 def test_the_letters_of_a_name_are_its_axes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(tiny.text())

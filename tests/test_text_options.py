@@ -18,7 +18,7 @@ class Inner:
 @dataclasses.dataclass(frozen=True)
 class Options:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    inner: Inner
+    inner: Annotated[Inner, tyro.conf.arg(name="")]
     prompt: tuple[str, ...] = ("default",)
     stop: tuple[str, ...] = ()
     text: str = ""

@@ -1,5 +1,6 @@
 """How fast training goes: the program that `lm train` runs, on random tokens, beside the machine's limits and peers."""
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from lm.bench.profile import make_folder
 from lm.bench.profile import profile as profiled
 from lm.bench.results import TrainBench, describe, peers_of
 from lm.bench.rounds import Contestant, check_turns, compare
-from lm.config import Experiment, ModelConfig
+from lm.config import ONE_DEVICE, Experiment, ModelConfig
 from lm.errors import require
 from lm.model.api import build
 from lm.training.display import Display
 from lm.training.loop import MOST_STEPS
 from lm.training.memory import require_memory
 from lm.training.pack import make_pack
-from lm.training.step import ONE_DEVICE, hyperparameters, init_state
+from lm.training.step import hyperparameters, init_state
 
 TOKENS = 1 << 20
 """Random tokens to train on."""
@@ -95,7 +96,7 @@ class Program:
         self.tokens, starts = _random_data(e, dispatch)
         self.starts = [starts] * len(runs)
         hypers = [hyperparameters(run, run.steps(self.tokens.size)) for run in runs]
-        states = [init_state(settings.replace(run, ONE_DEVICE) if len(runs) > 1 else run) for run in runs]
+        states = [init_state(dataclasses.replace(run, parallel=ONE_DEVICE) if len(runs) > 1 else run) for run in runs]
         self.pack = make_pack(states, hypers, e, e.model.vocab - 1, how=how, devices=e.parallel.data)
         self.tokens = self.pack.place(self.tokens)
         start = time.perf_counter()

@@ -46,7 +46,7 @@ class PrepareOptions:
 
     corpus: Annotated[str, tyro.conf.Positional]
     """A named corpus, or a file, folder or glob."""
-    data: DataConfig
+    data: Annotated[DataConfig, tyro.conf.arg(name="")]
     download: bool = False
     """Fetch a named corpus that is not on this machine."""
     workers: Annotated[int | None, Range(least=1, most=1024)] = None

@@ -9,6 +9,7 @@ import tyro
 
 from lm.arguments import parse
 from lm.commands.common import Checkpoint, Json, prepare_jax, print_json
+from lm.config import ONE_DEVICE, ParallelConfig
 from lm.errors import require
 from lm.limits import Count
 
@@ -38,6 +39,8 @@ class Options:
     text_field: Annotated[str | None, tyro.conf.arg(name="data.text-field")] = None
     """Field of a .jsonl or .parquet record that holds the text; the run's own by default."""
     checkpoint: Checkpoint = "latest"
+    parallel: tyro.conf.FlagConversionOff[ParallelConfig] = ONE_DEVICE
+    """Devices that the model is spread over, one by default: for a model larger than one of them."""
     json: Json = False
 
 
@@ -77,7 +80,7 @@ def _scores(o: Options) -> list[dict[str, Any]]:
     opened = {path: open_text(data[0], path) for path in o.text}  # standard input can be read once
     rows = []
     for run, settings in zip(o.runs, data, strict=True):
-        m = load(run, o.checkpoint)
+        m = load(run, o.checkpoint, parallel=o.parallel)
         if settings.examples is not None:
             rows.append(_examples(o, m))
             continue

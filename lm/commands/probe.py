@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lm.arguments import parse
 from lm.commands.common import prepare_jax, print_json
+from lm.config import ParallelConfig
 from lm.errors import UserError, nearest, require
 from lm.probe import actions
 
@@ -45,7 +46,7 @@ def run(arguments: list[str]) -> None:
     action = importlib.import_module(f"{actions.__name__}.{word}")
     options = parse(action.Options, rest[1:], f"lm probe RUN {word}")
     options.check()
-    found = action.run(load_model(name, options.checkpoint, options.figure), options)
+    found = action.run(load_model(name, options.checkpoint, options.figure, options.parallel), options)
     drawn = {} if options.figure is None else {"figure": str(options.figure)}
     if drawn:
         found.draw(options.figure)
@@ -57,7 +58,7 @@ def run(arguments: list[str]) -> None:
         show(*found.parts, *drawn.values())
 
 
-def load_model(run: str, checkpoint: str, figure: Path | None):
+def load_model(run: str, checkpoint: str, figure: Path | None, parallel: ParallelConfig):
     """Load the model to look at.
 
     Raises UserError for a figure's format before anything takes time, and for a run that diverged.
@@ -72,7 +73,7 @@ def load_model(run: str, checkpoint: str, figure: Path | None):
 
     from lm.run import load
 
-    m = load(run, checkpoint)
+    m = load(run, checkpoint, parallel=parallel)
     finite = all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(m.params))
     require(finite, f"{run}: parameters of step {m.step} are not finite; choose an earlier --checkpoint")
     return m

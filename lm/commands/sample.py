@@ -5,8 +5,11 @@ import re
 import time
 from typing import Annotated, Literal
 
+import tyro
+
 from lm.arguments import parse
 from lm.commands.common import Checkpoint, Json, RunName, prepare_jax, print_json
+from lm.config import ONE_DEVICE, ParallelConfig
 from lm.errors import require
 from lm.limits import Count, Range
 from lm.sample.samplers import Sampler
@@ -21,7 +24,7 @@ class Options:
 
     run: RunName
     """A run's directory, or its name under runs/."""
-    sampler: Sampler
+    sampler: Annotated[Sampler, tyro.conf.arg(name="")]
     prompt: tuple[str, ...] = ("",)
     """Text to continue; several, or the option again, make a batch; none starts a new document; - is standard input,
     as it is. One that begins like an option: --prompt=--x."""
@@ -44,6 +47,8 @@ class Options:
     length_penalty: Annotated[float | None, Range(least=0, most=5)] = None
     """With --beam, the exponent by which long continuations are favoured (Wu et al. 2016): 0 not at all; 0.6."""
     checkpoint: Checkpoint = "latest"
+    parallel: tyro.conf.FlagConversionOff[ParallelConfig] = ONE_DEVICE
+    """Devices that the model is spread over, one by default: for a model larger than one of them."""
     json: Json = False
 
     def __post_init__(self):
@@ -65,7 +70,7 @@ def run(arguments: list[str]) -> None:
     from lm.run import load
     from lm.sample.generate import generate
 
-    m = load(o.run, o.checkpoint)
+    m = load(o.run, o.checkpoint, parallel=o.parallel)
     if o.beam is not None:
         return _search(m, o)
     stream = not o.json and len(o.prompt) * o.samples == 1

@@ -185,9 +185,10 @@ class LanguageModel:
     def lay_out(self, params: dict, rows: int) -> dict:
         """The same parameters as products with `rows` tokens at a time read them fastest; see lm.model.kernels.
 
-        Worth it for many tokens: inside a loop over tokens, stacked layers would be cut apart again for each.
+        Worth it for many tokens: inside a loop over tokens, stacked layers would be cut apart again for each. What is
+        spread over devices stays so, and no matrix is turned over.
         """
-        return _lay_out(self, params, kernels.few(rows))
+        return _lay_out(self, params, kernels.few(rows) and parallel.mesh_under(params) is None)
 
     # --- the forward pass --------------------------------------------------------------------------------------------
     def state(self, batch: int, capacity: int) -> Any:

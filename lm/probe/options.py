@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import tyro
+
+from lm.config import ONE_DEVICE, ParallelConfig
 from lm.errors import require
 from lm.limits import Count, InputFile, Level, Seed
 
@@ -38,6 +41,8 @@ class ProbeOptions:
     """Draw what was found to this .png, .svg or .pdf."""
     json: bool = False
     """One JSON object on standard output, nothing else there."""
+    parallel: tyro.conf.FlagConversionOff[ParallelConfig] = ONE_DEVICE
+    """Devices that the model is spread over, one by default: for a model larger than one of them."""
 
     def check(self) -> None:
         """Raise UserError for what can be told before the model is loaded, such as a malformed file."""

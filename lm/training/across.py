@@ -8,11 +8,11 @@ import math
 
 import jax
 
-from lm import parallel, settings
-from lm.config import Experiment
+from lm import parallel
+from lm.config import ONE_DEVICE, Experiment
 from lm.model.api import build
 from lm.training.memory import Memory, estimate
-from lm.training.step import ONE_DEVICE, abstract_state
+from lm.training.step import abstract_state
 
 RING = 2
 """Times that a ring sends an array to add it up on all devices: once to add, once to hand the sums around."""
@@ -29,7 +29,7 @@ class Share:
 
 def share(e: Experiment, data: int, model: int) -> Share:
     """Returns a device's part of a step on a mesh of data x model devices. Allocates nothing."""
-    alone = settings.replace(e, ONE_DEVICE)
+    alone = dataclasses.replace(e, parallel=ONE_DEVICE)
     whole, state = estimate(alone), abstract_state(alone)
     sizes = {"data": data, "model": model}
     c, itemsize = build(e.model), build(e.model).dtype.itemsize

@@ -122,14 +122,13 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Foreca
         e = with_vocabulary(experiment, data)
         facts, steps = describe(e, data)
         data_devices, model_devices = sizes(e)
+        parallel.require_rows(data_devices, e.train.batch, e.train.accumulation)
         devices = data_devices * model_devices
         here = devices <= jax.device_count()
         part, there = share(e, data_devices, model_devices), hardware.memory() if here else None
         need = part.memory
         beside, rate = need.gradients + need.activations, None
         if here and (there is None or need.total <= there):
-            mesh = parallel.mesh_of(e.parallel)
-            parallel.require_divisible(mesh, e.train.batch, e.train.accumulation)
             rate, beside = _measure(e, steps, data, there, display)
     model, total, tokens = build(e.model), facts["params_total"], steps.total * e.batch_tokens
     cost, exact, six = model.cost(), facts["flops_per_token"], 6.0 * total

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import checkpoints, evaluation, parallel, processes, settings
+from lm import checkpoints, evaluation, parallel, processes
 from lm import tokenizer as tokenizers
 from lm.checkpoints import Checkpoints
-from lm.config import Experiment, Steps
+from lm.config import ONE_DEVICE, Experiment, Steps
 from lm.data.batches import Batches, ExampleBatches
 from lm.data.supply import held_out, open_batches
 from lm.data.tokens import Prepared
@@ -25,7 +25,7 @@ from lm.tokenizer import Tokenizer
 from lm.training import schedules
 from lm.training.resume import stable_end
 from lm.training.start import begin_with
-from lm.training.step import ONE_DEVICE, TrainState, abstract_parts, all_finite, init_state, parts
+from lm.training.step import TrainState, abstract_parts, all_finite, init_state, parts
 from lm.training.trackers import TRACKERS, Tracker
 
 
@@ -58,7 +58,7 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack, *, packed:
     Raises UserError where its checkpoints or its trackers cannot be used.
     """
     e, steps = run.experiment, Steps(**run.record["steps"])
-    e = settings.replace(e, ONE_DEVICE) if packed else e
+    e = dataclasses.replace(e, parallel=ONE_DEVICE) if packed else e
     stable = stable_end(e, steps)
     writer = Checkpoints(run.checkpoint_folder, e.train.keep, () if stable is None else (stable,))
     held.callback(writer.close)

@@ -5,11 +5,11 @@ import math
 
 import jax
 
-from lm import hardware, parallel, settings
-from lm.config import Experiment
+from lm import hardware, parallel
+from lm.config import ONE_DEVICE, Experiment
 from lm.errors import require
 from lm.model.api import build
-from lm.training.step import ONE_DEVICE, abstract_state
+from lm.training.step import abstract_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ def estimate(e: Experiment, runs: int = 1) -> Memory:
     """
     if runs > 1:  # whole runs lie on each device
         mesh = parallel.mesh_of_runs(runs, e.parallel.data)
-        e, runs = settings.replace(e, ONE_DEVICE), runs // (1 if mesh is None else mesh.size)
+        e, runs = dataclasses.replace(e, parallel=ONE_DEVICE), runs // (1 if mesh is None else mesh.size)
     state = abstract_state(e)
     itemsize = build(e.model).dtype.itemsize
     parameters = tree_bytes(state.params)

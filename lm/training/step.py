@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from lm import parallel, settings
-from lm.config import Experiment, Steps
+from lm.config import ONE_DEVICE, Experiment, Steps
 from lm.model.api import build
 from lm.model.loss import OBJECTIVES, Batch
 from lm.training import optimizers, schedules
@@ -24,8 +24,6 @@ TRACED_OR_UNUSED = frozenset(
     | settings.FREE - settings.COMPILED
 )
 """Settings that no compiled program depends on: programs trace them, or never ask for them."""
-ONE_DEVICE = {"parallel.data": 1, "parallel.model": 1, "parallel.fsdp": False}
-"""Settings of a state that lies on one device, as those of a pack do."""
 DRAWS = 1 << 20
 """Folded into a step's key for what the objective draws: accumulation folds in the numbers of its parts."""
 
@@ -106,7 +104,7 @@ def state_shardings(e: Experiment, tree: Any) -> Any:
 
 def abstract_state(e: Experiment) -> TrainState:
     """Returns a state's shapes and types, and on a mesh where each leaf lies. Allocates nothing."""
-    abstract = jax.eval_shape(lambda: init_state(settings.replace(e, ONE_DEVICE)))
+    abstract = jax.eval_shape(lambda: init_state(dataclasses.replace(e, parallel=ONE_DEVICE)))
     if parallel.mesh_of(e.parallel) is None:
         return abstract
     return parallel.on_mesh(abstract, state_shardings(e, abstract))

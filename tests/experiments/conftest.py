@@ -9,6 +9,14 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
 
 
+@pytest.hookimpl(tryfirst=True)  # before what is not asked for is left out
+def pytest_collection_modifyitems(items):
+    """Studies change seldom: the gate tests them."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.gate)
+
+
 @pytest.fixture(scope="module")
 def script(request):
     """The module of the experiment that a test file's SCRIPT names."""

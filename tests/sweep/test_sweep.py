@@ -262,6 +262,7 @@ def test_who_is_compared_when_and_stopped():
     assert set(worse({"a": 2.0, "b": 2.3, "c": 2.31, "d": 2.1}, 0.3, 20)) == {"c"} and worse({}, 0.3, 20) == {}
 
 
+@pytest.mark.gate
 def test_worse_runs_are_stopped_and_go_on_without_the_option(corpus, tmp_path):
     """At the first evaluation after a quarter a rate far too low is behind; gone on with, it ends as from scratch."""
     words = ("train.steps=33,60", "optimizer.learning_rate=0.00001,0.003,0.004")

@@ -1,20 +1,25 @@
 """What test_mesh.py runs in a process of its own, in which a CPU counts as eight devices. Prints one line of JSON.
 
-python tests/training/on_eight_devices.py FOLDER TOPOLOGY...    each OPTIMIZER:MODEL:DATAxMODEL[:fsdp]
+python tests/training/on_eight_devices.py FOLDER MESHES CASE...
+  MESHES  where a run goes on, in order: DATAxMODEL[:fsdp],...
+  CASE    OPTIMIZER:MODEL:DATAxMODEL[:fsdp]
 """
 
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import tiny
 
+import lm
 from lm import checkpoints, parallel, settings
-from lm.config import Experiment, ModelConfig, RecurrentConfig, Steps, TrainConfig
+from lm.config import Experiment, ModelConfig, ParallelConfig, RecurrentConfig, Steps, TrainConfig
 from lm.training import step as steps
+from lm.training.memory import tree_bytes
 from lm.training.pack import make_pack
 
 TRANSFORMER = ModelConfig(
@@ -27,18 +32,19 @@ TIMES = Steps(total=100, warmup=0, decay=0, log_every=100, eval_every=100, check
 def experiment(case: str) -> Experiment:
     """The experiment that a topology's name describes."""
     optimizer, model, shape, *fsdp = case.split(":")
-    data, across = map(int, shape.split("x"))
     train = TrainConfig(batch=16, accumulation=2 if model == "accumulated" else 1)
     e = Experiment(model=LSTM if model == "lstm" else TRANSFORMER, train=train)
     if model == "remat":
         e = dataclasses.replace(e, model=dataclasses.replace(TRANSFORMER, remat="dots"))
-    changes = {
-        "parallel.data": data,
-        "parallel.model": across,
-        "parallel.fsdp": bool(fsdp),
-        "optimizer.name": optimizer,
-    }
-    return settings.replace(e, changes)
+    e = dataclasses.replace(e, parallel=mesh(":".join([shape, *fsdp])))
+    return settings.replace(e, {"optimizer.name": optimizer})
+
+
+def mesh(shape: str) -> ParallelConfig:
+    """What DATAxMODEL[:fsdp] stands for."""
+    sizes, _, fsdp = shape.partition(":")
+    data, model = map(int, sizes.split("x"))
+    return ParallelConfig(data=data, model=model, fsdp=bool(fsdp))
 
 
 def measure(case: str, folder: Path) -> dict:
@@ -86,6 +92,39 @@ def packed() -> dict:
     return {"losses": [float(report["loss"]) for report in reports], "devices": pack.devices, "exchanged": exchanged}
 
 
+def moved(folder: Path, shapes: Sequence[str]) -> dict:
+    """The records of a run that goes on from mesh to mesh, and those of one that was left alone on one device.
+
+    Few steps: differences of rounding grow with every one of them.
+    """
+    (folder / "text.txt").write_text(tiny.text())
+    heads = dict(model__heads=4, model__kv_heads=2, model__vocab_multiple=8)
+    times = dict(train__steps=24, train__eval_every=8, train__checkpoint_every=6)
+    e = tiny.experiment(folder / "text.txt", parallel__data=1, train__batch=8, **heads, **times)
+    alone = lm.train(e, folder=folder / "alone", display=False)
+    for number, shape in enumerate(shapes, 1):
+        here, until = dataclasses.replace(e, parallel=mesh(shape)), e.train.steps * number // len(shapes)
+        [run] = lm.train_pack([here], folder=folder / "moved", display=False, until=until)
+    kinds = ("step", "loss", "val_loss", "gradient_norm")
+    kept = [[{kind: record.get(kind) for kind in kinds} for record in one.metrics()] for one in (alone, run)]
+    return {"alone": kept[0], "moved": kept[1], "said": [said(alone.path, shape) for shape in ("1x1", "4x2:fsdp")]}
+
+
+def said(path: Path, shape: str) -> dict:
+    """What a trained model says where it is spread over a mesh."""
+    m = lm.load(path, parallel=mesh(shape))
+    [space] = lm.probe.spaces_of(m, ["input"], words=tiny.WORDS, pieces="mean")
+    samples = lm.generate(m, ["the king", "his"], lm.Sampler(temperature=0.8), max_tokens=6)
+    return {
+        "held": [tree_bytes(m.params), *(tree_bytes(m.model.lay_out(m.params, rows)) for rows in (1, 2))],
+        "loss": lm.evaluate(m, tiny.text(200, seed=1)).loss,
+        "tokens": [sample.tokens for sample in samples],
+        "logprobs": [sample.logprobs for sample in samples],
+        "neighbours": lm.probe.neighbours(space, "king", n=3).answers,
+        "attention": lm.probe.attention_patterns(m, "the king").weights_LNTS.tolist(),
+    }
+
+
 def restored(case: str, other: str, folder: Path) -> str:
     """The digest of what a topology saved, restored on another."""
     abstract = steps.abstract_parts(experiment(other))
@@ -96,10 +135,10 @@ def restored(case: str, other: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    folder, cases = Path(sys.argv[1]), sys.argv[2:]
+    folder, way, cases = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     folder.mkdir(parents=True)
     found = {case: measure(case, folder) for case in cases}
     for case in cases:
         alike = [other for other in cases if other.split(":")[:2] == case.split(":")[:2]]
         found[case]["restored"] = {other: restored(case, other, folder) for other in alike}
-    print(json.dumps({"pack": packed(), "cases": found}))
+    print(json.dumps({"cases": found, "pack": packed(), "moved": moved(folder, way.split(","))}))

@@ -144,6 +144,7 @@ def flipped(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.gate
 def test_no_flipped_bit_changes_what_is_loaded(copy):
     """Anywhere in a checkpoint's files: refused on one line with the way out, or the very same bits. Many of the flips
     in arrays are caught by the digest alone: the libraries below load another model."""

@@ -8,35 +8,31 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from lm.config import Experiment, ModelConfig, ParallelConfig, RecurrentConfig
 from lm.errors import UserError
 from lm.model.api import build
-from lm.parallel import mesh_of, require_divisible, spec
+from lm.parallel import mesh_of, require_rows, spec
 
 HERE = Path(__file__).parent
 SHORT = [
     "adamw:transformer:1x1", "adamw:transformer:8x1", "adamw:transformer:8x1:fsdp", "muon:transformer:1x1",
     "muon:transformer:8x1", "muon:transformer:4x2:fsdp",
 ]  # fmt: skip
-TOPOLOGIES = ("1x1", "8x1", "8x1:fsdp", "4x2:fsdp", "1x8", "2x2")
-FULL = [f"{optimizer}:transformer:{shape}" for optimizer in ("adamw", "muon") for shape in TOPOLOGIES] + [
-    *(
-        f"adamw:{model}:{shape}"
-        for model in ("lstm", "accumulated", "remat")
-        for shape in ("1x1", "8x1:fsdp", "4x2:fsdp")
-    )
-]
+TOPOLOGIES = ("1x1", "8x1", "8x1:fsdp", "4x2:fsdp", "1x8", "2x1", "2x2", "2x4:fsdp")
+OTHERS = ("adamw:lstm", "muon:lstm", "adamw:accumulated", "adamw:remat")
+FULL = [f"{optimizer}:transformer:{shape}" for optimizer in ("adamw", "muon") for shape in TOPOLOGIES]
+FULL += [f"{other}:{shape}" for other in OTHERS for shape in ("1x1", "8x1:fsdp", "4x2:fsdp")]
 
 
-def on_eight_devices(folder: Path, cases: list[str]) -> dict[str, dict]:
+def on_eight_devices(folder: Path, way: str, cases: list[str]) -> dict[str, dict]:
     """What each case gave."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)])
-    command = [sys.executable, HERE / "on_eight_devices.py", folder / "kept", *cases]
+    command = [sys.executable, HERE / "on_eight_devices.py", folder / "kept", way, *cases]
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
     made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr[-3000:]
@@ -45,8 +41,8 @@ def on_eight_devices(folder: Path, cases: list[str]) -> dict[str, dict]:
 
 @pytest.fixture(scope="module", params=["short", pytest.param("full", marks=pytest.mark.slow)])
 def found(request, tmp_path_factory):
-    cases = SHORT if request.param == "short" else FULL
-    return on_eight_devices(tmp_path_factory.mktemp("mesh"), cases)
+    way, cases = ("4x2:fsdp,1x1", SHORT) if request.param == "short" else ("4x2:fsdp,1x1,8x1,2x4:fsdp", FULL)
+    return on_eight_devices(tmp_path_factory.mktemp("mesh"), way, cases)
 
 
 def alone(case: str) -> str:
@@ -90,6 +86,36 @@ def test_runs_of_a_pack_lie_on_devices_of_their_own(found):
     assert pack["losses"][0] == pytest.approx(alone["loss"], abs=1e-5)
 
 
+def test_a_run_goes_on_from_one_mesh_to_another(found):
+    """Every record within rounding of the run that stayed on one device: none missing, none twice."""
+    alone, moved = found["moved"]["alone"], found["moved"]["moved"]
+    assert [record["step"] for record in moved] == [record["step"] for record in alone]
+    for one, other in zip(alone, moved, strict=True):
+        for kind in ("loss", "val_loss"):
+            assert other[kind] == (None if one[kind] is None else pytest.approx(one[kind], abs=1e-5)), one
+        if one["gradient_norm"] is not None:
+            assert other["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4), one
+
+
+def test_a_model_that_is_spread_says_what_it_says_on_one_device(found):
+    """Evaluation, samples of ragged prompts, and probes; each device holds an eighth, also laid out to generate."""
+    one, spread = found["moved"]["said"]
+    assert all(there <= here / 7 for here, there in zip(one["held"], spread["held"], strict=True))
+    assert spread["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    assert spread["tokens"] == one["tokens"]
+    np.testing.assert_allclose(np.concatenate(spread["logprobs"]), np.concatenate(one["logprobs"]), atol=1e-5)
+    assert [word for word, _ in spread["neighbours"]] == [word for word, _ in one["neighbours"]]
+    np.testing.assert_allclose(spread["attention"], one["attention"], atol=1e-5)
+
+
+@pytest.mark.parametrize("words", [("sample",), ("eval",), ("probe", "attention", "the king")], ids=lambda w: w[0])
+def test_verbs_that_load_a_run_are_told_what_to_spread_it_over(lm, tiny_run, words):
+    verb, *rest = words
+    status, out, error = lm(verb, tiny_run.path, *rest, "--parallel.data", 500, "--parallel.model", 2)
+    assert (status, out) == (2, "") and error.startswith("lm: parallel.data 500 x parallel.model 2 are ")
+    assert error.count("\n") == 1
+
+
 SIZES = {"data": 4, "model": 2}
 
 
@@ -110,13 +136,13 @@ def test_every_parameter_lies_as_its_letters_say(config):
 
 
 def test_what_does_not_go_is_refused_in_one_line():
-    with pytest.raises(UserError, match=r"parallel\.data 3 x parallel\.model 1 on 2 devices"):
+    with pytest.raises(UserError, match=r"parallel\.data 3 x parallel\.model 1 are 3 devices, there are 2 here"):
         mesh_of(ParallelConfig(data=3), devices=[0, 1])
-    with pytest.raises(UserError, match=r"parallel\.model must divide"):
+    with pytest.raises(UserError, match=r"parallel\.model 2 does not divide the 3 devices"):
         mesh_of(ParallelConfig(model=2), devices=[0, 1, 2])
 
     with pytest.raises(UserError, match=r"train\.batch 6 / train\.accumulation 2 is not a multiple of the 2 devices"):
-        require_divisible(SimpleNamespace(shape={"data": 2}), 6, 2)
+        require_rows(2, 6, 2)
     assert mesh_of(Experiment().parallel, devices=[0]) is None
 
 

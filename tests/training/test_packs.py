@@ -95,6 +95,7 @@ def test_windows_from_the_host_are_each_runs_own(corpus, tmp_path, monkeypatch):
         assert_same_run(run, train(e, folder=tmp_path / "alone"))
 
 
+@pytest.mark.gate
 def test_a_pack_in_one_program_equals_each_run_alone(corpus, tmp_path):
     """Ten steps: in turn bit for bit; batched up to rounding, since products over P add up in another order.
 
@@ -168,6 +169,7 @@ def test_a_run_of_a_pack_that_was_cut_resumes_alone_to_the_same_bits(alone, cut,
     assert_same_run(train(member(corpus, "b"), folder=tmp_path), alone("b"))
 
 
+@pytest.mark.gate
 def test_a_finished_pack_is_left_as_it_is(alone, corpus, tmp_path):
     for name in MEMBERS:
         shutil.copytree(alone(name).path, tmp_path / name)
@@ -175,6 +177,7 @@ def test_a_finished_pack_is_left_as_it_is(alone, corpus, tmp_path):
         assert_same_run(run, alone(run.name))
 
 
+@pytest.mark.gate
 def test_a_pack_made_longer_equals_each_run_alone(alone, corpus, tmp_path):
     """From 40 steps to 60, each from where it began to decay itself: step 24, or 32 under a decay of 20%."""
     made = train_pack(members(corpus, train__steps=40), folder=tmp_path)
