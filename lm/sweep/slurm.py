@@ -83,6 +83,9 @@ def options(texts: Sequence[str]) -> tuple[str, ...]:
             match = _LINE.fullmatch(word)
             require(match is not None, f"--slurm {word!r}: options of sbatch, such as partition=gpu gres=gpu:1")
             require(match[1] not in OURS, f"--slurm {word}: the script has its own --{match[1]}")
+            require(
+                match[1] != "gpus-per-task", f"--slurm {word}: JAX finds no GPU under it; give gres=gpu:N, of a node"
+            )
             found.append(word)
     return tuple(found)
 
@@ -107,7 +110,8 @@ def submit(batch: Batch) -> int:
     try:
         said = subprocess.run(["sbatch", "--parsable"], input=script, capture_output=True, text=True, timeout=60)
         number = said.stdout.strip().split(";")[0]
-        why = f"{said.stderr.strip() or said.stdout.strip()}".removeprefix("sbatch: ").removeprefix("error: ")
+        lines = (said.stderr.strip() or said.stdout.strip()).splitlines()
+        why = "; ".join(re.sub(r"^sbatch: ((error|fatal): )?", "", line) for line in lines)
         require(said.returncode == 0 and number.isdigit(), f"sbatch refused the job: {why[:200]}")
     except (UserError, subprocess.TimeoutExpired) as error:
         if made:

@@ -152,6 +152,8 @@ def test_records_of_runs_are_seen_from_elsewhere(jobs, tmp_path):
         (["--slurm", "partition=a"], "--slurm is for a job: give --on slurm"),
         (["--on", "slurm", "--part", "0/2"], "--part is for a sweep that is trained here"),
         (["--on", "slurm", "--slurm", "partition=a\nrm -r x"], "--slurm 'rm"),
+        (["--on", "slurm", "--slurm", "ntasks-per-node=2"], "--slurm ntasks-per-node=2: a part is one process"),
+        (["--on", "slurm", "--slurm", "gpus-per-task=1"], "--slurm gpus-per-task=1: JAX finds no GPU under it"),
     ],
 )
 def test_bad_input_is_one_line(workplace, capsys, monkeypatch, words, said):
