@@ -1,6 +1,6 @@
 """Does a run that a queue preempts again and again come out as if it had been left alone?
 
-python experiments/preemption.py            about 6 minutes on two idle CPU cores; as root, with Slurm installed by apt
+python experiments/preemption.py            about 5 minutes on two idle CPU cores; as root, with Slurm installed by apt
 A Slurm of this machine alone (tests/cluster.py) trains a small run in a partition whose jobs give way to another's; a
 grace of 30 seconds. The signals come at random moments: some while it starts or compiles, the others while it trains.
 Expected: 20 of 20 preemptions lead to status 75 within the grace; no step is made twice, no record lacks or is there
@@ -31,7 +31,8 @@ from lm.files import whole  # noqa: E402
 GRACE = 30
 """Seconds between the signal and the kill, as cluster.py has them."""
 STARTING = 0.3
-"""Part of the preemptions that come before the job has made a step."""
+"""Part of the preemptions that come within STARTS seconds of a start: while it imports, compiles, or has just begun."""
+STARTS = 3.0
 CONFIG = """
 from lm.config import DataConfig, Experiment, ModelConfig, TrainConfig
 experiment = Experiment(
@@ -50,6 +51,8 @@ class Preemption:
 
     step: int
     """The last in the log when the signal was sent."""
+    began: int
+    """Where it had gone on from."""
     saved: int
     """Where it was saved: where it goes on."""
     seconds: float
@@ -73,30 +76,30 @@ def saved(run: Path) -> int:
 
 
 def state(job: str) -> str:
-    return cluster.output("squeue", "-h", f"--jobs={job}", "--format=%T").strip()
+    """What Slurm says of a job, for some minutes after its end as well: PENDING, RUNNING, COMPLETING, or an end."""
+    return re.search(r"JobState=(\w+)", cluster.output("scontrol", "show", "job", job))[1]
+
+
+def over(job: str) -> bool:
+    """Whether the job has come to an end; one that waits is started."""
+    cluster.start_what_waits(job)
+    return state(job) not in ("PENDING", "RUNNING", "COMPLETING")
 
 
 def preempt(job: str, run: Path, rng: random.Random) -> Preemption | None:
     """Start the job, wait for a moment, and take its cores; None where it came to its end before that."""
-
-    def begun() -> bool:
-        cluster.start_what_waits(job)
-        return state(job) in ("RUNNING", "")
-
-    cluster.wait_for(begun, 120)
+    cluster.wait_for(lambda: over(job) or state(job) == "RUNNING", 120)
     before = saved(run)
     if rng.random() < STARTING:
-        time.sleep(rng.uniform(0, 5))
+        time.sleep(rng.uniform(0, STARTS))
     else:
-        cluster.wait_for(lambda: step(run) > before or not state(job), 120)
+        cluster.wait_for(lambda: over(job) or step(run) > before, 120)
         time.sleep(rng.uniform(0, 0.5))
     reached, began = step(run), time.monotonic()
-    if not state(job):
-        return None
     high = ["sbatch", "--partition=high", "--ntasks=2", "--output=/dev/null", "--wait", "--wrap=true"]
     subprocess.run(high, capture_output=True, check=True, timeout=120)
     seconds = time.monotonic() - began
-    return Preemption(reached, saved(run), seconds) if state(job) else None
+    return None if over(job) else Preemption(reached, before, saved(run), seconds)
 
 
 def log_of(run: lm.Run) -> list[dict]:
@@ -156,18 +159,16 @@ def study(folder: Path, o: argparse.Namespace) -> int:
         while len(made) < o.preemptions and (p := preempt(job, run, rng)):
             made.append(p)
             print(f"{len(made)}: record {p.step}, saved {p.saved}, {p.seconds:.1f} s", file=sys.stderr, flush=True)
-
-        def over() -> bool:
-            cluster.start_what_waits(job)
-            return not state(job)
-
-        cluster.wait_for(over, 600)
+        cluster.wait_for(lambda: over(job), 600)
         shown = cluster.output("scontrol", "show", "job", job)
+    if state_at_end := re.search(r"JobState=(?!COMPLETED)\w+", shown):
+        sys.exit(f"{len(made)} preemptions, then {state_at_end[0]}: {shown}")
     wrong = differences(lm.Run(run), lm.Run(folder / "runs" / "alone"))
     restarts = int(re.search(r"Restarts=(\d+)", shown)[1])
     lost = sum(p.saved < p.step for p in made)
+    idle = sum(p.saved == p.began for p in made)
     print(
-        f"{len(made)} preemptions, {restarts} restarts, {sum(p.saved == 0 for p in made)} before the first step, "
+        f"{len(made)} preemptions, {restarts} restarts, {idle} before the job had made a step, "
         f"{lost} lost steps, {min(p.seconds for p in made):.1f} to {max(p.seconds for p in made):.1f} s to make room, "
         f"{(time.monotonic() - began) / 60:.0f} minutes: "
         + (f"DIFFERENT in {', '.join(wrong)}" if wrong else "log and parameters the same to the bit")
@@ -179,7 +180,7 @@ def study(folder: Path, o: argparse.Namespace) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preemptions", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=40_000, help="of the run; a hundred records")
+    parser.add_argument("--steps", type=int, default=20_000, help="of the run; a hundred records")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=HERE / "figures" / "preemption.svg")
     o = parser.parse_args()

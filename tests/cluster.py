@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 CONFIG = """
@@ -35,7 +36,7 @@ MpiDefault=none
 ReturnToService=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SchedulerParameters=bf_interval=1,sched_min_interval=0,batch_sched_delay=0
+SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=0,batch_sched_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
@@ -115,8 +116,14 @@ def wait_for(condition: Callable[[], object], seconds: float) -> None:
 
 
 def start_what_waits(job: str) -> None:
-    """Start the tasks of a job that were put back into the queue: by itself, that would take them two minutes."""
-    for line in output("squeue", "-h", "--array", f"--jobs={job}", "--states=PENDING", "--format=%i %r").splitlines():
-        task, reason = line.split(maxsplit=1)
-        if reason.startswith("BeginTime"):
-            output("scontrol", "update", f"JobId={task}", "StartTime=now")
+    """Start the tasks of a job that were put back into the queue: by itself, that would take them two minutes.
+
+    Not at once: what starts within the second in which its last start ended, slurmd takes for that ("credential
+    revoked"), and the job fails.
+    """
+    asked = ["squeue", "-h", "--array", f"--jobs={job}", "--states=PENDING", "--format=%i %S %r"]
+    for line in output(*asked).splitlines():
+        task, begins, reason = line.split(maxsplit=2)
+        soon = begins == "N/A" or datetime.fromisoformat(begins) < datetime.now() + timedelta(seconds=10)
+        if reason.startswith("BeginTime") and not soon:
+            output("scontrol", "update", f"JobId={task}", "StartTime=now+2")

@@ -1,12 +1,11 @@
 """Sweeps and runs under a real Slurm: requeued or preempted, every point is there, and no step is told twice.
 
-LM_SLURM=1 make test TESTS=tests/test_slurm.py       installs Slurm by apt where it can, as root
+LM_SLURM=1 make test TESTS=tests/test_slurm.py       installs Slurm by apt where it can, as root; about a minute
 """
 
 import csv
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,35 @@ import tiny
 from lm.run import Run
 
 pytestmark = pytest.mark.skipif(not os.environ.get("LM_SLURM"), reason="starts daemons: asked for by LM_SLURM=1")
-STEPS, EVERY = 10_000, 500
+CONFIG = """
+import os, sys, time
+from pathlib import Path
+
+sys.path.insert(0, {helpers!r})
+import tiny
+
+experiment = tiny.experiment({corpus!r}, name="one", **{settings!r})
+
+if "SLURM_STEP_ID" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
+    from lm.training import loop
+
+    figures = loop.validation_figures
+
+    def standing_still(member, step, params, look):
+        while step == {middle} and member.e.train.seed < 2:
+            Path(f"stands-{{member.e.train.seed}}").touch()
+            look()
+            time.sleep(0.05)
+        return figures(member, step, params, look)
+
+    loop.validation_figures = standing_still
+"""
+"""A config whose runs of seeds 0 and 1 stand still in the middle of their first job until it is told to stop: what the
+test does to them then does not depend on how fast anything is."""
+STEPS, EVERY, MIDDLE = 60, 10, 30
+SETTINGS = dict(train__steps=STEPS, train__log_every=EVERY, train__eval_every=EVERY, train__checkpoint_every=3 * EVERY)
+PATIENCE = 120
+"""Seconds after which what does not happen is an error; nothing takes so long."""
 
 
 @pytest.fixture(scope="module")
@@ -32,31 +59,36 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, corpus):
-    """A folder with a config of a run of some seconds; the processes of jobs share compiled programs."""
+    """A folder with the config; the processes of jobs share compiled programs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "config.py").write_text(
-        f"import sys; sys.path.insert(0, {str(Path(tiny.__file__).parent)!r}); import tiny\n"
-        f"experiment = tiny.experiment({str(corpus)!r}, name='one', train__steps={STEPS}, train__log_every={EVERY},\n"
-        f"    train__eval_every={EVERY}, train__checkpoint_every={5 * EVERY}, train__eval_tokens=512)\n"
-    )
+    values = dict(helpers=str(Path(tiny.__file__).parent), corpus=str(corpus), settings=SETTINGS, middle=MIDDLE)
+    (tmp_path / "config.py").write_text(CONFIG.format(**values))
     return tmp_path
 
 
 def lm(*words: str) -> dict:
     """What the command prints with --json."""
     command = [sys.executable, "-m", "lm.cli", *words, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def step(run: Path) -> int:
-    """The last step in a run's log; 0 without any."""
-    log = run / "metrics.jsonl"
-    steps = re.findall(r'^\{"step": (\d+)', log.read_text() if log.is_file() else "", re.MULTILINE)
-    return int(steps[-1]) if steps else 0
+def preempt() -> None:
+    """A job of the other partition takes all cores for a moment."""
+    subprocess.run(["sbatch", "--partition=high", "--ntasks=2", "--output=/dev/null", "--wrap=true"], check=True)
+
+
+def wait_for_end(*jobs: str) -> None:
+    """Wait until jobs have left the queue, and have their tasks that were put back start sooner."""
+
+    def over() -> bool:
+        for job in jobs:
+            cluster.start_what_waits(job)
+        return not cluster.output("squeue", "-h", f"--jobs={','.join(jobs)}")
+
+    cluster.wait_for(over, 2 * PATIENCE)
 
 
 def told(run: Path) -> list[int]:
@@ -69,41 +101,33 @@ def test_a_sweep_whose_parts_are_requeued_and_preempted(slurm, place):
     words = ("sweep", "config.py", "--grid", "train.seed=0,1,2,3", "--pack", "1")
     made = lm(*words, "--on", "slurm", "--slurm", "partition=low cpus-per-task=1")
     assert made["parts"] == 4
-    job, runs = str(made["job"]), [place / "runs" / "one" / f"seed={seed}" for seed in range(4)]
+    job, sweep = str(made["job"]), place / "runs" / "one"
+    runs = [sweep / f"seed={seed}" for seed in range(4)]
 
-    cluster.wait_for(lambda: 0 < step(runs[0]) < STEPS, 120)
+    cluster.wait_for(lambda: all((place / f"stands-{seed}").exists() for seed in (0, 1)), PATIENCE)
     subprocess.run(["scontrol", "requeue", f"{job}_0"], check=True)
-    cluster.wait_for(lambda: any(0 < step(run) < STEPS for run in runs[1:]), 120)
-    subprocess.run(["sbatch", "--partition=high", "--ntasks=2", "--output=/dev/null", "--wrap=true"], check=True)
-
-    def over() -> bool:
-        cluster.start_what_waits(job)
-        return not cluster.output("squeue", "-h", f"--jobs={job}")
-
-    cluster.wait_for(over, 240)
-    logs = "".join(path.read_text() for path in sorted((place / "runs" / "one").glob("slurm-*.log")))
+    preempt()
+    wait_for_end(job)
+    logs = "".join(path.read_text() for path in sorted(sweep.glob("slurm-*.log")))
     status = lm(*words, "--status")
     assert status["counts"] == {"finished": 4} and status["job"] == int(job) and status["parts"] == {}, logs
-    with (place / "runs" / "one" / "points.csv").open() as table:
+    with (sweep / "points.csv").open() as table:
         assert sorted(row["name"] for row in csv.DictReader(table)) == [run.name for run in runs]
     assert [told(run) for run in runs] == [list(range(0, STEPS + 1, EVERY))] * 4
-    assert logs.count("already") + logs.count("was stopped and saved") >= 2, logs
+    for part in (0, 1):
+        assert "was stopped and saved" in (sweep / f"slurm-{part}.log").read_text(), logs
     assert "Traceback" not in logs
 
 
-def test_a_run_that_is_preempted_and_one_that_cannot_be(slurm, place):
-    """A job for one run goes on by itself after status 75, and is not tried again after status 2."""
-    job = str(lm("train", "config.py", "--on", "slurm", "--slurm", "partition=low")["job"])
-    run = place / "runs" / "one"
-    cluster.wait_for(lambda: 0 < step(run) < STEPS, 120)
-    subprocess.run(["sbatch", "--partition=high", "--ntasks=2", "--output=/dev/null", "--wrap=true"], check=True)
+def test_two_processes_that_are_preempted_and_a_run_that_cannot_be(slurm, place):
+    """The processes of one run stop together and go on together; after status 2 nothing is tried again."""
+    job = str(lm("train", "config.py", "--on", "slurm", "--slurm", "partition=low ntasks=2")["job"])
+    cluster.wait_for((place / "stands-0").exists, PATIENCE)
+    preempt()
     wrong = str(lm("train", "config.py", "--name", "no", "--data.corpus", "nowhere.txt", "--on", "slurm")["job"])
-
-    def over() -> bool:
-        cluster.start_what_waits(job)
-        return not cluster.output("squeue", "-h", "--states=PENDING,RUNNING,COMPLETING")
-
-    cluster.wait_for(over, 240)
-    assert told(run) == list(range(0, STEPS + 1, EVERY))
+    wait_for_end(job, wrong)
+    log = (place / "runs" / "one" / f"slurm-{job}.log").read_text()
+    assert told(place / "runs" / "one") == list(range(0, STEPS + 1, EVERY)), log
+    assert "(2 devices in 2 processes)" in log and f"stopped at step {MIDDLE} and saved" in log, log
     assert "Restarts=1" in cluster.output("scontrol", "show", "job", job)
     assert "ExitCode=2:0" in (shown := cluster.output("scontrol", "show", "job", wrong)) and "Restarts=0" in shown

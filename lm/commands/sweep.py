@@ -101,7 +101,8 @@ def _part(o: Options) -> tuple[int, int] | None:
     require(elsewhere or not o.slurm, "--slurm is for a job: give --on slurm")
     if elsewhere and not (o.dry_run or o.status):
         require(o.part is None, "--part is for a sweep that is trained here: with --on slurm every part is a task")
-        slurm.options(o.slurm)
+        several = [word for word in slurm.options(o.slurm) if re.match(r"ntasks.*=(?!1$)", word)]
+        require(not several, f"--slurm {' '.join(several)}: a part is one process; several are for lm train")
         slurm.require_slurm()
     if o.part is None:
         return None

@@ -1,6 +1,7 @@
 """Slurm: a script that a person can read and submit again, its submission, and what the queue says of it.
 
-A task that exits 75 was stopped and saved, and puts itself back into the queue; one whose input was wrong (2) does not.
+What was stopped and saved (75), or killed, puts itself back into the queue; what failed by itself, such as by wrong
+input (2), does not.
 """
 
 import dataclasses
@@ -59,10 +60,11 @@ class Batch:
             "",
             f"srun --unbuffered {words}" + (f' --part "$SLURM_ARRAY_TASK_ID/{self.parts}"' if array else ""),
             "status=$?",
-            "# 75: stopped and saved; 143: told to stop before it had begun. Anything else would happen again.",
-            "if [ $status = 75 ] || [ $status = 143 ]; then",
-            f'  [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MOST_RESTARTS} ] && scontrol requeue "{job}"',
-            "fi",
+            "# The highest status of all processes. 75: stopped and saved; 143: told to stop before it had begun;",
+            "# 137: killed, so that it goes on from its last checkpoint. Anything else would happen again.",
+            'case "$status" in 75 | 137 | 143)',
+            f'  [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MOST_RESTARTS} ] && scontrol requeue "{job}" ;;',
+            "esac",
             "exit $status",
         ]
         return "\n".join(lines) + "\n"
@@ -81,6 +83,9 @@ def options(texts: Sequence[str]) -> tuple[str, ...]:
             match = _LINE.fullmatch(word)
             require(match is not None, f"--slurm {word!r}: options of sbatch, such as partition=gpu gres=gpu:1")
             require(match[1] not in OURS, f"--slurm {word}: the script has its own --{match[1]}")
+            require(
+                match[1] != "gpus-per-task", f"--slurm {word}: JAX finds no GPU under it; give gres=gpu:N, of a node"
+            )
             found.append(word)
     return tuple(found)
 
@@ -105,7 +110,8 @@ def submit(batch: Batch) -> int:
     try:
         said = subprocess.run(["sbatch", "--parsable"], input=script, capture_output=True, text=True, timeout=60)
         number = said.stdout.strip().split(";")[0]
-        why = f"{said.stderr.strip() or said.stdout.strip()}".removeprefix("sbatch: ").removeprefix("error: ")
+        lines = (said.stderr.strip() or said.stdout.strip()).splitlines()
+        why = "; ".join(re.sub(r"^sbatch: ((error|fatal): )?", "", line) for line in lines)
         require(said.returncode == 0 and number.isdigit(), f"sbatch refused the job: {why[:200]}")
     except (UserError, subprocess.TimeoutExpired) as error:
         if made:

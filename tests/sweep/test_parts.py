@@ -99,9 +99,11 @@ def fake(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("status, restarts, requeued", [(0, 0, 0), (1, 0, 0), (2, 0, 0), (75, 0, 1), (75, 100, 0)])
+@pytest.mark.parametrize(
+    "status, restarts, requeued", [(0, 0, 0), (1, 0, 0), (2, 0, 0), (75, 0, 1), (75, 100, 0), (137, 0, 1), (143, 99, 1)]
+)
 def test_the_script_puts_back_what_was_stopped(tmp_path, fake, status, restarts, requeued):
-    """75 alone, up to the limit; the words of the command arrive as they were, whatever is in them."""
+    """Stopped or killed, up to the limit; the words of the command arrive as they were, whatever is in them."""
     fake("srun", f'printf "%s\\n" "$@" > {tmp_path}/words; exit {status}')
     fake("scontrol", f'echo "$@" >> {tmp_path}/requeued')
     command = ("lm", "sweep", "a b", "$(touch no)\nx", "it's")
@@ -150,6 +152,8 @@ def test_records_of_runs_are_seen_from_elsewhere(jobs, tmp_path):
         (["--slurm", "partition=a"], "--slurm is for a job: give --on slurm"),
         (["--on", "slurm", "--part", "0/2"], "--part is for a sweep that is trained here"),
         (["--on", "slurm", "--slurm", "partition=a\nrm -r x"], "--slurm 'rm"),
+        (["--on", "slurm", "--slurm", "ntasks-per-node=2"], "--slurm ntasks-per-node=2: a part is one process"),
+        (["--on", "slurm", "--slurm", "gpus-per-task=1"], "--slurm gpus-per-task=1: JAX finds no GPU under it"),
     ],
 )
 def test_bad_input_is_one_line(workplace, capsys, monkeypatch, words, said):
