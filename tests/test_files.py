@@ -33,6 +33,8 @@ ALLOWED = {
     ("experiments/prepare_speed.py", "open"): "in a temporary folder",
     ("lm/figures.py", "figure.savefig"): "into a file of `whole`",
     ("lm/cli.py", "os.fdopen"): "standard streams that were closed",
+    ("lm/processes.py", "os.fdopen"): "standard output",
+    ("experiments/processes_speed.py", "Pathplace, 'config.py'.write_text"): "in a temporary folder",
     ("experiments/google_set.py", "np.savez"): "into a file of `whole`",
     ("experiments/torch_recipe.py", "log.open"): "a log, line by line",
     ("experiments/kill_resume.py", "place / 'log.txt'.open"): "the standard error of a process",
