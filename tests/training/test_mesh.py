@@ -44,7 +44,9 @@ def on_eight_devices(folder: Path, way: str, cases: list[str]) -> dict[str, dict
     return json.loads(made.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module", params=["short", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=[pytest.param("short", marks=pytest.mark.gate), pytest.param("full", marks=pytest.mark.slow)]
+)
 def found(request, tmp_path_factory):
     way, cases = ("4x2:fsdp,1x1", SHORT) if request.param == "short" else ("4x2:fsdp,1x1,8x1,2x4:fsdp", FULL)
     return on_eight_devices(tmp_path_factory.mktemp("mesh"), way, cases)
