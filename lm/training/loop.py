@@ -94,9 +94,8 @@ def train_pack(
         data = processes.lead_first("data", lambda: prepare(experiments[0].data, report=display.stage))
         experiments = [with_vocabulary(e, data) for e in experiments]
         e = experiments[0]  # stands for all below: they share the data, the shapes, and when something is due
-        mesh = parallel.mesh_of(e.parallel)
         if len(experiments) == 1:
-            parallel.require_divisible(mesh, e.train.batch, e.train.accumulation)
+            parallel.require_divisible(parallel.mesh_of(e.parallel), e.train.batch, e.train.accumulation)
         require_memory(e, len(experiments))
 
         # --- 2. Run directories: made, or opened where they left off -------------------------------------------------
@@ -116,10 +115,8 @@ def train_pack(
             # --- 3. State: fresh, or restored ------------------------------------------------------------------------
             group = [member for member in members if member.run.reached == step and not member.lost]
             first, resumed = group[0], bool(group[0].run.steps())
-            states, hypers = (
-                [restore(member, display.say) for member in group],
-                [hyperparameters(m.e, m.steps) for m in group],
-            )
+            states = [restore(member, display.say) for member in group]
+            hypers = [hyperparameters(member.e, member.steps) for member in group]
             resident = first.batches.resident
             pack = make_pack(states, hypers, first.e, first.eot, how=how, devices=e.parallel.data)
             store = pack.place(first.batches.store()) if resident else None
@@ -127,7 +124,7 @@ def train_pack(
             if resumed:
                 display.say(f"resuming {names(group)} at step {step} of {steps.total}")
             if step == 0 and lacking_records(group, 0):
-                display.say(headline(e, group))
+                display.say(headline(e, group, pack.devices))
             # Told to stop while it was evaluated, a run was saved without the record that was due: it is made up for.
             logging, evaluating, _ = due_at(steps, step)
             lacking = processes.leads("records", functools.partial(lacking_records, group, step))
@@ -317,11 +314,11 @@ def names(group: Sequence[Member]) -> str:
     return str(first) if len(group) == 1 else f"{len(group)} runs side by side, {first} to {last}"
 
 
-def headline(e: Experiment, group: Sequence[Member]) -> str:
+def headline(e: Experiment, group: Sequence[Member], devices: int) -> str:
     """Says what is about to be trained, on what and where."""
-    device, record, mesh = jax.local_devices()[0], group[0].run.record, parallel.mesh_of(e.parallel)
+    device, record = jax.local_devices()[0], group[0].run.record
     several = f" in {processes.count()} processes" if processes.count() > 1 else ""
-    side_by_side = "" if mesh is None else f" ({mesh.size} devices{several})"
+    side_by_side = "" if devices == 1 else f" ({devices} devices{several})"
     return (
         f"{names(group)}: {record['params_total']:,} parameters, {record['steps']['total']:,} steps of "
         f"{e.batch_tokens:,} tokens from {e.data.learnt} ({record['train_tokens']:,} tokens), "
