@@ -39,7 +39,7 @@ class Options:
     level: float = 0.9
     """Coverage of the intervals."""
     seed: int = 42
-    table: Table = dataclasses.field(default_factory=Table)
+    table: Annotated[Table, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Table)
     hold_out: str | None = None
     """Predict these rows instead of fitting them: "flops > 1e18"."""
     write_prediction: Path | None = None

@@ -48,7 +48,7 @@ class ScalingOptions:
     level: Level = 0.9
     """Coverage of the bands."""
     seed: Seed = 42
-    table: Table = dataclasses.field(default_factory=Table)
+    table: Annotated[Table, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Table)
     json: Json = False
 
 

@@ -174,7 +174,7 @@ def test_markup_and_control_characters_of_a_text_are_shown_as_they_are(ask, work
 def test_a_run_that_diverged_is_refused(run_path, monkeypatch):
     m = lm.load(run_path)
     broken = dataclasses.replace(m, params=m.params | {"embedding": m.params["embedding"] * np.nan})
-    monkeypatch.setattr("lm.run.load", lambda run, checkpoint: broken)
+    monkeypatch.setattr("lm.run.load", lambda run, checkpoint, parallel: broken)
     with pytest.raises(UserError, match="parameters of step 250 are not finite"):
         command.run([run_path, "loss", TEXT])
 
