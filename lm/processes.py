@@ -248,16 +248,19 @@ class Life(threading.Thread):
             os.write(2, b"\x1b[?25h" * os.isatty(2) + f"lm: {what}\n".encode())  # a live display hides the cursor
 
     def end(self, status: int, said: str | None) -> None:
-        """Ends the process at once. The first waits for the others: their words go through it."""
+        """Ends the process at once. The first waits for the others, SILENCE or longer: their words go through it."""
         self.over.set()
         with contextlib.suppress(RuntimeError):
             self.say(status, said)
-            for _ in range(int(SILENCE / BEAT) if lead() else 0):
-                heard = self.others()
-                if len(heard) == count() - 1 and all(words["status"] is not None for words in heard.values()):
-                    break
+            patience = time.monotonic() + max(SILENCE, 5 * BEAT)
+            while lead() and not self.alone() and time.monotonic() < patience:
                 time.sleep(BEAT / 4)
+            time.sleep(BEAT / 4 if lead() else 0)  # those who said so are about to be gone
         os._exit(status)
+
+    def alone(self) -> bool:
+        """Tells whether every other process has said that it ends."""
+        return sum(words["status"] is not None for words in self.others().values()) == count() - 1
 
 
 @functools.cache
