@@ -140,7 +140,7 @@ def draw(found: dict[int, dict[str, list[float]]]) -> plt.Figure:
         axes.axvline(1, color="0.4", linewidth=1)
         axes.invert_yaxis()
         axes.set_xlabel("steps a second beside one process with both cores")
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=len(found))
     return figure
 
 
