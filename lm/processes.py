@@ -203,6 +203,8 @@ class Life(threading.Thread):
         super().__init__(name="life", daemon=True)
         self.over = threading.Event()
         self.beats = itertools.count()
+        self.dead: set[int] = set()
+        """Processes that fell silent."""
 
     def say(self, status: int | None = None, said: str | None = None) -> None:
         """Tells the others that this process lives; or with which status it ends, and what it said."""
@@ -237,6 +239,7 @@ class Life(threading.Thread):
         if self.over.is_set():
             return
         if status is None:
+            self.dead.add(process)
             self.tell(f"process {process} has died: the same command goes on from the last checkpoint")
         elif lead():
             self.tell(f"process {process} has ended with status {status}, and says why")
@@ -259,8 +262,9 @@ class Life(threading.Thread):
         os._exit(status)
 
     def alone(self) -> bool:
-        """Tells whether every other process has said that it ends."""
-        return sum(words["status"] is not None for words in self.others().values()) == count() - 1
+        """Tells whether every other process has said that it ends, or is dead."""
+        ended = {process for process, words in self.others().items() if words["status"] is not None}
+        return len(ended | self.dead) == count() - 1
 
 
 @functools.cache
@@ -291,6 +295,8 @@ def _end_with_error(hook: Callable, kind: type, error: BaseException, trace) -> 
     """Ends all processes on a defect, which is told as usual. What a library says of a peer that is gone is none."""
     if issubclass(kind, RuntimeError) or "Gloo" in str(error):
         _life().join(SILENCE + 2 * BEAT)  # it ends this process when it finds one dead
+    if _life().over.is_set():
+        _life().join()  # it is about to
     hook(kind, error, trace)
     leave(1)
 
