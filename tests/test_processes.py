@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from tiny import logged
 
 import lm
 from lm import checkpoints, processes
@@ -25,8 +26,6 @@ STEPS, EVERY = 200, 10
 SETTINGS = dict(
     train__steps=STEPS, train__log_every=EVERY, train__eval_every=10 * EVERY, train__checkpoint_every=5 * EVERY
 )
-CLOCK = {"seconds", "tokens_per_second", "mfu", "data_wait"}
-"""Figures of a record that depend on the clock."""
 
 
 @pytest.fixture
@@ -85,14 +84,9 @@ def wait_for(reached: int) -> None:
         time.sleep(0.01)
 
 
-def log_of(run: Run) -> list[dict]:
-    """A run's records without what depends on the clock."""
-    return [{key: value for key, value in record.items() if key not in CLOCK} for record in run.metrics()]
-
-
 def same_figures(run: Run, plain: Run) -> None:
     """Both logs tell of the same steps, and of losses within 1e-5."""
-    for record, other in zip(log_of(run), log_of(plain), strict=True):
+    for record, other in zip(logged(run), logged(plain), strict=True):
         assert record.keys() == other.keys() and record["step"] == other["step"]
         for name in record.keys() & {"loss", "val_loss"}:
             assert record[name] == pytest.approx(other[name], abs=1e-5), record["step"]
@@ -127,7 +121,7 @@ def test_two_processes_train_what_one_does_whatever_ends_them(place, corpus):
     statuses, outs, errs = outcome(start())
     assert statuses == [0, 0] and "resuming runs/both" in errs[0], errs
     both, whole = Run("runs/both"), Run("runs/whole")
-    assert log_of(both) == log_of(whole)  # no gap and no step twice: one writer
+    assert logged(both) == logged(whole)  # no gap and no step twice: one writer
     assert checkpoints.digest(lm.load(both).params) == checkpoints.digest(lm.load(whole).params)
 
 

@@ -52,3 +52,12 @@ def same_bits(a, b) -> bool:
         return np.asarray(x).dtype, np.asarray(x).shape, np.asarray(x).tobytes()
 
     return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.map(bits, a) == jax.tree.map(bits, b)
+
+
+TIMINGS = {"seconds", "data_wait", "tokens_per_second", "mfu"}
+"""Figures of a record that depend on the clock."""
+
+
+def logged(run) -> list[dict]:
+    """A run's records without what depends on the clock."""
+    return [{key: value for key, value in record.items() if key not in TIMINGS} for record in run.metrics()]

@@ -68,9 +68,10 @@ def prepare(arguments: list[str]) -> None:
         made = tokens.prepare_corpus(data, report=display.stage, workers=o.workers)
     names = ("count", "bytes", "documents", "sha256")
     files = {"train": made.train, "validation": made.validation}
-    facts = {side: {n: getattr(f, n) for n in names} | {"path": str(f.path)} for side, f in files.items()}
-    for side, f in files.items():
-        facts[side]["files"] = len(f.paths)
+    facts = {
+        side: {name: getattr(file, name) for name in names} | {"path": str(file.path), "files": len(file.paths)}
+        for side, file in files.items()
+    }
     if o.json:
         about = {"tokenizer": made.tokenizer.name, "n_vocab": made.tokenizer.n_vocab, "hashes": made.hashes}
         print_json(about | facts)

@@ -50,8 +50,8 @@ def open_runs(
 def follow_run(e: Experiment, folder: Path) -> Run:
     """Returns the run that process 0 has opened, once this one sees of it what that does: over a network, files of
     others may come into sight late. Raises UserError where they do not."""
-    path, patience = folder / e.name, time.monotonic() + IN_SIGHT
-    kept = processes.leads("run", list)
+    path, kept = folder / e.name, processes.leads("run", list)
+    patience = time.monotonic() + IN_SIGHT
     while not exists(path) or Run(path).steps() != kept:
         require(
             time.monotonic() < patience,

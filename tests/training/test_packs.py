@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tiny
 from test_dispatch import HARD
-from test_resume import assert_same_run, everything, logged
+from test_resume import assert_same_run, everything
+from tiny import logged
 
 from lm.data import batches
 from lm.errors import Diverged, UserError

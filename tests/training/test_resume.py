@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny
 from test_dispatch import HARD
+from tiny import logged
 
 from lm import checkpoints, settings
 from lm.data.batches import Batches
@@ -26,8 +27,6 @@ from lm.training import loop, resume
 from lm.training.loop import train, with_vocabulary
 from lm.training.pack import Pack
 from lm.training.step import init_state
-
-TIMINGS = {"seconds", "data_wait", "tokens_per_second", "mfu"}
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +41,6 @@ def everything(run: Run):
     training = {"optimizer": abstract.optimizer, "step": abstract.step, "sums": abstract.sums}
     step = run.steps()[-1]
     return step, checkpoints.load(run.checkpoint_folder, step, params=abstract.params, training=training)
-
-
-def logged(run: Run) -> list[dict]:
-    return [{key: value for key, value in record.items() if key not in TIMINGS} for record in run.metrics()]
 
 
 def assert_same_run(a: Run, b: Run):

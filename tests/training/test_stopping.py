@@ -8,18 +8,12 @@ from pathlib import Path
 
 import pytest
 import tiny
+from tiny import logged
 
 from lm.run import Run
 from lm.training import loop
 from lm.training.loop import train
 from lm.training.stopping import stop_signals
-
-CLOCK = {"seconds", "tokens_per_second", "mfu", "data_wait"}
-
-
-def story(run: Run) -> list[dict]:
-    """The records of a run, without what depends on the clock."""
-    return [{key: value for key, value in record.items() if key not in CLOCK} for record in run.metrics()]
 
 
 @pytest.mark.parametrize("step", [0, 30, 60])
@@ -39,10 +33,10 @@ def test_an_evaluation_is_cut_short_and_made_up_for(tiny_run, corpus, tmp_path, 
         patch.setattr(loop, "validation_figures", told)
         run = train(tiny.experiment(corpus), folder=tmp_path, display=False)
     assert run.reached == step and run.finished == (step == 60)
-    assert (story(run)[-1:] == story(tiny_run)[-1:]) == (step == 60)
+    assert (logged(run)[-1:] == logged(tiny_run)[-1:]) == (step == 60)
     run = train(tiny.experiment(corpus), folder=tmp_path, display=False)
-    assert [record["step"] for record in story(run)] == [record["step"] for record in story(tiny_run)]
-    for mine, theirs in zip(story(run), story(tiny_run), strict=True):
+    assert [record["step"] for record in logged(run)] == [record["step"] for record in logged(tiny_run)]
+    for mine, theirs in zip(logged(run), logged(tiny_run), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-6)
 
 
@@ -69,7 +63,7 @@ def test_a_signal_in_the_first_compilation_ends_the_run_at_once(tiny_run, corpus
     assert done.returncode == 75, done.stderr
     assert done.stderr == "lm: stopped before there was anything new to save; the same command goes on\n"
     assert Run(tmp_path / "tiny").steps() == []
-    assert story(train(tiny.experiment(corpus), folder=tmp_path, display=False)) == story(tiny_run)
+    assert logged(train(tiny.experiment(corpus), folder=tmp_path, display=False)) == logged(tiny_run)
 
 
 def test_a_second_sigterm_does_not_end_what_is_being_saved():
