@@ -7,8 +7,8 @@ stands only where tokenizer_class is PreTrainedTokenizerFast: by a family's name
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from lm.errors import UserError, require
 from lm.tokenizer import END_OF_TEXT, ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
@@ -21,6 +21,8 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
 """What ends a text where no file says so."""
+
+Token = TypeVar("Token", bytes, str)
 
 
 # --- in --------------------------------------------------------------------------------------------------------------
@@ -182,7 +184,7 @@ def _bpe(ranks: Mapping[bytes, int]) -> dict[str, Any]:
     }
 
 
-def merges(ranks: Mapping[bytes, int]) -> Iterable[tuple[bytes, bytes]]:
+def merges(ranks: Mapping[Token, int]) -> Iterator[tuple[Token, Token]]:
     """Each pair of tokens that makes another, by the ranks of what it makes, then of its parts.
 
     tiktoken merges any two that make a token, not only the two that training merged.
