@@ -155,9 +155,9 @@ class EncoderConfig(ModelBase):
     turns more often than the second is left alone, and between them is between."""
     rotary_context: limits.Count = 8192
     """Under llama3, the context before it was lengthened."""
-    activation: Literal["gelu", "gelu_exact", "relu", "relu2", "swiglu", "geglu", "geglu_exact"] = "relu2"
-    """Feed-forward nonlinearity; gelu is the tanh form, gelu_exact the erf form, relu2 is relu squared. swiglu and the
-    geglus multiply one projection by silu or gelu of another (Shazeer 2020)."""
+    activation: Literal["gelu", "gelu_exact", "relu", "relu2", "swiglu", "geglu", "geglu_exact", "reglu"] = "relu2"
+    """Feed-forward nonlinearity; gelu is the tanh form, gelu_exact the erf form, relu2 is relu squared. swiglu, the
+    geglus and reglu multiply one projection by silu, gelu or relu of another (Shazeer 2020)."""
     window: limits.MaybeCount = None
     """Tokens a position attends to, itself included (sliding window); None is all before it."""
     global_every: limits.MaybeCount = None
@@ -279,7 +279,7 @@ class EncoderConfig(ModelBase):
     @property
     def gated(self) -> bool:
         """Whether the feed-forward layer multiplies one projection by a function of another."""
-        return self.activation in ("swiglu", "geglu", "geglu_exact")
+        return self.activation in ("swiglu", "geglu", "geglu_exact", "reglu")
 
     @property
     def windows(self) -> tuple[int | None, ...]:

@@ -136,9 +136,13 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
 }
-GATES = {"swiglu": jax.nn.silu, "geglu": ACTIVATIONS["gelu"], "geglu_exact": ACTIVATIONS["gelu_exact"]}
+GATES = {
+    "swiglu": jax.nn.silu, "geglu": ACTIVATIONS["gelu"], "geglu_exact": ACTIVATIONS["gelu_exact"], "reglu": jax.nn.relu,
+}  # fmt: skip
 """What the projection that gates another goes through."""
-OPERATIONS = {"gelu": 9, "gelu_exact": 5, "relu": 1, "relu2": 2, "swiglu": 3, "geglu": 10, "geglu_exact": 6}
+OPERATIONS = {
+    "gelu": 9, "gelu_exact": 5, "relu": 1, "relu2": 2, "swiglu": 3, "geglu": 10, "geglu_exact": 6, "reglu": 2,
+}  # fmt: skip
 """Operations of each on one hidden value; tanh, erf and the logistic function are one each."""
 
 
