@@ -267,7 +267,7 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "no tokenizer.json: a tokenizer.model or vocab.json alone is not read"),
+        ({}, "no tokenizer.json, nor vocab.json with merges.txt: a tokenizer.model alone is not read"),
         ({"tokenizer.json": "{"}, "tokenizer.json is no JSON"),
         ({"tokenizer.json": "[" * 100_000}, "tokenizer.json is no JSON"),
         ({"tokenizer.json": "[]"}, "tokenizer.json: expected a JSON object"),
