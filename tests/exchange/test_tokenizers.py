@@ -126,6 +126,18 @@ def test_what_came_with_a_model_encodes_as_it_did(kind):
         assert tokenizer.decode(expected) == plain.decode(expected, skip_special_tokens=False)
 
 
+def test_the_older_pair_of_files_is_read(gpt2):
+    """GPT-2's own, as they were published, with OPT's habit of a token before every text."""
+    cache = Path(os.environ["LM_DATA"]) / "tokenizers/tiktoken_cache"
+    names = {"vocab.json": "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
+             "merges.txt": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"}  # fmt: skip
+    texts = {name: (cache / file).read_text() for name, file in names.items()}
+    config = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "add_bos_token": True}
+    tokenizer = from_texts(texts | {"tokenizer_config.json": json.dumps(config)})
+    assert [tokenizer.encode_ordinary(text) for text in STRINGS] == [gpt2.encode_ordinary(text) for text in STRINGS]
+    assert (tokenizer.n_vocab, tokenizer.eot_token) == (50257, 50256) and tokenizer.prefix == [50256]
+
+
 @pytest.mark.parametrize("kind", THEIRS)
 def test_its_tokens_have_bytes(kind):
     """What they stand for, put together, is the text, after the space that some put before it."""
