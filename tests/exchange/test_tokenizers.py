@@ -39,6 +39,12 @@ def imported(kind):
 
 
 @functools.cache
+def written(kind):
+    """One of OURS, as it comes back from the folder it was written to."""
+    return from_texts(to_texts(ours(kind), context=64))
+
+
+@functools.cache
 def as_it_is(kind):
     """What the package itself makes of one of THEIRS, special tokens being text."""
     from tokenizers import Tokenizer
@@ -155,6 +161,17 @@ def test_its_tokens_have_bytes(kind):
             assert whole == b" " * put + read.encode()
     assert tokenizers.bytes_of(tokenizer, tokenizer.n_vocab + 5) == b""
     assert tokenizers.spell(tokenizer, [tokenizer.eot_token]) == [tokenizer.decode_bytes([2]).decode()]
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "Prepend", "bytes", "words", "bpe"])
+@settings(deadline=None, max_examples=50)
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁")))
+def test_any_text_survives(kind, text):
+    tokenizer = imported(kind) if kind in THEIRS else written(kind)
+    tokens = tokenizers.encode(tokenizer, text)
+    assert tokenizer.decode(tokens.tolist()) == text
+    if kind not in THEIRS:
+        assert tokens.tolist() == ours(kind).encode_ordinary(text)
 
 
 @pytest.mark.parametrize("kind", THEIRS)
