@@ -16,9 +16,12 @@ from lm.tokenizer import END_OF_TEXT, ByteTokenizer, CharTokenizer, HuggingFaceT
 from lm.tokenizer.huggingface import BYTE_LETTERS
 from lm.tokenizer.patterns import WORD
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-         "chat_template.jinja", "generation_config.json")  # fmt: skip
-"""What a folder says of its tokenizer."""
+KEPT = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "generation_config.json",
+)  # fmt: skip
+FILES = (*KEPT, "vocab.json", "merges.txt")
+"""What a folder says of its tokenizer; tokenizer.json says what the older two do."""
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
 """What ends a text where no file says so."""
@@ -31,7 +34,7 @@ def from_texts(texts: Mapping[str, str]) -> HuggingFaceTokenizer:
     texts: its files by name, tokenizer.json and what stands beside it. No code of theirs is run.
     Raises UserError where tokenizer.json is missing or cannot be read, and where nothing ends a text.
     """
-    files = {name: texts[name] for name in FILES if name in texts}
+    files = {name: texts[name] for name in KEPT if name in texts}
     config, named, generation = (
         _json(files, name) for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
     )

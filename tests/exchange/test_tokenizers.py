@@ -130,6 +130,7 @@ def test_what_came_with_a_model_encodes_as_it_did(kind):
         expected = plain.encode(text, add_special_tokens=False).ids
         assert tokenizers.encode(tokenizer, text).tolist() == tokenizer.encode_ordinary(text) == expected
         assert tokenizer.decode(expected) == plain.decode(expected, skip_special_tokens=False)
+    assert tokenizers.encode(tokenizer, "a \ud800").tolist() == tokenizer.encode_ordinary("a \ufffd")
 
 
 def test_the_older_pair_of_files_is_read(gpt2):
