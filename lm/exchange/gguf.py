@@ -71,6 +71,14 @@ def _reader(path: str | Path):
     class Reader(gguf.GGUFReader):
         entries = 0
 
+        @property
+        def data(self) -> np.ndarray:
+            return self._data
+
+        @data.setter
+        def data(self, mapped: np.memmap) -> None:
+            self._data = np.asarray(mapped)  # whose slices cost a third of a memmap's
+
         def _get_str(self, offset: int):
             length = int(self._get(offset, np.uint64)[0])
             require(length <= LONGEST_STRING, f"a string of {length:,} bytes")

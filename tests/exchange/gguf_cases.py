@@ -44,7 +44,7 @@ CONFIGS = {
     "gpt2": dict(model_type="gpt2", n_layer=L, n_embd=D, n_head=4, n_positions=T, vocab_size=V, n_inner=F)
     | dict(layer_norm_epsilon=2e-5, bos_token_id=0, eos_token_id=0),
     "gpt_neox": LAYERS
-    | dict(model_type="gpt_neox", num_attention_heads=4, intermediate_size=F, hidden_act="gelu_new")
+    | dict(model_type="gpt_neox", num_attention_heads=4, intermediate_size=F, hidden_act="gelu")
     | dict(rope_parameters=BASE | dict(partial_rotary_factor=0.25)),
     "gpt_neox, one after the other": LAYERS
     | dict(model_type="gpt_neox", num_attention_heads=4, intermediate_size=F, hidden_act="gelu_new")
