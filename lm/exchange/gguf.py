@@ -18,7 +18,6 @@ import numpy as np
 from lm.errors import UserError, require
 from lm.exchange.gguf_families import ARCHITECTURES, FAMILIES, Architecture
 from lm.exchange.gguf_traits import llama3_rope, plain, same
-from lm.exchange.gguf_vocabulary import vocabulary
 from lm.exchange.published import Published
 from lm.files import whole
 
@@ -112,7 +111,7 @@ def _telling(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, NotImplementedError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(
             f"{path}: not a whole GGUF file of a language model ({error or type(error).__name__})"
         ) from error
@@ -137,8 +136,8 @@ def _config(a: Architecture, name: str, fields: dict[str, Any], infos: dict[str,
     for key, setting in a.keys.items():
         if key == "attention.head_count_kv":
             left.setdefault(key, left.get("attention.head_count"))
-        require(left.get(key) is not None, f"{prefix}{key}: no such key")
-        value = left.pop(key)
+        value = left.pop(key, None)
+        require(isinstance(value, int | float) and value > 0, f"{prefix}{key} {value}: not what it should be")
         config[setting] = plain(value) if isinstance(value, float) else value
     for setting, value in a.fixed.items():
         config[setting] = value[0] if isinstance(value, tuple) else value
@@ -275,9 +274,9 @@ def _tokenizer_texts(fields: dict[str, Any]) -> dict[str, str]:
     """tokenizer.json and what stands beside it."""
     if fields.get("tokenizer.ggml.model", "none") == "none":
         return {}
-    from lm.exchange import tokenizers
+    from lm.exchange.gguf_tokenizer import from_gguf
 
-    return tokenizers.from_gguf(fields)
+    return from_gguf(fields)
 
 
 # --- write ------------------------------------------------------------------------------------------------------------
@@ -305,8 +304,8 @@ def write(
     writer.add_file_type({"f32": 0, "f16": 1, "q8_0": 7}[dtype])
     for key, value in fields.items():
         _add(writer, f"{name}.{key}", value)
-    _add(writer, f"{name}.vocab_size", len(tensors["token_embd.weight"]()))
-    for key, value in vocabulary(published, len(tensors["token_embd.weight"]())).items():
+    rows = len(tensors["token_embd.weight"]())
+    for key, value in {f"{name}.vocab_size": rows, **_tokenizer_fields(published, rows)}.items():
         _add(writer, key, value)
     if factors is not None:
         tensors["rope_freqs.weight"] = lambda: factors
@@ -335,6 +334,16 @@ def _fields(a: Architecture, config: dict[str, Any]) -> dict[str, Any]:
     unknown = [key for key, value in left.items() if value not in (None, False) and not any(t in key for t in trained)]
     require(not unknown, f"{''.join(unknown[:1])} {left.get(''.join(unknown[:1]))}: llama.cpp has no place for it")
     return fields
+
+
+def _tokenizer_fields(published: Published, rows: int) -> dict[str, Any]:
+    """The `tokenizer` keys of a file whose embedding has so many rows."""
+    if "tokenizer.json" not in published.texts:
+        return {"tokenizer.ggml.model": "none"}
+    from lm.exchange.gguf_tokenizer import to_gguf
+    from lm.exchange.tokenizers import from_texts
+
+    return to_gguf(from_texts(published.texts), rows)
 
 
 def _sources(a: Architecture, name: str, published: Published, layers: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ CONFIGS = {
     "llama, nine heads, tied": OVER | dict(model_type="llama", rope_parameters=LINEAR, tie_word_embeddings=True),
     "llama, biases": OWN | dict(model_type="llama", rope_parameters=BASE, attention_bias=True, mlp_bias=True),
     "llama 3.1": OWN | dict(model_type="llama", rope_parameters=LLAMA3, tie_word_embeddings=True),
-    "mistral": OWN | dict(model_type="mistral", rope_parameters=BASE, sliding_window=None),
+    "mistral": OVER | dict(model_type="mistral", rope_parameters=BASE, sliding_window=None),
     "qwen2": OVER | dict(model_type="qwen2", rope_parameters=BASE, tie_word_embeddings=True),
     "qwen3": OWN | dict(model_type="qwen3", rope_parameters=BASE, tie_word_embeddings=False),
     "smollm3": OVER | dict(model_type="smollm3", rope_parameters=BASE, pad_token_id=0, bos_token_id=0, eos_token_id=0),
