@@ -84,6 +84,7 @@ MAY_KNOW = {
         "data",
         "errors",
         "evaluation",
+        "exchange",
         "hardware",
         "model",
         "run",

@@ -109,7 +109,7 @@ def _multiple(n: int, block: int = 256) -> int:
 
 def logits(path: str | Path, tokens: Sequence[int]) -> np.ndarray:
     """Logits [T, V] of a file behind each of the tokens, in float32 as far as llama.cpp goes."""
-    decoder = Decoder(path, 1, len(tokens))
+    decoder = Decoder(path, 1, len(tokens), threads=1)  # several wait for each other on a machine that is busy
     return decoder.read([Entry(0, position, token, True) for position, token in enumerate(tokens)])
 
 
@@ -129,15 +129,16 @@ def check(path: str | Path, tokens: Sequence[int], expected_TV: np.ndarray) -> f
 class LlamaGenerator(Generator):
     """A GGUF file in the place of parameters: `generate` takes its logits, and all else is as with our own."""
 
-    def __init__(self, m: Trained, path: str | Path):
+    def __init__(self, m: Trained, path: str | Path, *, threads: int | None = None):
         super().__init__(m)
-        self.path = path
+        self.path, self.threads = path, threads
         self._decoder, self._size = None, (0, 0)
 
     def read(self, rows: list[Row], capacity: int, seen_BV: jax.Array) -> Decoding:
         """Each row read but for its last token."""
         if self._size != (len(rows), capacity):
-            self._decoder, self._size = Decoder(self.path, len(rows), capacity), (len(rows), capacity)
+            self._decoder = Decoder(self.path, len(rows), capacity, threads=self.threads)
+            self._size = len(rows), capacity
         self._decoder.forget()
         entries = [
             Entry(r, position, token, False)

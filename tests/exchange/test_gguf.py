@@ -213,7 +213,7 @@ def test_a_file_is_written_whole_or_not_at_all(path):
     before = path.read_bytes()
     wrong = p.tensors["model.norm.weight"].copy()
     wrong[3] = np.nan
-    with pytest.raises(UserError, match="output_norm.weight"):
+    with pytest.raises(UserError, match=r"output_norm\.weight"):
         write(Published(p.config, dict(p.tensors) | {"model.norm.weight": wrong}), path)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
