@@ -47,8 +47,8 @@ def readings(
 ) -> list[Reading]:
     """What is read for each prompt.
 
-    prompts: texts, or lists of tokens, which are read as they stand. sources: texts that the answers are to; vectors: arrays [I, E] likewise. Raises UserError where these and the model
-    do not go together.
+    prompts: texts, or lists of tokens, which are read as they stand. sources: texts that the answers are to; vectors:
+    arrays [I, E] likewise. Raises UserError where these and the model do not go together.
     """
     c, end = m.model.config, m.tokenizer.eot_token
     n_vocab = m.tokenizer.n_vocab
