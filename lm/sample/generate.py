@@ -81,7 +81,7 @@ class Generator:
 
 def generate(
     m: Trained | Generator,
-    prompts: Sequence[str],
+    prompts: Sequence[str | list[int]],
     sampler: Sampler = Sampler(),  # noqa: B008  (frozen)
     *,
     sources: Sequence[str] | None = None,
@@ -96,6 +96,7 @@ def generate(
     """Continue each prompt, `samples` times, by at most `max_tokens` tokens.
 
     m: what `lm.load` returns, or a Generator of that, for many calls. An empty prompt starts a document.
+    prompts: texts, or lists of tokens, which are read as they stand.
     sources: a text for each prompt, of which the continuation is the translation, class or other answer; vectors: such
     arrays [I, E], of which it is the caption. For models that were trained on such examples.
     seed: everything random is a function of it, the row and the place in the row; a row's sample does not depend on the
@@ -167,8 +168,9 @@ def generate_naive(m: Trained, tokens: list[int], n: int) -> tuple[list[int], li
 class Row:
     """The host's side of one row."""
 
-    def __init__(self, tokenizer, prompt: str, reading: Reading, stop: tuple[str, ...]):
-        self.prompt, self.tokens = prompt, reading.tokens
+    def __init__(self, tokenizer, prompt: str | list[int], reading: Reading, stop: tuple[str, ...]):
+        self.prompt = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+        self.tokens = reading.tokens
         self.reading = reading  # what the model reads: the last token is not in the cache yet
         self.place = len(self.tokens)  # tokens so far, those dropped from the reading included
         self.continuation = Continuation(tokenizer, stop)
