@@ -290,11 +290,8 @@ def write(
     """
     gguf = library()
     require(dtype in DTYPES, f"dtype {dtype}: {', '.join(DTYPES)}")
-    family = published.config.get("model_type")
-    require(family in FAMILIES, f"model_type {family}: llama.cpp has no such architecture, or computes it otherwise")
-    name = FAMILIES[family]
+    name, fields = _understood(published.config)
     a = ARCHITECTURES[name]
-    fields = _fields(a, published.config)
     tensors = _sources(a, name, published, fields["block_count"])
     factors = fields.pop("rope_freqs", None)
     kind = gguf.GGMLQuantizationType[DTYPES[dtype]]
@@ -310,6 +307,18 @@ def write(
     if factors is not None:
         tensors["rope_freqs.weight"] = lambda: factors
     _save(writer, tensors, path, kind)
+
+
+def require_understood(config: Mapping[str, Any]) -> None:
+    """Refuse what llama.cpp would compute otherwise than `transformers` does, and what it has no place for."""
+    _understood(dict(config))
+
+
+def _understood(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The architecture's name, and its keys."""
+    family = config.get("model_type")
+    require(family in FAMILIES, f"model_type {family}: llama.cpp has no such architecture, or computes it otherwise")
+    return FAMILIES[family], _fields(ARCHITECTURES[FAMILIES[family]], config)
 
 
 def _fields(a: Architecture, config: dict[str, Any]) -> dict[str, Any]:
