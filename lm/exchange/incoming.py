@@ -2,12 +2,15 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from lm import tokenizer as lm_tokenizer
 from lm.checkpoints import Checkpoints
 from lm.config import DataConfig, Experiment, ModelConfig, Steps
 from lm.errors import UserError, require
@@ -111,8 +114,11 @@ def _write_run(
         documents=0, train_tokens=0, epoch_tokens=0, params_total=total, params_nonembedding=nonembedding,
         flops_per_token=model.cost().training_flops, steps=nothing, source=source,
     )  # fmt: skip
-    digests = "".join(f"{name} {digest}\n" for name, digest in sorted(published.hashes.items()))
-    hashes = {"source": _sha256(digests), "corpus": "", "validation": "", "tokenizer": tokenizers.digest(tokenizer)}
+    digests = json.dumps(sorted(published.hashes.items()))
+    hashes = {
+        "source": hashlib.sha256(digests.encode()).hexdigest(), "corpus": "", "validation": "",
+        "tokenizer": lm_tokenizer.digest(tokenizer),
+    }  # fmt: skip
     target = folder / experiment.name
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name[:40]}.") as partial:

@@ -55,7 +55,7 @@ def export_gguf(m: Trained, path: str | Path, *, dtype: str = "f32", check: bool
     """
     require(not Path(path).exists(), f"{path} is there already: choose another, or remove it")
     published, chosen = publish(m, None, for_gguf=True)
-    about = {"name": m.run.name if m.run else m.experiment.name, "description": _summary(m)}
+    about = {"name": _name(m), "description": _summary(m)}
     gguf.write(published, path, about=about, dtype=dtype)
     checked = check_gguf(Path(path), m.model, m.params) if check else NONE
     return _exported(m, Path(path), published, chosen, checked)
@@ -88,7 +88,7 @@ def _preferred(m: Trained, asked: str | None) -> list[Family]:
     """The families to try, in order: the one asked for, or the one that it came from and then all."""
     if asked is not None:
         return [shapes.family(asked)]
-    came = m.run.record.get("source", {}).get("family") if m.run else None
+    came = m.run.source.get("family") if m.run else None
     return sorted(FAMILIES.values(), key=lambda f: f.model_type != came)
 
 
@@ -133,19 +133,19 @@ def _own_words(m: Trained) -> list[str]:
 # --- what is said of it ----------------------------------------------------------------------------------------------
 def _summary(m: Trained) -> str:
     """The run, its step and its loss in one sentence."""
-    losses = [
-        record for record in (m.run.metrics() if m.run else []) if record["step"] == m.step and "val_loss" in record
-    ]
-    loss = f", validation loss {losses[-1]['val_loss']:.4f} nats/token" if losses else ""
-    return (
-        f"{m.run.name if m.run else m.experiment.name} at step {m.step:,}, trained on {m.experiment.data.learnt}{loss}"
-    )
+    records = m.run.metrics() if m.run else []
+    losses = [record["val_loss"] for record in records if record["step"] == m.step and "val_loss" in record]
+    loss = f", validation loss {losses[-1]:.4f} nats/token" if losses else ""
+    return f"{_name(m)} at step {m.step:,}, trained on {m.experiment.data.learnt}{loss}"
+
+
+def _name(m: Trained) -> str:
+    return m.run.name if m.run else m.experiment.name
 
 
 def card(m: Trained, f: Family, chosen: tuple[folding.Folding, ...]) -> str:
     """A model card: what it is, what it was trained on, how well it does, and how it was said in the family's terms."""
-    record = m.run.record if m.run else {}
-    source = record.get("source", {})
+    record, source = (m.run.record, m.run.source) if m.run else ({}, {})
     lines = [
         ("written by", f"lm {__version__}"),
         ("step", f"{m.step:,}"),
@@ -159,5 +159,4 @@ def card(m: Trained, f: Family, chosen: tuple[folding.Folding, ...]) -> str:
         ("fingerprint", record.get("fingerprint", "")),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in lines if value)
-    name = m.run.name if m.run else m.experiment.name
-    return f"# {name}\n\n{_summary(m)}.\n\n| | |\n|---|---|\n{table}\n"
+    return f"# {_name(m)}\n\n{_summary(m)}.\n\n| | |\n|---|---|\n{table}\n"
