@@ -290,8 +290,9 @@ def write(
     """
     gguf = library()
     require(dtype in DTYPES, f"dtype {dtype}: {', '.join(DTYPES)}")
-    name, fields = _understood(published.config)
+    name = _architecture(published.config)
     a = ARCHITECTURES[name]
+    fields = _fields(a, published.config)
     tensors = _sources(a, name, published, fields["block_count"])
     factors = fields.pop("rope_freqs", None)
     kind = gguf.GGMLQuantizationType[DTYPES[dtype]]
@@ -309,19 +310,22 @@ def write(
     _save(writer, tensors, path, kind)
 
 
-def require_understood(config: Mapping[str, Any]) -> None:
-    """Refuse what llama.cpp would compute otherwise than `transformers` does, and what it has no place for."""
-    _understood(dict(config))
+def objection(config: Mapping[str, Any]) -> str | None:
+    """Why a model of this config.json is not written; None where llama.cpp computes it as `transformers` does."""
+    try:
+        _fields(ARCHITECTURES[_architecture(config)], config)
+    except UserError as error:
+        return str(error)
+    return None
 
 
-def _understood(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The architecture's name, and its keys."""
+def _architecture(config: Mapping[str, Any]) -> str:
     family = config.get("model_type")
     require(family in FAMILIES, f"model_type {family}: llama.cpp has no such architecture, or computes it otherwise")
-    return FAMILIES[family], _fields(ARCHITECTURES[FAMILIES[family]], config)
+    return FAMILIES[family]
 
 
-def _fields(a: Architecture, config: dict[str, Any]) -> dict[str, Any]:
+def _fields(a: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     """The architecture's keys, every key of config.json having been understood."""
     left = {key: value for key, value in config.items() if key not in UNTOLD and not key.endswith("_token_id")}
     for key in ("model_type", "vocab_size", "tie_word_embeddings"):

@@ -56,7 +56,9 @@ class Decoder:
 
     def __init__(self, path: str | Path, rows: int, room: int, *, exact: bool = True, threads: int | None = None):
         api = library()
-        model = api.llama_model_load_from_file(str(path).encode(), api.llama_model_default_params())
+        loading = api.llama_model_default_params()
+        loading.use_extra_bufts = False  # for AMX, which some machines claim and deny: an illegal instruction
+        model = api.llama_model_load_from_file(str(path).encode(), loading)
         require(bool(model), f"{path}: llama.cpp does not load it")
         self.vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
         settings = api.llama_context_default_params()

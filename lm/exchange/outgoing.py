@@ -98,8 +98,8 @@ def _fitting(c: ModelConfig, families: list[Family], for_gguf: bool) -> tuple[Fa
     for f, shape, chosen in _tries(c, families):
         try:
             config = shapes.write(f, shape)
-            if for_gguf:
-                gguf.require_understood(config)
+            objection = gguf.objection(config) if for_gguf else None
+            require(objection is None, objection)
         except UserError as error:
             reasons = len(str(error).split(", "))
             if nearest is None or reasons < nearest[0]:

@@ -11,7 +11,7 @@ from lm.sample.generate import generate
 
 pytest.importorskip("gguf")
 pytest.importorskip("llama_cpp")
-from lm.exchange.llama_cpp import LlamaGenerator, check  # noqa: E402
+from lm.exchange.llama_cpp import LlamaGenerator, check
 
 pytestmark = pytest.mark.parity
 NAMES = {
