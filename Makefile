@@ -22,11 +22,13 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-parity: $(VENV)/dev  ## torch and transformers, to compare the model with
+parity: $(VENV)/dev  ## torch, transformers and the evaluation harness, to compare with
 	$(BIN)/python -m pip install --quiet -c constraints.txt "torch==2.13.0"
 	$(BIN)/python -m pip install --quiet -c constraints.txt "transformers==$(TRANSFORMERS)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt "lm-eval==$(LM_EVAL)"
 
 TRANSFORMERS := 5.23.0
+LM_EVAL := 0.4.13
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from lm.console import as_text
 from lm.errors import printable
-from lm.listing import Listed
+from lm.listing import Listed, measured
 from lm.settings import differences
 from lm.table import number
 from lm.tables import table
@@ -54,6 +54,9 @@ def comparison_text(runs: Sequence[Listed], width: int) -> str:
     changed = differences([one.experiment for one in runs], absent="")
     rows = [[key, *(printable(str(value)) for value in values)] for key, values in changed.items()]
     rows += [[title, *(printable(_figure(one.row[key])) for one in runs)] for title, key in FIGURES.items()]
+    tasks = [measured(one) for one in runs]
+    for name in dict.fromkeys(name for found in tasks for name in found):
+        rows.append([printable(name), *(_figure(found.get(name)) for found in tasks)])
     label = max(len(title) for title, *_ in rows)
     room = (width - label) // len(runs) - 2
     if room >= 12:

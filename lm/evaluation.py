@@ -5,7 +5,7 @@ import functools
 import itertools
 import lzma
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from lm.data.supply import held_out, prepare
 from lm.data.tokens import Prepared, lay_out
 from lm.errors import require
 from lm.limits import Count
-from lm.model.api import LanguageModel
+from lm.model.api import Inputs, LanguageModel
 from lm.model.loss import OBJECTIVES, Batch
 from lm.model.trained import Trained
 from lm.typed import coerce
@@ -197,6 +197,96 @@ def evaluate_examples(m: Trained, file: ExampleFile, *, batch: int = 32, report=
     return _score(m, _rows(columns), batch, _towards(report, file.bytes))
 
 
+# --- continuations ---------------------------------------------------------------------------------------------------
+POSITIONS = 512
+"""Positions whose logits exist at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Continued:
+    """What the tokens of a continuation cost together, and whether each is the likeliest where it stands."""
+
+    nats: float
+    greedy: bool
+
+
+def score_continuations(
+    m: Trained,
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    batch: int = 32,
+    report: Callable[[int, int], None] | None = None,
+) -> list[Continued]:
+    """Score each (context, continuation), two lists of tokens, neither empty; the context is read, and costs nothing.
+
+    Where both together are longer than what the model can read, the context loses its beginning. batch: requests at
+    once. report(requests scored, requests in all) is called after each batch.
+    Raises UserError for a continuation longer than the model's context, and for models that continue nothing.
+    """
+    c, mesh = m.model.config, parallel.mesh_under(m.params)
+    require(c.encoder is None and c.mask != "full", "this model continues no text: it translates, or reads both ways")
+    batch = coerce(batch, Count, "batch")
+    rows = [[*context, *continuation][-(c.context + 1) :] for context, continuation in requests]
+    for number, (context, continuation) in enumerate(requests):
+        require(bool(len(context) and len(continuation)), f"request {number}: a context or a continuation is empty")
+        longest = f"request {number}: a continuation of {len(continuation)} tokens; the context is {c.context}"
+        require(len(continuation) <= c.context, longest)
+    # Rows of similar length lie together, the longest first, padded to a power of two: few programs serve all.
+    order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
+    widths = itertools.groupby(order, key=lambda number: min(_power_of_two(len(rows[number]) - 1), c.context))
+    scores: dict[int, Continued] = {}
+    for width, numbers in widths:
+        numbers = list(numbers)
+        for some in (numbers[start : start + batch] for start in range(0, len(numbers), batch)):
+            lengths = [len(requests[number][1]) for number in some]
+            with parallel.using(mesh):
+                made = _score_batch(m, [rows[number] for number in some], lengths, width, batch)
+            scores |= dict(zip(some, made, strict=True))
+            if report:
+                report(len(scores), len(rows))
+    return [scores[number] for number in range(len(rows))]
+
+
+def _score_batch(m: Trained, rows: list[list[int]], lengths: list[int], width: int, batch: int) -> Iterator[Continued]:
+    """Score the last `lengths[row]` tokens of each row, at most `width` + 1 tokens."""
+    tokens_BT = np.zeros((min(batch, _power_of_two(len(rows))), width), np.int32)
+    for row_T, row in zip(tokens_BT, rows, strict=False):
+        row_T[: len(row) - 1] = row[:-1]
+    # Places of the flattened batch that predict something, and what they should.
+    starts = [i * width + len(row) - 1 - length for i, (row, length) in enumerate(zip(rows, lengths, strict=True))]
+    places = np.concatenate([start + np.arange(length) for start, length in zip(starts, lengths, strict=True)])
+    targets = np.concatenate([row[-length:] for row, length in zip(rows, lengths, strict=True)])
+    missing = (0, _power_of_two(len(places)) - len(places))
+    columns = parallel.place(parallel.mesh_under(m.params), {"tokens_BT": tokens_BT}, axis=0)
+    place_M, target_M = (np.pad(numbers, missing).astype(np.int32) for numbers in (places, targets))
+    nats_M, greedy_M = map(np.asarray, _predict(m.model, m.params, columns["tokens_BT"], place_M, target_M))
+    ends = np.cumsum(lengths)
+    for start, end in zip(ends - lengths, ends, strict=True):
+        yield Continued(float(nats_M[start:end].sum(dtype=np.float64)), bool(greedy_M[start:end].all()))
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _predict(model: LanguageModel, params: dict, tokens_BT: jax.Array, place_M: jax.Array, target_M: jax.Array):
+    """-log p of the targets in nats at places of the flattened rows, and whether none is likelier, both [M]."""
+    h_BTD, _ = model.hidden(params, Inputs(tokens_BT))
+    h_MD = h_BTD.reshape(-1, h_BTD.shape[-1])[place_M]
+
+    def of_some(some):
+        h_MD, target_M = some
+        logits_MV = model.logits(params, h_MD)
+        true_M = jnp.take_along_axis(logits_MV, target_M[:, None], axis=-1)[:, 0]
+        return jax.nn.logsumexp(logits_MV, axis=-1) - true_M, jnp.argmax(logits_MV, axis=-1) == target_M
+
+    size = min(len(target_M), POSITIONS)
+    nats_CM, greedy_CM = jax.lax.map(of_some, (h_MD.reshape(-1, size, h_MD.shape[-1]), target_M.reshape(-1, size)))
+    return parallel.everywhere((nats_CM.reshape(-1), greedy_CM.reshape(-1)))
+
+
+def _power_of_two(n: int, least: int = 16) -> int:
+    return max(least, 1 << (n - 1).bit_length())
+
+
+# --- examples --------------------------------------------------------------------------------------------------------
 def open_examples(m: Trained, path: str | None = None) -> ExampleFile:
     """The examples of a file in a trained model's tokens; without a path, those that its run holds out."""
     if path is None:
@@ -208,6 +298,7 @@ def open_examples(m: Trained, path: str | None = None) -> ExampleFile:
 
 def _validation(m: Trained) -> Prepared:
     """The corpus or the examples of a model's run, read again from where they came from."""
+    require(not m.run.source, f"{m.run.path} was imported, and knows no text of its own; give --text FILE")
     data = prepare(m.experiment.data)
     require(
         data.hashes.items() <= m.run.record["hashes"].items(),

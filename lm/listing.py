@@ -15,12 +15,14 @@ from typing import Any
 from lm import settings
 from lm.config import Experiment, parse_duration
 from lm.errors import UserError, nearest, require
+from lm.records import HARNESS, read_harness
 from lm.run import RUNS, Run
 
 COLUMNS = {
     "run": "run", "state": "state", "step": "step", "loss": "loss", "validation": "val_loss", "best": "best_val_loss",
     "bits/byte": "val_bits_per_byte", "optimizer": "optimizer", "rate": "learning_rate", "seed": "seed",
     "parameters": "params_total", "minutes": "seconds", "date": "date", "corpus": "corpus", "tokenizer": "tokenizer",
+    "harness": "harness",
 }  # fmt: skip
 """Titles, which --sort and --where take as well, and the key of a row that each shows."""
 
@@ -43,9 +45,17 @@ class Listed:
         key = COLUMNS.get(key, key)
         if key in self.row or self.experiment is None:
             return self.row.get(key)
+        if key in (found := measured(self)):
+            return found[key]
         if key == "model.architecture":
             return self.experiment.model.architecture
         return settings.flatten(settings.to_dict(self.experiment)).get(key)
+
+
+def measured(one: Listed) -> dict[str, float | None]:
+    """What the evaluation harness found of a run, by task.metric: the newest values."""
+    found = one.row.get("harness", {})
+    return {f"{task}.{metric}": value for task, values in found.items() for metric, value in values["metrics"].items()}
 
 
 # --- what compares ---------------------------------------------------------------------------------------------------
@@ -141,12 +151,23 @@ def _listed(run: Run, records: list[dict[str, Any]]) -> Listed:
         "optimizer": e.optimizer.name, "learning_rate": e.optimizer.learning_rate,
         "matrix_learning_rate": e.optimizer.matrix_learning_rate if e.optimizer.name == "muon" else None,
         "seed": e.train.seed, "date": _date(run.path), "corpus": e.data.learnt, "tokenizer": e.data.tokenizer,
-        "checkpoints": kept, "validation_text": text_of(run), "comparable": scale_of(run),
+        "checkpoints": kept, "validation_text": text_of(run), "comparable": scale_of(run), "harness": _harness(run),
     }  # fmt: skip
     finite = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
     }
     return Listed(finite, run, records)
+
+
+def _harness(run: Run) -> dict[str, dict[str, Any]]:
+    """The newest metrics, standard errors, step and limit of each task that the harness ran, the latest task first."""
+    newest: dict[str, dict[str, Any]] = {}
+    for record in reversed(read_harness(run.path / HARNESS)):
+        about = {"step": record["step"], "limit": record.get("limit")}
+        for task, values in record["tasks"].items():
+            metrics = {metric: value for metric, value in values.items() if metric != "stderr"}
+            newest.setdefault(task, {"metrics": metrics, "stderr": values["stderr"]} | about)
+    return newest
 
 
 def best(records: list[dict[str, Any]], key: str) -> float | None:
@@ -211,7 +232,7 @@ def _holds(one: Listed, key: str, sign: str, wanted: Any) -> bool:
     if key in settings.durations() and None not in (value, wanted):
         (amount, unit), (most, wanted_unit) = parse_duration(value), parse_duration(wanted)
         return compare(amount, most) if unit == wanted_unit else sign == "!="
-    if "." not in key and not isinstance(value, str):  # a column of numbers
+    if isinstance(wanted, str) and not isinstance(value, str):  # a column of numbers
         wanted = settings.literal(wanted)
     if compare in (operator.eq, operator.ne):
         return compare(value, wanted)
@@ -240,9 +261,11 @@ def _known(key: str, option: str, runs: Sequence[Listed]) -> str:
     names = [*COLUMNS, *COLUMNS.values(), "steps", "tokens", "best_loss", "best_val_bits_per_byte", "flops", "reason",
              "matrix_learning_rate", "validation_text", "comparable", *settings.settings(*_experiments(runs)),
              "model.architecture"]  # fmt: skip
+    if key in (tasks := {name for one in runs for name in measured(one)}):
+        return key
     key = key.replace("-", "_")
     if key not in names:
-        raise UserError(f"{option} {key}: no such column or setting{nearest(key, names)}")
+        raise UserError(f"{option} {key}: no such column or setting{nearest(key, [*names, *tasks])}")
     return key
 
 

@@ -12,6 +12,8 @@ from lm.errors import UserError, require, tell
 
 RUNS = Path("runs")
 """Where runs are, unless another folder is asked for."""
+HARNESS = "harness.jsonl"
+"""What the evaluation harness found of a run, a line for each time that tasks were run."""
 _FACTS = {
     "experiment": dict, "fingerprint": str, "hashes": dict, "steps": dict, "documents": int, "train_tokens": int,
     "epoch_tokens": int, "params_total": int, "params_nonembedding": int, "flops_per_token": (int, float),
@@ -60,6 +62,30 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     if damaged:
         tell(f"{file}: {len(damaged)} of {len(lines)} lines are damaged and left out, line {damaged[0]} first")
     return [record for record in (*found, _record(last)) if record is not None]
+
+
+def read_harness(file: Path) -> list[dict[str, Any]]:
+    """The records of a run's harness.jsonl in order, each with `step` and `tasks`; an empty list without the file.
+
+    Damaged lines are left out, which standard error is told of once.
+    """
+    lines = [line for line in file.read_bytes().split(b"\n") if line.strip()] if file.is_file() else []
+    found = [record for record in map(_finding, lines) if record is not None]
+    if len(found) < len(lines):
+        tell(f"{file}: {len(lines) - len(found)} of {len(lines)} lines are damaged and left out")
+    return found
+
+
+def _finding(line: bytes) -> dict[str, Any] | None:
+    """A line of harness.jsonl as a record; None for what is none."""
+    try:
+        record = json.loads(line.decode())
+        tasks = record["tasks"].values()
+        sound = type(record["step"]) is int and all(isinstance(values["stderr"], dict) for values in tasks)
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return None
+    numbers = [value for values in tasks for metric, value in values.items() if metric != "stderr"] if sound else []
+    return record if sound and all(value is None or type(value) in (int, float) for value in numbers) else None
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -8,17 +8,17 @@ from rich.cells import cell_len
 
 from lm.console import as_text
 from lm.errors import printable
-from lm.listing import COLUMNS, Listed, grouped
+from lm.listing import COLUMNS, Listed, grouped, measured
 from lm.tables import table
 
 MOST_WANTED = (
     "run", "state", "best", "seed", "date", "rate", "optimizer", "step", "bits/byte", "validation", "loss",
-    "parameters", "minutes",
+    "harness", "parameters", "minutes",
 )  # fmt: skip
 """Columns in the order in which a narrow terminal has room for them."""
 SHOWN = tuple(title for title in COLUMNS if title not in ("corpus", "tokenizer"))
 """Columns of the table; what a group has in common stands above it."""
-TEXTS = ("run", "state", "optimizer", "date")
+TEXTS = ("run", "state", "optimizer", "date", "harness")
 LEAST_NAME = 15
 """Characters that a run's path has before columns give way to it; what is longer goes on below."""
 
@@ -31,7 +31,8 @@ def runs_table(runs: Sequence[Listed], width: int | None = None) -> str:
     width = width or terminal_width()
     whole = [one for one in runs if one.run]
     cells = {one.row["run"]: _cells(one) for one in whole}
-    wanted = {title: max(map(cell_len, [title, *(c[title] for c in cells.values())])) for title in SHOWN}
+    shown = [title for title in SHOWN if title != "harness" or any(c[title] for c in cells.values())]
+    wanted = {title: max(map(cell_len, [title, *(c[title] for c in cells.values())])) for title in shown}
     widths = _fitting(wanted, width)
     blocks, before = [], None
     for text in grouped(whole, lambda one: one.row["validation_text"]):
@@ -42,7 +43,7 @@ def runs_table(runs: Sequence[Listed], width: int | None = None) -> str:
     if damaged:
         lines = [f"damaged  {printable(one.row['run'])}: {printable(one.row['reason'])[:200]}" for one in damaged]
         blocks.append("\n".join(lines) + "\n")
-    missing = [title for title in SHOWN if title not in widths]
+    missing = [title for title in shown if title not in widths]
     if missing and whole:
         blocks.append(f"not shown at {width} columns: {', '.join(missing)}; --json has everything\n")
     return "\n".join(blocks)
@@ -78,8 +79,18 @@ def _cells(one: Listed) -> dict[str, str]:
         "bits/byte": number(r["val_bits_per_byte"]), "optimizer": r["optimizer"],
         "rate": "/".join(f"{rate:g}" for rate in rates if rate is not None), "seed": str(r["seed"]),
         "parameters": f"{r['params_total']:,}", "minutes": number(r["seconds"] and r["seconds"] / 60, ".1f"),
-        "date": r["date"][:16],
+        "date": r["date"][:16], "harness": _first_task(one),
     }  # fmt: skip
+
+
+def _first_task(one: Listed) -> str:
+    """The first metric of the evaluation harness, and how many more there are."""
+    found = measured(one)
+    if not found:
+        return ""
+    name, value = next(iter(found.items()))
+    more = f", {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{printable(name)} {number(value, '.3f')}{more}"
 
 
 def _fitting(wanted: dict[str, int], width: int) -> dict[str, int]:

@@ -83,6 +83,7 @@ MAY_KNOW = {
         "data",
         "errors",
         "evaluation",
+        "exchange",
         "hardware",
         "model",
         "run",

@@ -23,8 +23,8 @@ class Family:
     settings: those of ours that the family always has. rules: what its keys say. names: the tensors of each of our
     modules, {} being the layer; a scale or bias that has none there is 1 or 0. columns: whether maps inside blocks are
     [inputs, outputs]. fused: how queries, keys and values are one tensor. pairs: which entries of a head are rotated
-    together, and which way. plus_one: whether norms multiply by 1 + weight. unread: rows of the table of positions that no token
-    reads. factors: what to multiply tensors by at import, by module.
+    together, and which way. plus_one: whether norms multiply by 1 + weight. unread: rows of the table of positions that
+    no token reads. factors: what to multiply tensors by at import, by module.
     """
 
     model_type: str

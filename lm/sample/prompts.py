@@ -41,14 +41,14 @@ class Reading(NamedTuple):
 
 def readings(
     m: Trained,
-    prompts: Sequence[str],
+    prompts: Sequence[str | list[int]],
     sources: Sequence[str] | None = None,
     vectors: Sequence[np.ndarray] | None = None,
 ) -> list[Reading]:
     """What is read for each prompt.
 
-    sources: texts that the answers are to; vectors: arrays [I, E] likewise. Raises UserError where these and the model
-    do not go together.
+    prompts: texts, or lists of tokens, which are read as they stand. sources: texts that the answers are to; vectors:
+    arrays [I, E] likewise. Raises UserError where these and the model do not go together.
     """
     c, end = m.model.config, m.tokenizer.eot_token
     n_vocab = m.tokenizer.n_vocab
@@ -59,10 +59,12 @@ def readings(
     require(sources is None or vectors is None, "sources and vectors: give one of the two")
     shown = sources if sources is not None else vectors
     require(c.encoder is None or shown is not None, "this model answers a source: give sources, one for each prompt")
-    begun = [tokenizers.encode(m.tokenizer, prompt).tolist() for prompt in prompts]
+    begun = [_tokens(m.tokenizer, prompt) for prompt in prompts]
     if shown is None:
         begin = tokenizers.prefix(m.tokenizer) if m.experiment.data.examples is None else [end]
-        return [Reading(row, len(row) - 1) for row in ((begin + tokens) or [end] for tokens in begun)]
+        begins = [begin if isinstance(prompt, str) else [] for prompt in prompts]
+        rows = [(begin + tokens) or [end] for begin, tokens in zip(begins, begun, strict=True)]
+        return [Reading(row, len(row) - 1) for row in rows]
     require(len(shown) == len(prompts), f"{len(shown)} sources and {len(prompts)} prompts: give one for each")
     if vectors is not None:
         return [_after_vectors(c, end, x_IE, tokens) for x_IE, tokens in zip(vectors, begun, strict=True)]
@@ -74,6 +76,16 @@ def readings(
     fits = f"the longest source is {longest} tokens with its end, the encoder's context {room}: shorten it"
     require(longest <= room, fits)
     return [Reading([end, *tokens], 0, [*source, end]) for source, tokens in zip(texts, begun, strict=True)]
+
+
+def _tokens(tokenizer: tokenizers.Tokenizer, prompt: str | list[int]) -> list[int]:
+    """The tokens of a prompt, be it a text or tokens. UserError for what is no token of the tokenizer's."""
+    if isinstance(prompt, str):
+        return tokenizers.encode(tokenizer, prompt).tolist()
+    for token in prompt:
+        known = isinstance(token, int) and (0 <= token < tokenizer.n_vocab or token == tokenizer.eot_token)
+        require(known, f"prompt: {token!r} is no token: whole numbers below {tokenizer.n_vocab}, or texts")
+    return list(prompt)
 
 
 def inputs_of(m: Trained, read: Sequence[Reading], length: int) -> Inputs:
@@ -127,8 +139,9 @@ def _after_vectors(c, end: int, x_IE: np.ndarray, tokens: list[int]) -> Reading:
     return Reading([end, *tokens], len(x_IE), None, x_IE)
 
 
-def _check_texts(prompts: Sequence[str], sources: Sequence[str] | None) -> None:
+def _check_texts(prompts: Sequence[str | list[int]], sources: Sequence[str] | None) -> None:
     for what, texts in (("prompt", prompts), ("source", sources or ())):
         require(not isinstance(texts, str), f"{what}s {texts!r}: one text where a list is due; write [{texts!r}]")
-        wrong = next((text for text in texts if not isinstance(text, str)), "")
+        kinds = str | list if what == "prompt" else str
+        wrong = next((text for text in texts if not isinstance(text, kinds)), "")
         require(wrong == "", f"{what} {wrong!r}: expected a string")

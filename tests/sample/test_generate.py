@@ -48,6 +48,16 @@ def _alike(a: Sample, b: Sample) -> bool:
     return dataclasses.replace(a, logprobs=[]) == dataclasses.replace(b, logprobs=[]) and a.logprobs == logprobs
 
 
+def test_prompts_may_be_tokens():
+    """They are read as they stand, and go on as the text they spell; the prompt of a sample is always text."""
+    tokens = [ALPHABET.index(letter) for letter in "The"]
+    by_text, by_tokens = (generate(M, [prompt, "x"], WARM, max_tokens=17) for prompt in ("The", tokens))
+    assert by_text == by_tokens
+    for wrong in ([65], [-1], ["T"]):
+        with pytest.raises(UserError, match="no token"):
+            generate(M, [wrong], max_tokens=1)
+
+
 @pytest.mark.parametrize("array", [jnp.array, np.array])
 def test_parameters_changed_in_place_are_used_at_once(array):
     """The layout made for one call serves no other, be the tree changed or a NumPy array's contents."""
