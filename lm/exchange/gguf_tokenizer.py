@@ -174,6 +174,7 @@ def to_gguf(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]:
     for name, key in IDS.items():
         if special.get(name) in numbers:
             made[f"{KEY}{key}"] = numbers[special[name]]
+    made.setdefault(f"{KEY}bos_token_id", tokenizer.eot_token)  # llama.cpp would take token 11
     made[f"{KEY}eos_token_id"] = tokenizer.eot_token
     made[f"{KEY}add_bos_token"] = bool(getattr(tokenizer, "prefix", []))
     if template := getattr(tokenizer, "chat_template", None):

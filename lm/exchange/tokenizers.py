@@ -28,13 +28,15 @@ ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
 
 
 # --- in --------------------------------------------------------------------------------------------------------------
-def from_texts(texts: Mapping[str, str]) -> HuggingFaceTokenizer:
+def from_texts(texts: Mapping[str, str], config: Mapping[str, Any] | None = None) -> HuggingFaceTokenizer:
     """The tokenizer of a folder.
 
-    texts: its files by name, tokenizer.json and what stands beside it. No code of theirs is run.
+    texts: its files by name, tokenizer.json and what stands beside it. No code of theirs is run. config: the object of
+    config.json, which is asked what ends a text where generation_config.json does not say.
     Raises UserError where tokenizer.json is missing or cannot be read, and where nothing ends a text.
     """
     files = {name: texts[name] for name in KEPT if name in texts}
+    ends = (config or {}).get("eos_token_id")
     config, named, generation = (
         _json(files, name) for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
     )
@@ -42,7 +44,7 @@ def from_texts(texts: Mapping[str, str]) -> HuggingFaceTokenizer:
     if "tokenizer.json" not in texts:
         files["tokenizer.json"] = _from_two_files(texts, special, begins=config.get("add_bos_token") is True)
     vocabulary = _vocabulary(_json(files, "tokenizer.json"))
-    ends = generation.get("eos_token_id")
+    ends = generation.get("eos_token_id", ends)
     ends = [end for end in (ends if isinstance(ends, list) else [ends]) if type(end) is int]
     named = [vocabulary[text] for text in (special.get("eos_token"), *ENDS) if text in vocabulary]
     end = named[:1] if special.get("eos_token") in vocabulary else ends[:1] or named[:1]

@@ -221,6 +221,23 @@ def test_what_opens_a_text_is_told():
         assert tokenizers.prefix(tokenizer) == [] and tokenizers.opening(tokenizer) == tokenizer.eot_token
 
 
+def test_what_ends_a_text_is_looked_for_in_every_file():
+    """The name of a token before numbers; all numbers end an answer."""
+    alone, generation = {"tokenizer.json": theirs("byte-level")}, {"generation_config.json": '{"eos_token_id": [3, 2]}'}
+    named = {"tokenizer_config.json": '{"eos_token": "</s>"}'}
+    mapped = {"special_tokens_map.json": '{"eos_token": {"content": "<|user|>"}}'}
+    for files, config, expected in [
+        (alone, None, (2,)),  # by the usual name
+        (alone, {"eos_token_id": 3}, (3,)),
+        (alone | generation, {"eos_token_id": 0}, (3, 2)),
+        (alone | generation | named, None, (2, 3)),
+        (alone | mapped, None, (3,)),
+        (alone | mapped | named, None, (2,)),
+    ]:
+        tokenizer = from_texts(files, config)
+        assert (tokenizer.eot_token, tokenizer.ends) == (expected[0], expected)
+
+
 def test_special_tokens_are_read_in_chats_alone():
     tokenizer = imported("byte-level")
     text = "<|user|>not</s>"
