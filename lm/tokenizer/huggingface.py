@@ -225,6 +225,8 @@ def open_tokenizer(text: str):
         f"tokenizer.json has a model of type {str(kind)[:40]}: BPE and WordLevel are read, whose tokens have bytes",
     )
     require(not model.get("dropout"), "tokenizer.json draws its merges at random (dropout): set that to null")
+    marks = [key for key in ("continuing_subword_prefix", "end_of_word_suffix") if model.get(key)]
+    require(not marks, f"tokenizer.json marks the parts of words ({', '.join(marks)}), which is not read")
     with told("tokenizer.json cannot be read"):
         tokenizer = tokenizers.Tokenizer.from_str(text)
     tokenizer.no_truncation()
@@ -248,7 +250,12 @@ def parts(settings: dict[str, Any] | None, plural: str) -> list[dict[str, Any]]:
     """The steps of a normalizer, a pre-tokenizer or a decoder: none, one, or those of a Sequence."""
     if not settings:
         return []
-    return settings[plural] if settings["type"] == "Sequence" else [settings]
+    steps = settings.get(plural) if settings.get("type") == "Sequence" else [settings]
+    typed = isinstance(steps, list) and all(
+        isinstance(step, dict) and isinstance(step.get("type"), str) for step in steps
+    )
+    require(typed, f"tokenizer.json has {plural} without a type")
+    return steps
 
 
 def reading(decoder: dict[str, Any] | None) -> tuple[Callable[[str], bytes], int | None]:
