@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.config import Experiment
 from lm.errors import UserError, require
+from lm.exchange import gguf, shapes
+from lm.exchange.tokenizers import from_texts
 from lm.model.trained import Trained
+from lm.run import load
 from lm.sample.decoding import CHUNK, Decoding, Made, Request
 from lm.sample.filters import sample
 from lm.sample.generate import Generator, Row
@@ -115,6 +119,22 @@ def logits(path: str | Path, tokens: Sequence[int]) -> np.ndarray:
     return decoder.read([Entry(0, position, token, True) for position, token in enumerate(tokens)])
 
 
+def encode(path: str | Path, texts: Iterable[str]) -> list[list[int]]:
+    """The tokens of texts, in which nothing is special, as llama.cpp cuts them by a file's vocabulary."""
+    api = library()
+    loading = api.llama_model_default_params()
+    loading.vocab_only = True
+    model = api.llama_model_load_from_file(str(path).encode(), loading)
+    require(bool(model), f"{path}: llama.cpp does not load its vocabulary")
+    found, vocab = [], api.llama_model_get_vocab(model)
+    for data in (text.encode() for text in texts):
+        tokens = (api.llama_token * (len(data) + 8))()
+        count = api.llama_tokenize(vocab, data, len(data), tokens, len(tokens), False, False)
+        found.append(tokens[:count])
+    api.llama_model_free(model)
+    return found
+
+
 def check(path: str | Path, tokens: Sequence[int], expected_TV: np.ndarray) -> float | None:
     """The largest difference between a file's logits and those expected; None where llama.cpp is not installed.
 
@@ -179,6 +199,33 @@ class LlamaGenerator(Generator):
             now, memory=positions, seen_BV=seen_BV, token_B=token_B, place_B=now.place_B + steps, done_B=done_B
         )
         return after, Made(steps, tokens_TB, logprobs_TB, count_B)
+
+
+def generator(run: str, checkpoint: str = "latest") -> LlamaGenerator:
+    """What samples from a GGUF file, or from one written of a run, whose place is beside its checkpoints.
+
+    Raises UserError where there is no such run, and the reason where llama.cpp does not compute its model.
+    """
+    if Path(run).suffix == ".gguf":
+        return LlamaGenerator(described(run), run)
+    m = load(run, checkpoint)
+    return LlamaGenerator(m, exported(m))
+
+
+def described(path: str | Path) -> Trained:
+    """The shape and the tokenizer of a GGUF file, without its parameters."""
+    published = gguf.read(path)
+    require("tokenizer.json" in published.texts, f"{path}: the file has no tokenizer")
+    return Trained({}, from_texts(published.texts), Experiment(model=shapes.read(published.config)), step=0)
+
+
+def exported(m: Trained) -> Path:
+    """The GGUF file of a run's checkpoint, which is written where it is not there yet."""
+    path = m.run.path / "gguf" / f"{m.step}.gguf"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        gguf.write(published(m, gguf.objection), path)
+    return path
 
 
 @functools.partial(jax.jit, static_argnames=("vocab",))
