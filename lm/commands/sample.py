@@ -104,7 +104,7 @@ def run(arguments: list[str]) -> None:
 def _generator(o: Options):
     """The model, ready to generate."""
     if o.engine == "llama.cpp":
-        from lm.exchange.llama_cpp import generator
+        from lm.exchange.engine import generator
 
         return generator(o.run, o.checkpoint)
     from lm.run import load
