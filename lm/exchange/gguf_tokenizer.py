@@ -101,13 +101,20 @@ def from_gguf(fields: Mapping[str, Any]) -> dict[str, str]:
 
 def _tokens(fields: Mapping[str, Any]) -> tuple[list[str], list[int]]:
     """The tokens in order, and their types."""
-    tokens = fields.get(f"{KEY}tokens")
-    good = isinstance(tokens, list) and len(tokens) > 0 and all(isinstance(token, str) for token in tokens)
-    require(good, f"{KEY}tokens is missing or no list of strings: the file has no tokenizer")
-    types = fields.get(f"{KEY}token_type") or [NORMAL] * len(tokens)
+    tokens = _listed(fields, "tokens", str)
+    require(bool(tokens), f"{KEY}tokens is missing: the file has no tokenizer")
+    types = _listed(fields, "token_type", int) or [NORMAL] * len(tokens)
     require(len(types) == len(tokens), f"{KEY}token_type has {len(types):,} entries for {len(tokens):,} tokens")
     require(len(set(tokens)) == len(tokens), f"{KEY}tokens holds a token twice")
     return tokens, types
+
+
+def _listed(fields: Mapping[str, Any], key: str, kind: type) -> list:
+    """A field's list, empty where there is none."""
+    values = fields.get(f"{KEY}{key}") or []
+    good = isinstance(values, list) and all(isinstance(value, kind) for value in values)
+    require(good, f"{KEY}{key} is no list of {kind.__name__} values")
+    return values
 
 
 def _opens_with(bos: str, number: int) -> dict[str, Any]:
@@ -122,7 +129,7 @@ def _opens_with(bos: str, number: int) -> dict[str, Any]:
 
 
 def _byte_level(fields: Mapping[str, Any], numbers: dict[str, int], pre: str) -> dict[str, Any]:
-    pairs = [merge.partition(" ") for merge in fields.get(f"{KEY}merges", []) if merge != INERT]
+    pairs = [merge.partition(" ") for merge in _listed(fields, "merges", str) if merge != INERT]
     pairs = [(left, right) for left, _, right in pairs]
     whole = (left in numbers and right in numbers and left + right in numbers for left, right in pairs)
     lost = next((left + right for (left, right), is_whole in zip(pairs, whole, strict=True) if not is_whole), None)
@@ -141,7 +148,7 @@ def _byte_level(fields: Mapping[str, Any], numbers: dict[str, int], pre: str) ->
 
 
 def _sentencepiece(fields: Mapping[str, Any], numbers: dict[str, int], types: list[int]) -> dict[str, Any]:
-    scores = fields.get(f"{KEY}scores") or []
+    scores = _listed(fields, "scores", float)
     require(len(scores) == len(types), f"{KEY}scores has {len(scores):,} entries for {len(types):,} tokens")
     apart = (UNKNOWN, CONTROL, BYTE)
     spelled = {token: number for token, number in numbers.items() if types[number] not in apart}

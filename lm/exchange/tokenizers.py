@@ -69,13 +69,12 @@ def _content(token: Any) -> str | None:
 
 def _vocabulary(settings: dict[str, Any]) -> dict[str, int]:
     """Each token's number."""
-    model = settings.get("model")
+    model, added = settings.get("model"), settings.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    vocabulary = dict(vocabulary) if isinstance(vocabulary, dict) else {}
-    for token in settings.get("added_tokens") or []:
-        if isinstance(token, dict) and type(token.get("id")) is int:
-            vocabulary[token.get("content")] = token["id"]
-    return vocabulary
+    pairs = list(vocabulary.items()) if isinstance(vocabulary, dict) else []
+    added = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    pairs += [(token.get("content"), token.get("id")) for token in added]
+    return {text: number for text, number in pairs if isinstance(text, str) and type(number) is int}
 
 
 def _chat_template(files: Mapping[str, str], config: dict[str, Any]) -> str | None:

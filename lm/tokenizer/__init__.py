@@ -12,6 +12,8 @@ from lm.tokenizer.encoding import (
     encode_pieces,
     encode_within,
     independent,
+    opening,
+    prefix,
     spell,
     token_bytes,
     token_texts,

@@ -5,14 +5,18 @@ import unicodedata
 
 HINDI = "यह एक छोटी सी कहानी है। राजा और रानी साथ रहते थे।"
 FIXED = [
-    "", " ", "\n", "\t", "\r\n", "a", " a", "a ", "hello !", "hello , world .", "I 'm", "don't DON'T Don'T we'll WE'LL",
-    "'s", "x'd y'RE", "<|endoftext|>", "a<|endoftext|>b", " <|endoftext|> <|im_start|>user\n", "<s>a</s>", "<unk>", "▁a▁ ▁",
-    "<0x0A>", "Ġa", " ReLU²", "ReLU² is ½ good", "H₂O", "Ⅷ ⅷ ①", "1234567 12 3.14159 1,000", "٣٤٥ १२३", "x²³¹",
-    "naïve café", "e\u0301 n\u0303", "\u0301", " \u0301a", "a\u200d", "\u200c\u200d", "👩‍👩‍👧‍👦 👍🏽 🇳🇴", HINDI, f" {HINDI}\n\n{HINDI}",
-    "東京は日本の首都です。", " 北京 ", "한국어 문장", "ไทย ภาษาไทย", "עברית ‏", "العربية ،", "ΣΑΣ σας ς", "ǅ ß ẞ ſ 'ſ", "ﬁ ﬅ", "İ ı",
-    "snake_case __init__ ‿", "def f(x):\n    return x  # ok\n\n\n", "\tif a:\r\n\t\tb\r\n", "a\u00a0b", "a\u2003b", "a\u3000b", "a\u2028b",
-    "\u00a0 \u00a0", "a\x00b\x07", "\ufeffa", "\ufffd", "\ufffd\ufffd a", "[]{}()<>", "!!!??...", " -- ---", "http://a.b/c?d=e&f#g",
-    "$100 50% #1 @you", "\\n \\\\", "\"'`´", "…—–", "a\x85b", "a\x0b\x0cb", "x\n \n  \n y", "  \n", " \n \n", "\n\n \t\n a",
+    "", " ", "\n", "\t", "\r\n", "a", " a", "a ", "hello !", "hello , world .", "I 'm",
+    "don't DON'T Don'T we'll WE'LL", "'s", "x'd y'RE", "<|endoftext|>", "a<|endoftext|>b",
+    " <|endoftext|> <|im_start|>user\n", "<s>a</s>", "<unk>", "▁a▁ ▁", "<0x0A>", "Ġa", " ReLU²",
+    "ReLU² is ½ good", "H₂O", "Ⅷ ⅷ ①", "1234567 12 3.14159 1,000", "٣٤٥ १२३", "x²³¹", "naïve café",
+    "e\u0301 n\u0303", "\u0301", " \u0301a", "a\u200d", "\u200c\u200d", "👩‍👩‍👧‍👦 👍🏽 🇳🇴", HINDI,
+    f" {HINDI}\n\n{HINDI}", "東京は日本の首都です。", " 北京 ", "한국어 문장", "ไทย ภาษาไทย", "עברית ‏", "العربية ،",
+    "ΣΑΣ σας ς",
+    "ǅ ß ẞ ſ 'ſ", "ﬁ ﬅ", "İ ı", "snake_case __init__ ‿", "def f(x):\n    return x  # ok\n\n\n",
+    "\tif a:\r\n\t\tb\r\n", "a\u00a0b", "a\u2003b", "a\u3000b", "a\u2028b", "\u00a0 \u00a0", "a\x00b\x07",
+    "\ufeffa", "\ufffd", "\ufffd\ufffd a", "[]{}()<>", "!!!??...", " -- ---", "http://a.b/c?d=e&f#g",
+    "$100 50% #1 @you", "\\n \\\\", "\"'`´", "…—–", "a\x85b", "a\x0b\x0cb", "x\n \n  \n y", "  \n", " \n \n",
+    "\n\n \t\n a",
 ]  # fmt: skip
 
 

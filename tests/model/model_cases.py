@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-import importlib
-import os
 
 import jax
 import numpy as np
-import pytest
 from jax.extend.core import jaxprs_in_params
+from libraries import library  # noqa: F401 - for tests of parity
 
 from lm import settings
 from lm.config import ModelBase, ModelConfig, RecurrentConfig
@@ -148,13 +146,6 @@ def loss_and_gradient(c: ModelBase):
         return -picked.mean()
 
     return jax.jit(jax.value_and_grad(loss))
-
-
-def library(name):
-    """The module; without it the test is skipped, but fails where LM_REQUIRE_PARITY=1 demands it."""
-    if os.environ.get("LM_REQUIRE_PARITY") == "1":
-        return importlib.import_module(name)
-    return pytest.importorskip(name)
 
 
 def products(jaxpr) -> float:
