@@ -75,7 +75,8 @@ def sinusoidal_positions() -> None:
     apart = np.arange(T)[:, None] - np.arange(T)
     same(P.T @ P, np.cos(apart[..., None] * frequencies).sum(axis=-1), 2e-5)
     q, k = np.random.default_rng(0).standard_normal((2, D))
-    q, k = (np.asarray(rotate(jnp.tile(x, (1, T, 1, 1)).reshape(1, T, 1, D), jnp.arange(T)[None], 1e4)) for x in (q, k))
+    turned = (rotate(jnp.tile(x, (1, T, 1, 1)).reshape(1, T, 1, D), jnp.arange(T)[None], frequencies) for x in (q, k))
+    q, k = map(np.asarray, turned)
     scores = q[0, :, 0] @ k[0, :, 0].T
     rows = {f"from {p} to": [scores[p, p + 5], scores[p + 5, p]] for p in (0, 20, 50)}
     beside(

@@ -71,7 +71,8 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD, here: parts.Places, taps: parts.Taps):
         def attend(h_BTD):
-            return self.attention(h_BTD, here, parts.Mask(), None, None, taps)[0]
+            turning_R = parts.frequencies(self.c)
+            return self.attention(h_BTD, here, parts.Mask(), None, None, taps, frequencies_R=turning_R)[0]
 
         def feed_forward(h_BTD):
             return self.feedforward(h_BTD, taps)

@@ -5,14 +5,16 @@ Nothing here imports JAX: reading a configuration, printing help and refusing a 
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from lm import limits
 from lm.errors import require
-from lm.typed import check_types
+from lm.limits import Range
+from lm.typed import check_types, shown
 
 ARCHITECTURES: dict[str, type["ModelBase"]] = {}
 """Configuration classes by the name of their architecture."""
@@ -106,7 +108,7 @@ class EncoderConfig(ModelBase):
     head_width: limits.MaybeCount = None
     """H, width of one head; None is D / N."""
     feedforward: limits.MaybeCount = None
-    """F, feed-forward width; None is 4 D, or 8/3 D rounded up to a multiple of 8 for swiglu."""
+    """F, feed-forward width; None is 4 D, or 8/3 D rounded up to a multiple of 8 for those with a gate."""
     context: limits.Count = 256
     """T, places in a training sequence and the most that the model reads at once: tokens, and vectors before them."""
     vocab: limits.MaybeCount = None
@@ -122,24 +124,50 @@ class EncoderConfig(ModelBase):
     """E, width of the vectors that may stand before the tokens, such as patches or frames; None: tokens alone."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """Normalisation before attention, before the feed-forward layer and before the head."""
-    norm_place: Literal["pre", "post"] = "pre"
-    """pre: norms of what each half of a block reads; post: of the residual stream after each (Vaswani et al. 2017)."""
+    norm_place: Literal["pre", "post", "output", "both"] = "pre"
+    """pre: norms of what each half of a block reads; post: of the residual stream after each (Vaswani et al. 2017);
+    output: of what each half adds (OLMo 2); both: of what it reads and of what it adds (Gemma 2)."""
+    parallel: Literal["off", "two_norms", "one_norm"] = "off"
+    """Both halves of a block read the same residual stream, each through its norm or both through one (GPT-J)."""
     norm_epsilon: limits.Positive = 1e-5
     """Added to the variance inside every norm."""
-    bias: bool = False
-    """Biases in projections and layer norms (GPT-2 has them)."""
+    bias: bool | Literal["qkv"] = False
+    """Biases in projections and layer norms (GPT-2 has them); qkv: of queries, keys and values alone (Qwen 2)."""
+    head_bias: bool = False
+    """A bias on the logits."""
     positions: Literal["rotary", "learned", "sinusoidal", "none"] = "rotary"
     """How tokens know their place."""
     rotary_base: limits.Positive = 10_000.0
     """Longest rotary wavelength, in units of 2 pi tokens."""
-    activation: Literal["gelu", "gelu_exact", "relu", "relu2", "swiglu"] = "relu2"
-    """Feed-forward nonlinearity; gelu is the tanh form, gelu_exact the erf form, relu2 is relu squared."""
+    rotary_base_windowed: limits.MaybePositive = None
+    """That of layers with a window, which are not rescaled either (Gemma 3); None: as the others."""
+    rotary_fraction: Annotated[float, Range(above=0, most=1)] = 1.0
+    """Share of each head that is rotated; the rest knows no place."""
+    rotary_skips: limits.MaybeCount = None
+    """Every n-th layer rotates nothing (SmolLM 3)."""
+    rotary_scaling: Literal["none", "linear", "llama3"] = "none"
+    """How frequencies are rescaled for contexts longer than were trained on. linear: divided by rotary_factor (Chen et
+    al. 2023); llama3: those with long wavelengths alone, by rotary_factor, rotary_band and rotary_context."""
+    rotary_factor: limits.Positive = 1.0
+    """How many times as long a context frequencies are rescaled for."""
+    rotary_band: tuple[float, ...] = (1.0, 4.0)
+    """Under llama3: what turns fewer times in rotary_context tokens than the first is divided by rotary_factor, what
+    turns more often than the second is left alone, and between them is between."""
+    rotary_context: limits.Count = 8192
+    """Under llama3, the context before it was lengthened."""
+    activation: Literal["gelu", "gelu_exact", "relu", "relu2", "swiglu", "geglu", "geglu_exact", "reglu"] = "relu2"
+    """Feed-forward nonlinearity; gelu is the tanh form, gelu_exact the erf form, relu2 is relu squared. swiglu, the
+    geglus and reglu multiply one projection by silu, gelu or relu of another (Shazeer 2020)."""
     window: limits.MaybeCount = None
     """Tokens a position attends to, itself included (sliding window); None is all before it."""
     global_every: limits.MaybeCount = None
     """With a window: every n-th layer attends to everything."""
-    qk_norm: bool = True
-    """RMS-normalise queries and keys per head."""
+    layer_windows: tuple[int, ...] = ()
+    """Each layer's window, instead of the two above; 0 is all before."""
+    attention_softcap: limits.MaybePositive = None
+    """Squash attention's scores to (-c, c) by c tanh(x / c)."""
+    qk_norm: bool | Literal["width"] = True
+    """RMS-normalise queries and keys per head; width: those of all heads together (OLMo 2)."""
     value_residual: bool = False
     """Mix each layer's values with the first layer's, in learned proportions."""
     tied: bool = False
@@ -195,7 +223,34 @@ class EncoderConfig(ModelBase):
             self.global_every is None or self.window is not None,
             f"model.global_every {self.global_every} needs model.window: without a window every layer is global",
         )
+        self._check_layers()
         require_narrow({"query, key and value": (self.heads + 2 * self.K) * self.H, "feed-forward": self.F})
+
+    def _check_layers(self) -> None:
+        """Refuse blocks that do not go together, and windows that are not the layers'."""
+        require(
+            self.parallel == "off" or (self.norm_place == "pre" and self.encoder is None),
+            f"model.parallel {self.parallel}: needs model.norm_place pre, and no encoder",
+        )
+        require(
+            self.qk_norm != "width" or self.encoder is None,
+            "model.qk_norm width: needs no encoder, beside which queries and keys are normalised per head",
+        )
+        require(
+            self.rotary_skips is None or self.positions == "rotary",
+            f"model.rotary_skips {self.rotary_skips} needs model.positions rotary",
+        )
+        low, high = (*self.rotary_band, 0, 0)[:2]
+        require(
+            len(self.rotary_band) == 2 and 0 < low < high < math.inf,
+            f"model.rotary_band {shown(self.rotary_band)}: must be two numbers above 0, the smaller first",
+        )
+        count, windows = len(self.layer_windows), self.layer_windows
+        require(
+            count in (0, self.layers) and all(0 <= window < limits.COUNT.below for window in windows),
+            f"model.layer_windows: {count} numbers for {self.layers} layers; must be one of 0 or more for each",
+        )
+        require(not windows or self.window is None, "model.layer_windows and model.window: give one of the two")
 
     @property
     def pieces(self) -> dict[str, int]:
@@ -219,17 +274,26 @@ class EncoderConfig(ModelBase):
         """Feed-forward width."""
         if self.feedforward:
             return self.feedforward
-        return 8 * math.ceil(self.width / 3) if self.activation == "swiglu" else 4 * self.width
+        return 8 * math.ceil(self.width / 3) if self.gated else 4 * self.width
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward layer multiplies one projection by a function of another."""
+        return self.activation in ("swiglu", "geglu", "geglu_exact", "reglu")
 
     @property
     def windows(self) -> tuple[int | None, ...]:
         """Each layer's attention window; None is unlimited."""
+        if self.layer_windows:
+            return tuple(window or None for window in self.layer_windows)
         every = self.global_every
         return tuple(None if every and (layer + 1) % every == 0 else self.window for layer in range(self.layers))
 
     @property
     def layers_by_window(self) -> dict[int | None, int]:
         """How many layers have each window, without a list of them all."""
+        if self.layer_windows:
+            return dict(Counter(self.windows))
         unlimited = self.layers // self.global_every if self.global_every else 0
         return {None: unlimited, self.window: self.layers - unlimited}
 

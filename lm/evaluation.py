@@ -154,7 +154,7 @@ def evaluate(
     stride more. batch: windows at once. report(bytes scored, bytes in all or None) is called after each batch.
     Raises UserError for settings that make no sense and for texts with nothing to score.
     """
-    context, eot = m.model.config.context, m.tokenizer.eot_token
+    context, opening = m.model.config.context, tokenizers.opening(m.tokenizer)
     require(m.model.config.encoder is None, "this model answers sources: score it on a file of examples")
     stride, batch = _checked(context, stride, batch)
     if isinstance(text, str):
@@ -163,8 +163,8 @@ def evaluate(
     begins = m.run is None or m.run.record["documents"] > 1
     streams = lay_out(m.tokenizer, text.pieces(), end_of_text=begins)
     windows = itertools.chain.from_iterable(strided_windows(pieces, context, stride) for pieces in streams)
-    ends_aside = ((window, weights * (window[1:] != eot)) for window, weights in windows)
-    score = _score(m, _as_columns(ends_aside), batch, _towards(report, text.size))
+    ends_aside = ((window, weights * (window[1:] != opening)) for window, weights in windows)
+    score = _score(m, _as_columns(ends_aside), batch, _towards(report, text.size), opening)
     require(
         score.tokens > 0,
         f"{text.name}: nothing to score, only blank" + ("" if begins else " or a single token, which nothing precedes"),
@@ -298,6 +298,7 @@ def open_examples(m: Trained, path: str | None = None) -> ExampleFile:
 
 def _validation(m: Trained) -> Prepared:
     """The corpus or the examples of a model's run, read again from where they came from."""
+    require(not m.run.source, f"{m.run.path} was imported, and knows no text of its own; give --text FILE")
     data = prepare(m.experiment.data)
     require(
         data.hashes.items() <= m.run.record["hashes"].items(),
@@ -311,8 +312,15 @@ def _as_columns(windows: Iterable[Window]) -> Iterator[Columns]:
         yield {"tokens_BU": tokens, "weights_BT": weights}
 
 
-def _score(m: Trained, rows: Iterable[Columns], batch: int, report: Callable[[int], None] | None) -> Score:
-    eot = m.tokenizer.eot_token if m.experiment.data.packing else None
+def _score(
+    m: Trained,
+    rows: Iterable[Columns],
+    batch: int,
+    report: Callable[[int], None] | None,
+    opening: int | None = None,
+) -> Score:
+    """opening: the token that documents begin with, where that is not the end of text."""
+    eot = (m.tokenizer.eot_token if opening is None else opening) if m.experiment.data.packing else None
     bytes_V, objective = tokenizers.token_bytes(m.tokenizer), m.experiment.train.objective
     return score_rows(m.model, m.params, rows, bytes_V, objective=objective, eot=eot, batch=batch, report=report)
 

@@ -69,6 +69,11 @@ class Run:
         """Whether its last step was made and saved; otherwise the same command goes on with it."""
         return self.reached >= self.record["steps"]["total"]
 
+    @property
+    def source(self) -> dict[str, Any]:
+        """What an imported model was made from: its path, family and the sha256 of each file; empty for our own."""
+        return self.record.get("source", {})
+
     @functools.cached_property
     def tokenizer(self):
         """The encoding, rebuilt from the directory alone."""
@@ -306,9 +311,10 @@ def load(run: str | Path | Run, step: int | str = "latest", *, parallel: Paralle
         step = kept[-1]
     require(str(step) in map(str, kept), f"{run.path} has no checkpoint {step}; it has {kept}")
     c = run.experiment.model
+    n_vocab = run.tokenizer.n_vocab
     require(
-        run.tokenizer.n_vocab == c.vocab,
-        f"{run.path}: the tokenizer has {run.tokenizer.n_vocab} tokens and the model {c.vocab}; one was replaced",
+        n_vocab == c.vocab or (run.tokenizer.name == "hf" and n_vocab < c.vocab),  # rows without a token
+        f"{run.path}: the tokenizer has {n_vocab} tokens and the model {c.vocab}; one was replaced",
     )
     require(
         tokenizer.digest(run.tokenizer) == run.record["hashes"]["tokenizer"],

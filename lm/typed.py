@@ -91,8 +91,8 @@ def divide(hint: Any) -> tuple[Any, Any]:
     if typing.get_origin(hint) is typing.Annotated:
         kind, *extras = typing.get_args(hint)
         return kind, next((extra for extra in extras if hasattr(extra, "check")), None)
-    number = next((kind for kind in DEFAULTS if kind is hint or kind in typing.get_args(hint)), None)
-    return hint, DEFAULTS.get(number)
+    kinds = (hint,) if typing.get_origin(hint) is tuple else (hint, *typing.get_args(hint))
+    return hint, next((DEFAULTS[kind] for kind in kinds if kind in DEFAULTS), None)
 
 
 def _as_type(value: Any, hint: Any, name: str) -> Any:

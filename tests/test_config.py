@@ -111,6 +111,17 @@ REFUSED = [
     (ModelConfig, dict(norm_epsilon=0), "model.norm_epsilon 0.0: must be above 0 and finite"),
     (ModelConfig, dict(rotary_base=-1), "model.rotary_base -1.0: must be above 0 and finite"),
     (ModelConfig, dict(global_every=2), "model.global_every 2 needs model.window: without a window every layer is"),
+    (ModelConfig, dict(layer_windows=(4,)), "model.layer_windows: 1 numbers for 4 layers; must be one of 0 or more"),
+    (ModelConfig, dict(layers=1, layer_windows=(4,), window=2), "layer_windows and model.window: give one of the two"),
+    (ModelConfig, dict(layers=1, layer_windows=(-4,)), "model.layer_windows: 1 numbers for 1 layers; must be one of 0"),
+    (
+        ModelConfig,
+        dict(rotary_band=(4.0, 1.0)),
+        "model.rotary_band (4.0, 1.0): must be two numbers above 0, the smaller",
+    ),
+    (ModelConfig, dict(rotary_fraction=0), "model.rotary_fraction 0.0: must be above 0 and at most 1"),
+    (ModelConfig, dict(rotary_skips=2, positions="none"), "model.rotary_skips 2 needs model.positions rotary"),
+    (ModelConfig, dict(parallel="one_norm", norm_place="post"), "model.parallel one_norm: needs model.norm_place pre"),
     (ModelConfig, dict(norm="layernom"), "model.norm 'layernom': one of rmsnorm, layernorm; did you mean layernorm?"),
     (ModelConfig, dict(positions="rotery"), "'rotery': one of rotary, learned, sinusoidal, none; did you mean rotary?"),
     (ModelConfig, dict(width=8, heads=2**30, head_width=8), "query, key and value axis would be 25,769,803,776 wide"),
@@ -258,7 +269,8 @@ def another(key, value):
         "train.trackers": ["wandb"], "model.width": 64, "model.head_width": 64, "model.global_every": 2,
         "train.accumulation": 2, "model.attention": "plain", "train.start": "runs/other", "model.mask": "prefix",
         "model.remat": "dots", "parallel.model": 2,
-        "model.norm_place": "post", "data.examples": "other.tsv",
+        "model.norm_place": "post", "data.examples": "other.tsv", "model.parallel": "one_norm",
+        "model.rotary_scaling": "linear", "model.rotary_band": [1.0, 8.0], "model.layer_windows": [8, 8, 8, 0],
     }  # fmt: skip
     if key in special:
         return special[key]
@@ -276,7 +288,8 @@ def another(key, value):
 @pytest.mark.parametrize("key", [key for key in settings() if key not in ("model.encoder", "train.objective")])
 def test_the_fingerprint_follows_what_decides_what_is_learnt(key):
     """Every setting but the FREE ones changes it; replace changes that setting and no other. (Two do not go alone.)"""
-    experiment = replace(Experiment(), {"model.window": 8} | ({"data.examples": "a.tsv"} if "vectors" in key else {}))
+    beside = {"model.window": None if key == "model.layer_windows" else 8}
+    experiment = replace(Experiment(), beside | ({"data.examples": "a.tsv"} if "vectors" in key else {}))
     before = flatten(to_dict(experiment))
     changed = replace(experiment, {key: another(key, before[key])})
     after = flatten(to_dict(changed))

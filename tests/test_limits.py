@@ -25,6 +25,8 @@ RANGES = {
     "model.layers": COUNT, "model.width": COUNT, "model.heads": COUNT, "model.kv_heads": COUNT,
     "model.head_width": COUNT, "model.feedforward": COUNT, "model.context": COUNT, "model.vocab": COUNT,
     "model.vocab_multiple": COUNT, "model.norm_epsilon": POSITIVE, "model.rotary_base": POSITIVE,
+    "model.rotary_base_windowed": POSITIVE, "model.rotary_fraction": (TINY, 1), "model.rotary_skips": COUNT,
+    "model.rotary_factor": POSITIVE, "model.rotary_context": COUNT, "model.attention_softcap": POSITIVE,
     "model.window": COUNT, "model.global_every": COUNT, "model.logit_softcap": POSITIVE, "model.dropout": BELOW_ONE,
     "model.vectors": COUNT, "parallel.data": COUNT, "parallel.model": COUNT,
     "model.unroll": COUNT, "model.base_width": COUNT, "model.base_head_width": COUNT, "model.base_layers": COUNT,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lm import tokenizer as tokenizers
 from lm.config import DataConfig
 from lm.errors import UserError
+from lm.tokenizer import building
 
 TEXTS = [Path(json.__file__).read_text(), Path(re.__file__).read_text(), "naïve café – 東京 🙂 don't 12345\r\n\n  x"]
 KINDS = {
@@ -151,17 +152,17 @@ def test_fewer_entries_when_the_text_holds_no_more():
 
 def test_the_training_sample_is_spread_over_the_text_and_bounded():
     texts = [f"{i:04d}" * 250 for i in range(1000)]  # a million characters
-    sample = tokenizers._sample(iter(texts), 100_000)
+    sample = building._sample(iter(texts), 100_000)
     assert 50_000 <= sum(map(len, sample)) <= 100_000
     numbers = [int(text[:4]) for text in sample]
     assert numbers == sorted(numbers) and numbers[0] < 100 and numbers[-1] > 900
-    assert tokenizers._sample(iter(texts), 10_000_000) == texts
-    assert tokenizers._sample(iter(texts), 600_000) == texts[::2]  # as it always was for twice the limit
+    assert building._sample(iter(texts), 10_000_000) == texts
+    assert building._sample(iter(texts), 600_000) == texts[::2]  # as it always was for twice the limit
 
 
 @pytest.mark.parametrize("period", [2, 3, 8])
 def test_a_periodic_stream_keeps_all_its_kinds_in_the_sample(period):
-    sample = tokenizers._sample((f"{i % period}" * 1000 for i in range(4000)), 400_000)
+    sample = building._sample((f"{i % period}" * 1000 for i in range(4000)), 400_000)
     kept = np.bincount([int(text[0]) for text in sample])
     assert kept.sum() == 400 and kept.min() > 0.6 * 400 / period
 
@@ -227,7 +228,7 @@ def without(token):
         ({"pattern": ""}, "its pattern cannot cut this text"),  # tiktoken panics over empty matches
         ({"pattern": "a*"}, "its pattern cannot cut this text"),
         ({"pattern": "(?=a)|(?s:.)"}, "its pattern cannot cut this text"),
-        ({"kind": ["tiktoken"]}, "one of bytes, chars, tiktoken"),
+        ({"kind": ["tiktoken"]}, "one of bytes, chars, tiktoken, hf"),
         ({"kind": "chars", "alphabet": "aba"}, "its alphabet holds a character twice"),
         ({"kind": "chars", "alphabet": ""}, "its alphabet must be a string of characters"),
         ({"kind": "chars", "alphabet": ["a"]}, "its alphabet must be a string of characters"),

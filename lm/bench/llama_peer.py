@@ -1,137 +1,68 @@
-"""llama.cpp decoding a GPT-2 of random float32 weights greedily, through llama-cpp-python's low-level interface."""
+"""llama.cpp decoding a GPT-2 of random float32 weights greedily, through a GGUF file and llama-cpp-python."""
 
-import ctypes
-import os
 import tempfile
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import gguf
-import llama_cpp as api
 import numpy as np
 
 from lm.config import ModelConfig
-
-SILENT = api.llama_log_callback(lambda level, text, data: None)
-"""Held here: the library calls it as long as it lives."""
+from lm.exchange.gguf import write
+from lm.exchange.llama_cpp import Decoder, Entry
+from lm.exchange.published import Published
 
 
 def generator(c: ModelConfig, batch: int, tokens: int, prompt: Sequence[int]) -> Callable[[int], np.ndarray]:
     """run(n): n times `tokens` tokens for each of `batch` sequences. Returns the last [tokens, B]."""
-    api.llama_log_set(SILENT, ctypes.c_void_p(0))
-    api.llama_backend_init()
     with tempfile.TemporaryDirectory() as folder:
-        model = _load(_write(c, Path(folder) / "random.gguf"))
-    decoder = Decoder(model, c, batch, len(prompt) + tokens)
+        path = Path(folder) / "random.gguf"
+        write(_random(c), path)
+        decoder = Decoder(path, batch, len(prompt) + tokens, exact=False)
 
     def run(n: int) -> np.ndarray:
         for _ in range(n):
-            made = decoder.generate(prompt, tokens)
-        return made
+            made_CB = _generate(decoder, batch, prompt, tokens)
+        return made_CB
 
     return run
 
 
-class Decoder:
-    """A context of the model with room for `batch` sequences."""
-
-    def __init__(self, model, c: ModelConfig, batch: int, room: int):
-        self.B, self.V = batch, c.V
-        settings = api.llama_context_default_params()
-        settings.n_ctx, settings.n_seq_max = _multiple(room) * batch, batch
-        settings.n_batch = settings.n_ubatch = max(512, _multiple(room) * batch)
-        settings.n_threads = settings.n_threads_batch = os.cpu_count() or 1
-        self.context = api.llama_init_from_model(model, settings)
-        if not self.context:
-            raise RuntimeError("llama.cpp made no context")
-        self.memory = api.llama_get_memory(self.context)
-        self.batch = api.llama_batch_init(settings.n_batch, 0, 1)
-        weakref.finalize(self, _free, self.batch, self.context, model)
-
-    def generate(self, prompt: Sequence[int], tokens: int) -> np.ndarray:
-        """Greedy continuations [tokens, B]."""
-        api.llama_memory_clear(self.memory, False)
-        P, made_CB = len(prompt), np.zeros((tokens, self.B), np.int32)
-        places = [(row, p) for row in range(self.B) for p in range(P)]
-        self._read([(row, p, prompt[p], p == P - 1) for row, p in places])
-        last = [row * P + P - 1 for row in range(self.B)]
-        for i in range(tokens):
-            made_CB[i] = [self._likeliest(place) for place in last]
-            if i + 1 < tokens:
-                self._read([(row, P + i, int(made_CB[i, row]), True) for row in range(self.B)])
-            last = range(self.B)
-        return made_CB
-
-    def _read(self, entries) -> None:
-        """Decode entries (row, position, token, whether logits are wanted)."""
-        b = self.batch
-        b.n_tokens = len(entries)
-        for i, (row, position, token, wanted) in enumerate(entries):
-            b.token[i], b.pos[i], b.n_seq_id[i], b.seq_id[i][0], b.logits[i] = token, position, 1, row, wanted
-        if status := api.llama_decode(self.context, b):
-            raise RuntimeError(f"llama_decode returned {status}")
-
-    def _likeliest(self, place: int) -> int:
-        return int(np.ctypeslib.as_array(api.llama_get_logits_ith(self.context, place), (self.V,)).argmax())
+def _generate(decoder: Decoder, batch: int, prompt: Sequence[int], tokens: int) -> np.ndarray:
+    """Greedy continuations [tokens, B]."""
+    decoder.forget()
+    P, made_CB = len(prompt), np.zeros((tokens, batch), np.int32)
+    entries = [Entry(row, p, prompt[p], p == P - 1) for row in range(batch) for p in range(P)]
+    for i in range(tokens):
+        made_CB[i] = decoder.read(entries).argmax(axis=1)
+        entries = [Entry(row, P + i, int(made_CB[i, row]), True) for row in range(batch)]
+    return made_CB
 
 
-def _load(path: Path):
-    """The model, in memory: its file may go."""
-    settings = api.llama_model_default_params()
-    settings.use_mmap = False
-    model = api.llama_model_load_from_file(str(path).encode(), settings)
-    if not model:
-        raise RuntimeError("llama.cpp does not load the model")
-    return model
-
-
-def _free(batch, context, model) -> None:
-    api.llama_batch_free(batch)
-    api.llama_free(context)
-    api.llama_model_free(model)
-
-
-def _multiple(n: int, of: int = 256) -> int:
-    """n rounded up as llama.cpp rounds a context."""
-    return -(-n // of) * of
-
-
-def _write(c: ModelConfig, path: Path) -> Path:
-    """A GGUF file of random weights of this shape, and no vocabulary but its size."""
-    writer, rng, D = gguf.GGUFWriter(path, "gpt2"), np.random.default_rng(0), c.width
-    writer.add_context_length(c.context)
-    writer.add_embedding_length(D)
-    writer.add_block_count(c.layers)
-    writer.add_feed_forward_length(4 * D)
-    writer.add_head_count(c.heads)
-    writer.add_layer_norm_eps(1e-5)
-    writer.add_tokenizer_model("none")
-    writer.add_vocab_size(c.V)
+def _random(c: ModelConfig) -> Published:
+    """A GPT-2 of this shape, and no vocabulary but its size."""
+    rng, D = np.random.default_rng(0), c.width
+    sizes = dict(n_layer=c.layers, n_embd=D, n_inner=4 * D, n_head=c.heads, n_positions=c.context, vocab_size=c.V)
+    tensors = {}
 
     def matrix(name: str, *shape: int) -> None:
-        writer.add_tensor(f"{name}.weight", 0.02 * rng.standard_normal(shape, dtype=np.float32))
+        tensors[f"transformer.{name}.weight"] = 0.02 * rng.standard_normal(shape, dtype=np.float32)
 
     def norm(name: str) -> None:
-        writer.add_tensor(f"{name}.weight", np.ones(D, np.float32))
-        writer.add_tensor(f"{name}.bias", np.zeros(D, np.float32))
+        tensors[f"transformer.{name}.weight"] = np.ones(D, np.float32)
+        tensors[f"transformer.{name}.bias"] = np.zeros(D, np.float32)
 
     def linear(name: str, inputs: int, outputs: int) -> None:
-        matrix(name, outputs, inputs)
-        writer.add_tensor(f"{name}.bias", np.zeros(outputs, np.float32))
+        matrix(name, inputs, outputs)
+        tensors[f"transformer.{name}.bias"] = np.zeros(outputs, np.float32)
 
-    matrix("token_embd", c.V, D)
-    matrix("position_embd", c.context, D)
-    for block in (f"blk.{layer}" for layer in range(c.layers)):
-        norm(f"{block}.attn_norm")
-        linear(f"{block}.attn_qkv", D, 3 * D)
-        linear(f"{block}.attn_output", D, D)
-        norm(f"{block}.ffn_norm")
-        linear(f"{block}.ffn_up", D, 4 * D)
-        linear(f"{block}.ffn_down", 4 * D, D)
-    norm("output_norm")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    matrix("wte", c.V, D)
+    matrix("wpe", c.context, D)
+    for block in (f"h.{layer}" for layer in range(c.layers)):
+        norm(f"{block}.ln_1")
+        linear(f"{block}.attn.c_attn", D, 3 * D)
+        linear(f"{block}.attn.c_proj", D, D)
+        norm(f"{block}.ln_2")
+        linear(f"{block}.mlp.c_fc", D, 4 * D)
+        linear(f"{block}.mlp.c_proj", 4 * D, D)
+    norm("ln_f")
+    return Published({"model_type": "gpt2", **sizes, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}, tensors)

@@ -105,7 +105,9 @@ def tokenizer_key(data: DataConfig) -> Any:
     """What decides the tokenizer, beside the text: JSON values."""
     if tokenizers.is_path(data.tokenizer):
         return tokenizers.digest(tokenizers.load(data.tokenizer))
-    return [data.tokenizer, data.vocab if data.tokenizer in ("words", "bpe") else None]
+    if data.tokenizer == "words":
+        return [data.tokenizer, data.vocab, tokenizers.WORD_PATTERN]  # it was another, not the same in all scripts
+    return [data.tokenizer, data.vocab if data.tokenizer == "bpe" else None]
 
 
 # --- scan: one reading that settles what the corpus holds and which part is held out ---------------------------------
@@ -235,13 +237,14 @@ def _scanned(corpus: Corpus, fraction: float, cache: Path, report: Report) -> _S
 def lay_out(tokenizer: Tokenizer, pieces: Iterable[Piece], *, end_of_text: bool) -> Iterator[Iterator[np.ndarray]]:
     """The tokens of documents as training lays them out: streams of uint32 arrays, in bounded memory.
 
-    end_of_text: one stream in which an end-of-text token precedes every document; otherwise a stream for each document.
+    end_of_text: one stream in which an end-of-text token precedes every document, or what the makers of a model from
+    elsewhere put there; otherwise a stream for each document.
     A stream must be read before the next is asked for.
     """
     encoded = (tokenizers.encode_pieces(tokenizer, document) for document in readers.documents(pieces))
     if not end_of_text:
         return encoded
-    opening = [np.array([tokenizer.eot_token], np.uint32)]
+    opening = [np.array([tokenizers.opening(tokenizer)], np.uint32)]
     return iter([itertools.chain.from_iterable(itertools.chain(opening, document) for document in encoded)])
 
 
@@ -310,8 +313,12 @@ def _divide(pieces: Iterable[tuple[str, bytes, bool]], scan: Scan) -> Iterator[t
 
 
 def _make(job: _Job, folder: Path, workers: int | None) -> Prepared:
-    """Make the folder of tokens: two files in this process, or shards where the corpus is large."""
-    if job.bytes <= LARGE:
+    """Make the folder of tokens: two files in this process, or shards where the corpus is large.
+
+    Not shards by a tokenizer to which the parts of a document are no texts of their own (sentencepiece's).
+    """
+    in_order = tokenizers.is_path(job.data.tokenizer) and not tokenizers.independent(job.tokenizer())
+    if job.bytes <= LARGE or in_order:
         return make_whole(folder, functools.partial(_fill, job, job.tokenizer()), _open)
     return make_resumable(folder, functools.partial(_fill_with_shards, job, workers or cores()), _open)
 

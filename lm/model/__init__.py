@@ -25,18 +25,19 @@ from lm.model.layers import (
     dropout,
     loss_operations,
     project,
-    rotate,
     sinusoids,
     vocabulary_logits,
 )
 from lm.model.loss import Batch, corrupt, masked, next_token
 from lm.model.mask import Mask, Places
+from lm.model.rotary import frequencies, rotate
 from lm.model.taps import Tap, Taps
 from lm.model.trained import Trained
 
 __all__ = [
     "ACTIVATIONS", "Attention", "Batch", "Cost", "CrossAttention", "FeedForward", "Inputs", "KVCache", "KeysValues",
     "LanguageModel", "Linear", "Mask", "Norm", "Places", "Tap", "Taps", "Trained", "attend", "attend_among", "build",
-    "compute_dtype", "conventions", "corrupt", "dropout", "implements", "loss_operations", "masked", "next_token",
-    "over_layers", "parameters", "project", "recurrent", "rotate", "sinusoids", "transformer", "vocabulary_logits",
+    "compute_dtype", "conventions", "corrupt", "dropout", "frequencies", "implements", "loss_operations", "masked",
+    "next_token", "over_layers", "parameters", "project", "recurrent", "rotate", "sinusoids", "transformer",
+    "vocabulary_logits",
 ]  # fmt: skip

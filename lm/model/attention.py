@@ -12,9 +12,10 @@ from lm.errors import require
 from lm.model.cache import KeysValues, Past
 from lm.model.cost import Cost, Pairs
 from lm.model.kernels import side_by_side
-from lm.model.layers import Linear, Norm, rotate, scaled
+from lm.model.layers import Linear, Norm, scaled, squashed
 from lm.model.mask import Mask, Places
-from lm.model.parametrization import branch_factor, output_scale, query_factor
+from lm.model.parametrization import output_scale, query_factor
+from lm.model.rotary import rotate
 from lm.model.taps import Taps
 
 BLOCKS = 4
@@ -35,16 +36,18 @@ def attend(
     masks: Sequence[jax.Array],
     taps: Taps,
     name: str = "attention",
+    *,
+    softcap: float | None = None,
 ) -> jax.Array:
     """Softmax attention over several memories at once, such as the cache and the new tokens, each under its mask.
 
     Query head n = (k, g) reads key head k = n // G. Returns the mixture of values, [B, K, G, T, H]. Scores and softmax
-    are float32. name: the first word of their taps.
+    are float32. name: the first word of their taps. softcap: squashes scores, see `layers.squashed`.
     """
     B, K, G, T, H = q_BKGTH.shape
     q_RQH = q_BKGTH.reshape(B * K, G * T, H)  # one batch axis, as the cache has: no operand needs another view
     scores_RQS = jnp.concatenate([memory.scores(q_RQH) for memory in memories], axis=-1)
-    scores_BNTS = taps(f"{name}.scores", scores_RQS.reshape(B, K * G, T, -1) * H**-0.5)
+    scores_BNTS = taps(f"{name}.scores", squashed(scores_RQS.reshape(B, K * G, T, -1) * H**-0.5, softcap))
     mask_BTS = jnp.concatenate([jnp.broadcast_to(mask, (B, *mask.shape[1:])) for mask in masks], axis=-1)
     weights_BNTS = jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BNTS, MASKED), axis=-1)
     weights_RQS = taps(f"{name}.weights", weights_BNTS).reshape(B * K, G * T, -1)
@@ -57,7 +60,9 @@ def attend(
     return heads_RQH.reshape(q_BKGTH.shape)
 
 
-def attend_among(q_BKGTH: jax.Array, new: KeysValues, here: Places, mask: Mask, taps: Taps) -> jax.Array:
+def attend_among(
+    q_BKGTH: jax.Array, new: KeysValues, here: Places, mask: Mask, taps: Taps, *, softcap: float | None = None
+) -> jax.Array:
     """`attend` of tokens to each other. Where nothing after a query is seen, by blocks of queries which skip the keys
     after them: 3/8 less work. Reading or editing scores or weights keeps them whole."""
     T = q_BKGTH.shape[3]
@@ -65,7 +70,7 @@ def attend_among(q_BKGTH: jax.Array, new: KeysValues, here: Places, mask: Mask, 
     for start, end in [(0, T)] if mask.looks_ahead or taps.wants(*PAIRS) else query_blocks(T):
         seen = KeysValues(new.k_RHS[..., :end], new.v_RSH[:, :end])
         mask_BTS = mask(here.between(start, end), here.between(0, end))
-        heads.append(attend(q_BKGTH[:, :, :, start:end], [seen], [mask_BTS], taps))
+        heads.append(attend(q_BKGTH[:, :, :, start:end], [seen], [mask_BTS], taps, softcap=softcap))
     return jnp.concatenate(heads, axis=3)
 
 
@@ -95,7 +100,9 @@ def fused(asked: str, T: int, obstacle: str | None) -> bool:
     return obstacle is None and (asked == "cudnn" or (asked == "auto" and T > 2 * BLOCK))
 
 
-def obstacle_to_cudnn(capability: float | None, dtype, H: int, *, windowed: bool, packed: bool, tapped: bool):
+def obstacle_to_cudnn(
+    capability: float | None, dtype, H: int, *, windowed: bool, packed: bool, capped: bool, tapped: bool
+):
     """Why cuDNN's kernel cannot be used, in words; None if it can. capability: see `cuda_capability`."""
     obstacles = {
         "it needs an NVIDIA GPU of compute capability 8.0 or more": capability is None or capability < 8,
@@ -103,6 +110,7 @@ def obstacle_to_cudnn(capability: float | None, dtype, H: int, *, windowed: bool
         f"its heads are at most 128 wide and a multiple of 8, not {H}": H > 128 or H % 8 != 0,
         "it knows no sliding window here": windowed,
         "it knows no packed documents here": packed,
+        "it squashes no scores here": capped,
         "it never holds the scores and weights that a tap wants": tapped,
     }
     return next((obstacle for obstacle, stands in obstacles.items() if stands), None)
@@ -121,28 +129,34 @@ class Attention(nnx.Module):
 
     def __init__(self, c: ModelConfig, rngs):
         self.c = c
-        self.query = Linear(c, c.width, c.heads * c.H, ("D", "NH"), rngs)
-        self.key = Linear(c, c.width, c.K * c.H, ("D", "KH"), rngs)
-        self.value = Linear(c, c.width, c.K * c.H, ("D", "KH"), rngs)
-        self.out = Linear(c, c.heads * c.H, c.width, ("NH", "D"), rngs, scale=output_scale(c))
-        self.query_norm = Norm(c, c.H, "H", "rmsnorm") if c.qk_norm else None
-        self.key_norm = Norm(c, c.H, "H", "rmsnorm") if c.qk_norm else None
+        biased, N, K, H = bool(c.bias), c.heads, c.K, c.H
+        self.query = Linear(c, c.width, N * H, ("D", "NH"), rngs, biased=biased)
+        self.key = Linear(c, c.width, K * H, ("D", "KH"), rngs, biased=biased)
+        self.value = Linear(c, c.width, K * H, ("D", "KH"), rngs, biased=biased)
+        self.out = Linear(c, N * H, c.width, ("NH", "D"), rngs, scale=output_scale(c))
+        together = c.qk_norm == "width"
+        self.query_norm = Norm(c, N * H if together else H, "NH" if together else "H", "rmsnorm") if c.qk_norm else None
+        self.key_norm = Norm(c, K * H if together else H, "KH" if together else "H", "rmsnorm") if c.qk_norm else None
         self.own_values = nnx.Param(jnp.float32(0.5), axes=()) if c.value_residual else None
         self.first_values = nnx.Param(jnp.float32(0.5), axes=()) if c.value_residual else None
 
-    def __call__(self, x_BTD, here: Places, mask: Mask, past: Past | None, first_BTKH, taps: Taps):
-        """Returns what attention adds, [B, T, D], the new keys [B, K, H, T] and values [B, K, T, H], and first_BTKH.
+    def __call__(
+        self, x_BTD, here: Places, mask: Mask, past: Past | None, first_BTKH, taps: Taps, *,
+        frequencies_R: jax.Array | None = None,
+    ):  # fmt: skip
+        """Returns what attention gives, [B, T, D], the new keys [B, K, H, T] and values [B, K, T, H], and first_BTKH.
 
         The past is only read; the new keys and values go to the cache once all layers are done. first_BTKH: the first
-        layer's values of these tokens, which the first layer fills in; None without value residuals.
+        layer's values of these tokens, which the first layer fills in; None without value residuals. frequencies_R: the
+        layer's row of `rotary.frequencies`; None without rotary positions.
         """
         c, (B, T, _) = self.c, x_BTD.shape
         q_BTNH, k_BTKH, v_BTKH = self._project(x_BTD)
         if c.qk_norm:
-            q_BTNH, k_BTKH = self.query_norm(q_BTNH), self.key_norm(k_BTKH)
-        if c.positions == "rotary":
-            q_BTNH = rotate(q_BTNH, here.positions_BS, c.rotary_base)
-            k_BTKH = rotate(k_BTKH, here.positions_BS, c.rotary_base)
+            q_BTNH, k_BTKH = self._normed(self.query_norm, q_BTNH), self._normed(self.key_norm, k_BTKH)
+        if frequencies_R is not None:
+            q_BTNH = rotate(q_BTNH, here.positions_BS, frequencies_R)
+            k_BTKH = rotate(k_BTKH, here.positions_BS, frequencies_R)
         q_BTNH = taps("attention.query", scaled(q_BTNH, query_factor(c)))
         k_BTKH = taps("attention.key", k_BTKH)
         if c.value_residual:  # Zhou et al. 2024, "Value Residual Learning": learned weights of both
@@ -156,13 +170,15 @@ class Attention(nnx.Module):
         if past is None and not mask.looks_ahead and self._fused(q_BTNH, here, mask, taps):
             heads_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, is_causal=True, implementation="cudnn")
         elif past is None:
-            heads_BTNH = _side_by_side(attend_among(_grouped(q_BTNH, c.K), new, here, mask, taps))
+            heads_BTNH = _side_by_side(
+                attend_among(_grouped(q_BTNH, c.K), new, here, mask, taps, softcap=c.attention_softcap)
+            )
         else:
             masks = [mask(here, past.places), mask(here, here)]
-            heads_BTNH = _side_by_side(attend(_grouped(q_BTNH, c.K), [past, new], masks, taps))
+            heads_BKGTH = attend(_grouped(q_BTNH, c.K), [past, new], masks, taps, softcap=c.attention_softcap)
+            heads_BTNH = _side_by_side(heads_BKGTH)
         heads_BTNH = taps("attention.heads", heads_BTNH)
-        out_BTD = scaled(self.out(heads_BTNH.reshape(B, T, -1)), branch_factor(c))
-        return taps("attention.out", out_BTD), (k_BKHT, v_BKTH), first_BTKH
+        return self.out(heads_BTNH.reshape(B, T, -1)), (k_BKHT, v_BKTH), first_BTKH
 
     @staticmethod
     def cost(c: ModelConfig, T: int, window: int | None, pairs: Pairs) -> Cost:
@@ -174,11 +190,11 @@ class Attention(nnx.Module):
                 "attention scores and values": 2 * 2 * N * H * keys,
             },
             elementwise={
-                "norms": (N + K) * Norm.operations(c, H, "rmsnorm") * c.qk_norm,
+                "norms": (N + K) * Norm.operations(c, H, "rmsnorm") * bool(c.qk_norm),
                 "rotary positions": (N + K) * 3 * H * (c.positions == "rotary"),
                 "value residuals": 3 * K * H * c.value_residual,
-                "biases": ((N + 2 * K) * H + D) * c.bias,
-                "softmax": SOFTMAX * N * keys,
+                "biases": (N + 2 * K) * H * bool(c.bias) + D * (c.bias is True),
+                "softmax": (SOFTMAX + 3 * (c.attention_softcap is not None)) * N * keys,
             },
             kept=2 * (N + K) * H,
             remembered=2 * K * H * keys,
@@ -187,9 +203,16 @@ class Attention(nnx.Module):
     def _fused(self, q_BTNH, here: Places, mask: Mask, taps: Taps) -> bool:
         obstacle = obstacle_to_cudnn(
             cuda_capability(), q_BTNH.dtype, self.c.H, windowed=mask.window is not None,
-            packed=here.documents_BS is not None, tapped=taps.wants(*PAIRS),
+            packed=here.documents_BS is not None, capped=self.c.attention_softcap is not None,
+            tapped=taps.wants(*PAIRS),
         )  # fmt: skip
         return fused(self.c.attention, q_BTNH.shape[1], obstacle)
+
+    @staticmethod
+    def _normed(norm: Norm, x_BTNH: jax.Array) -> jax.Array:
+        """Queries or keys through their norm, which is of each head's width or of all heads' together."""
+        B, T, N, H = x_BTNH.shape
+        return norm(x_BTNH.reshape(B, T, -1, norm.scale.shape[-1])).reshape(B, T, N, H)
 
     def _project(self, x_BTD):
         """Queries, keys and values, [B, T, heads, H]."""
@@ -209,9 +232,9 @@ class CrossAttention(nnx.Module):
 
     def __init__(self, c: ModelConfig, rngs):
         self.c = c
-        self.query = Linear(c, c.width, c.heads * c.H, ("D", "NH"), rngs)
-        self.key = Linear(c, c.encoder.width, c.K * c.H, ("D", "KH"), rngs)
-        self.value = Linear(c, c.encoder.width, c.K * c.H, ("D", "KH"), rngs)
+        self.query = Linear(c, c.width, c.heads * c.H, ("D", "NH"), rngs, biased=bool(c.bias))
+        self.key = Linear(c, c.encoder.width, c.K * c.H, ("D", "KH"), rngs, biased=bool(c.bias))
+        self.value = Linear(c, c.encoder.width, c.K * c.H, ("D", "KH"), rngs, biased=bool(c.bias))
         self.out = Linear(c, c.heads * c.H, c.width, ("NH", "D"), rngs, scale=output_scale(c))
         self.query_norm = Norm(c, c.H, "H", "rmsnorm") if c.qk_norm else None
         self.key_norm = Norm(c, c.H, "H", "rmsnorm") if c.qk_norm else None
@@ -226,15 +249,15 @@ class CrossAttention(nnx.Module):
         return KeysValues(k_BKHS.reshape(-1, c.H, S), v_BKSH.reshape(-1, S, c.H))
 
     def __call__(self, x_BTD: jax.Array, source: KeysValues, mask_BTS: jax.Array, taps: Taps) -> jax.Array:
-        """What cross-attention adds, [B, T, D]."""
+        """What cross-attention gives, [B, T, D]."""
         c, (B, T, _) = self.c, x_BTD.shape
         q_BTNH = self.query(x_BTD).reshape(B, T, c.heads, c.H)
         if c.qk_norm:
             q_BTNH = self.query_norm(q_BTNH)
         q_BKGTH = _grouped(scaled(q_BTNH, query_factor(c)), c.K)
-        heads_BTNH = _side_by_side(attend(q_BKGTH, [source], [mask_BTS], taps, "cross"))
+        heads_BTNH = _side_by_side(attend(q_BKGTH, [source], [mask_BTS], taps, "cross", softcap=c.attention_softcap))
         heads_BTNH = taps("cross.heads", heads_BTNH)
-        return taps("cross.out", scaled(self.out(heads_BTNH.reshape(B, T, -1)), branch_factor(c)))
+        return self.out(heads_BTNH.reshape(B, T, -1))
 
     @staticmethod
     def cost(c: ModelConfig, T: int) -> Cost:
@@ -246,9 +269,9 @@ class CrossAttention(nnx.Module):
                 "cross-attention scores and values": 2 * 2 * N * H * S,
             },
             elementwise={
-                "norms": (N + K * S / T) * Norm.operations(c, H, "rmsnorm") * c.qk_norm,
-                "biases": (N * H + 2 * K * H * S / T + D) * c.bias,
-                "softmax": SOFTMAX * N * S,
+                "norms": (N + K * S / T) * Norm.operations(c, H, "rmsnorm") * bool(c.qk_norm),
+                "biases": (N * H + 2 * K * H * S / T) * bool(c.bias) + D * (c.bias is True),
+                "softmax": (SOFTMAX + 3 * (c.attention_softcap is not None)) * N * S,
             },
             kept=2 * (N + K * S / T) * H,
             remembered=2 * K * H * S,

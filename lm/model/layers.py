@@ -1,4 +1,4 @@
-"""The parts of a block that are not attention: projections, norms, positions, the feed-forward layer.
+"""The parts of a block that are not attention: projections, norms, fixed positions, the feed-forward layer.
 
 Parameters are float32 and carry `axes`, the glossary's letters, from which weight decay, Muon and shardings are
 derived. They are cast to the compute dtype where they are used.
@@ -13,7 +13,7 @@ from flax import nnx
 from lm.config import ModelConfig
 from lm.model.cost import Cost, rms_operations
 from lm.model.kernels import times_transposed
-from lm.model.parametrization import branch_factor, output_scale
+from lm.model.parametrization import output_scale
 from lm.model.taps import Taps
 
 
@@ -34,12 +34,19 @@ def project(x: jax.Array, w_DF: jax.Array, b_F: jax.Array | None = None) -> jax.
 
 
 class Linear(nnx.Module):
-    """An affine map of the last axis, from the width named axes[0] to the one named axes[1]."""
+    """An affine map of the last axis, from the width named axes[0] to the one named axes[1].
 
-    def __init__(self, c: ModelConfig, rows: int, columns: int, axes: tuple[str, str], rngs, *, scale: float = 1.0):
+    biased: whether it has a bias; None, where the configuration gives one to every map.
+    """
+
+    def __init__(
+        self, c: ModelConfig, rows: int, columns: int, axes: tuple[str, str], rngs, *, scale: float = 1.0,
+        biased: bool | None = None,
+    ):  # fmt: skip
         kernel = jax.random.normal(rngs.params(), (rows, columns)) * (scale * rows**-0.5)
         self.kernel = nnx.Param(kernel, axes=axes)
-        self.bias = nnx.Param(jnp.zeros(columns), axes=axes[1:]) if c.bias else None
+        biased = c.bias is True if biased is None else biased
+        self.bias = nnx.Param(jnp.zeros(columns), axes=axes[1:]) if biased else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return project(x, self.kernel[...], None if self.bias is None else self.bias[...])
@@ -56,7 +63,7 @@ class Norm(nnx.Module):
     def __init__(self, c: ModelConfig, width: int, axis: str, kind: str):
         self.kind, self.epsilon = kind, c.norm_epsilon
         self.scale = nnx.Param(jnp.ones(width), axes=(axis,))
-        self.bias = nnx.Param(jnp.zeros(width), axes=(axis,)) if c.bias and kind == "layernorm" else None
+        self.bias = nnx.Param(jnp.zeros(width), axes=(axis,)) if c.bias is True and kind == "layernorm" else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return _norm(x, self.scale[...], None if self.bias is None else self.bias[...], self.kind, self.epsilon)
@@ -65,7 +72,7 @@ class Norm(nnx.Module):
     def operations(c: ModelConfig, width: int, kind: str) -> int:
         """Elementwise operations on one vector: LayerNorm also takes the mean away."""
         rms = rms_operations(width) + width
-        return rms + 2 * width + 1 + width * c.bias if kind == "layernorm" else rms
+        return rms + 2 * width + 1 + width * (c.bias is True) if kind == "layernorm" else rms
 
 
 @functools.partial(jax.checkpoint, static_argnums=(3, 4))  # kept for the backward pass: x alone, of six values
@@ -79,16 +86,6 @@ def _norm(x, scale_D, bias_D, kind: str, epsilon: float):
     return y.astype(x.dtype)
 
 
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:
-    """Rotary positions (Su et al. 2021): turn the pair (i, i + H/2) by position * base^(-2i/H), phases in float32."""
-    half = x_BTNH.shape[-1] // 2
-    frequencies = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions_BT[..., None, None].astype(jnp.float32) * frequencies
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
-
-
 def sinusoids(positions_BT: jax.Array, width: int) -> jax.Array:
     """Fixed positions (Vaswani et al. 2017, section 3.5): sines in even places, cosines in odd; [B, T, D]."""
     even = jnp.arange(0, width, 2, dtype=jnp.float32)
@@ -98,11 +95,17 @@ def sinusoids(positions_BT: jax.Array, width: int) -> jax.Array:
 
 
 def vocabulary_logits(
-    h: jax.Array, table_VD: nnx.Param, head_DV: nnx.Param | None, vocab: int, *, softcap: float | None = None
+    h: jax.Array,
+    table_VD: nnx.Param,
+    head_DV: nnx.Param | None,
+    vocab: int,
+    *,
+    bias_V: nnx.Param | None = None,
+    softcap: float | None = None,
 ) -> jax.Array:
     """[..., V] float32 logits of h [..., D] by the head, or by the table of embeddings where that is the head too.
 
-    Entries from `vocab` on are padding, and can never be predicted. softcap: squash to (-c, c) by c tanh(x / c).
+    Entries from `vocab` on are padding, and can never be predicted. softcap: see `squashed`.
     """
     h_MD = h.reshape(-1, h.shape[-1])
     if head_DV is None:
@@ -110,10 +113,16 @@ def vocabulary_logits(
     else:
         logits_MV = project(h_MD, head_DV[...])
     logits = logits_MV.astype(jnp.float32).reshape(*h.shape[:-1], -1)
-    if softcap is not None:
-        logits = softcap * jnp.tanh(logits / softcap)
+    if bias_V is not None:
+        logits = logits + bias_V[...]
+    logits = squashed(logits, softcap)
     V = logits.shape[-1]
     return logits if vocab == V else jnp.where(jnp.arange(V) < vocab, logits, -1e30)
+
+
+def squashed(x: jax.Array, softcap: float | None) -> jax.Array:
+    """c tanh(x / c), which is within (-c, c) and near x where that is small (Gemma 2); x itself without a cap."""
+    return x if softcap is None else softcap * jnp.tanh(x / softcap)
 
 
 def loss_operations(c) -> int:
@@ -127,17 +136,23 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
 }
-OPERATIONS = {"gelu": 9, "gelu_exact": 5, "relu": 1, "relu2": 2, "swiglu": 3}
+GATES = {
+    "swiglu": jax.nn.silu, "geglu": ACTIVATIONS["gelu"], "geglu_exact": ACTIVATIONS["gelu_exact"], "reglu": jax.nn.relu,
+}  # fmt: skip
+"""What the projection that gates another goes through."""
+OPERATIONS = {
+    "gelu": 9, "gelu_exact": 5, "relu": 1, "relu2": 2, "swiglu": 3, "geglu": 10, "geglu_exact": 6, "reglu": 2,
+}  # fmt: skip
 """Operations of each on one hidden value; tanh, erf and the logistic function are one each."""
 
 
 class FeedForward(nnx.Module):
-    """Two projections around a nonlinearity; swiglu gates one projection by another (Shazeer 2020)."""
+    """Two projections around a nonlinearity, of which another projection may gate the first (Shazeer 2020)."""
 
     def __init__(self, c: ModelConfig, rngs):
-        self.activation, self.factor = c.activation, branch_factor(c)
+        self.activation = c.activation
         self.inner = Linear(c, c.width, c.F, ("D", "F"), rngs)
-        self.gate = Linear(c, c.width, c.F, ("D", "F"), rngs) if c.activation == "swiglu" else None
+        self.gate = Linear(c, c.width, c.F, ("D", "F"), rngs) if c.gated else None
         self.outer = Linear(c, c.F, c.width, ("F", "D"), rngs, scale=output_scale(c))
 
     def __call__(self, x_BTD: jax.Array, taps: Taps) -> jax.Array:
@@ -145,13 +160,13 @@ class FeedForward(nnx.Module):
         if self.gate is None:
             h_BTF = ACTIVATIONS[self.activation](h_BTF)
         else:
-            h_BTF = jax.nn.silu(self.gate(x_BTD)) * h_BTF
-        return taps("mlp.out", scaled(self.outer(taps("mlp.hidden", h_BTF)), self.factor))
+            h_BTF = GATES[self.activation](self.gate(x_BTD)) * h_BTF
+        return self.outer(taps("mlp.hidden", h_BTF))
 
     @staticmethod
     def cost(c: ModelConfig) -> Cost:
-        gated, D, F = c.activation == "swiglu", c.width, c.F
-        elementwise = {"biases": (F * (1 + gated) + D) * c.bias, "activation": F * OPERATIONS[c.activation]}
+        gated, D, F = c.gated, c.width, c.F
+        elementwise = {"biases": (F * (1 + gated) + D) * (c.bias is True), "activation": F * OPERATIONS[c.activation]}
         return Cost({"feed-forward": 2 * D * F * (3 if gated else 2)}, elementwise, kept=F)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lm import parallel
@@ -30,7 +31,8 @@ from lm.model.layers import (
     vocabulary_logits,
 )
 from lm.model.mask import FAR, Mask, Places
-from lm.model.parametrization import embedding_scale, logit_factor
+from lm.model.parametrization import branch_factor, embedding_scale, logit_factor
+from lm.model.rotary import frequencies
 from lm.model.taps import Tap, Taps
 
 UNLIMITED = jnp.iinfo(jnp.int32).max
@@ -66,17 +68,24 @@ CROSS_TAPS = {
 class Block(nnx.Module):
     """Attention, in a decoder beside an encoder cross-attention, and the feed-forward layer, each added to the stream.
 
-    pre: x + attention(norm(x)), and so on; post: norm(x + attention(x)), and so on.
+    By c.norm_place, pre: x + attention(norm(x)), and so on; post: norm(x + attention(x)); output: x +
+    norm(attention(x)); both: x + norm(attention(norm(x))). With c.parallel the feed-forward layer reads what attention
+    reads, through a norm of its own or through attention's.
     """
 
     def __init__(self, c: ModelConfig, rngs):
-        self.rate, self.post, crosses = c.dropout, c.norm_place == "post", c.encoder is not None
+        self.c, crosses = c, c.encoder is not None
+        own = c.parallel != "one_norm"
         self.attention_norm = Norm(c, c.width, "D", c.norm)
         self.attention = Attention(c, rngs)
-        self.feedforward_norm = Norm(c, c.width, "D", c.norm)
+        self.feedforward_norm = Norm(c, c.width, "D", c.norm) if own else None
         self.feedforward = FeedForward(c, rngs)
         self.cross_norm = Norm(c, c.width, "D", c.norm) if crosses else None
         self.cross = CrossAttention(c, rngs) if crosses else None
+        after = c.norm_place == "both"
+        self.attention_out_norm = Norm(c, c.width, "D", c.norm) if after else None
+        self.feedforward_out_norm = Norm(c, c.width, "D", c.norm) if after else None
+        self.cross_out_norm = Norm(c, c.width, "D", c.norm) if after and crosses else None
 
     def __call__(
         self,
@@ -88,35 +97,62 @@ class Block(nnx.Module):
         first_BTKH: jax.Array | None,
         taps: Taps,
         key: jax.Array | None,
+        *,
+        frequencies_R: jax.Array | None,
     ):
         """Returns the residual stream, this layer's new keys and values, and the first layer's values.
 
-        source: what cross-attention reads, and its mask [B, T, S].
+        source: what cross-attention reads, and its mask [B, T, S]. frequencies_R: this layer's row of
+        `rotary.frequencies`; None without rotary positions.
         """
         halves = 2 if self.cross is None else 3
         keys = (None,) * halves if key is None else jax.random.split(key, halves)
         x_BTD = taps("residual.before", x_BTD)
         read_BTD = self._before(self.attention_norm, x_BTD)
-        h_BTD, kv, first_BTKH = self.attention(read_BTD, here, mask, past, first_BTKH, taps)
-        x_BTD = taps("residual.middle", self._after(self.attention_norm, x_BTD + dropout(h_BTD, self.rate, keys[0])))
+        h_BTD, kv, first_BTKH = self.attention(
+            read_BTD, here, mask, past, first_BTKH, taps, frequencies_R=frequencies_R
+        )
+        h_BTD = taps("attention.out", self._output(self.attention_norm, self.attention_out_norm, h_BTD))
+        x_BTD, before_BTD = self._sum(self.attention_norm, x_BTD, h_BTD, keys[0]), x_BTD
+        x_BTD = taps("residual.middle", x_BTD)
         if self.cross is not None:
             h_BTD = self.cross(self._before(self.cross_norm, x_BTD), *source, taps)
-            x_BTD = taps("residual.crossed", self._after(self.cross_norm, x_BTD + dropout(h_BTD, self.rate, keys[2])))
-        h_BTD = self.feedforward(self._before(self.feedforward_norm, x_BTD), taps)
-        x_BTD = self._after(self.feedforward_norm, x_BTD + dropout(h_BTD, self.rate, keys[1]))
-        return taps("residual.after", x_BTD), kv, first_BTKH
+            h_BTD = taps("cross.out", self._output(self.cross_norm, self.cross_out_norm, h_BTD))
+            x_BTD = taps("residual.crossed", self._sum(self.cross_norm, x_BTD, h_BTD, keys[2]))
+        match self.c.parallel:
+            case "off":
+                read_BTD = self._before(self.feedforward_norm, x_BTD)
+            case "two_norms":
+                read_BTD = self.feedforward_norm(before_BTD)
+        h_BTD = self.feedforward(read_BTD, taps)
+        h_BTD = taps("mlp.out", self._output(self.feedforward_norm, self.feedforward_out_norm, h_BTD))
+        x_BTD = taps("residual.after", self._sum(self.feedforward_norm, x_BTD, h_BTD, keys[1]))
+        return x_BTD, kv, first_BTKH
 
     def _before(self, norm: Norm, x_BTD: jax.Array) -> jax.Array:
-        return x_BTD if self.post else norm(x_BTD)
+        """What a half reads of the stream."""
+        return norm(x_BTD) if self.c.norm_place in ("pre", "both") else x_BTD
 
-    def _after(self, norm: Norm, x_BTD: jax.Array) -> jax.Array:
-        return norm(x_BTD) if self.post else x_BTD
+    def _output(self, norm: Norm, out_norm: Norm | None, h_BTD: jax.Array) -> jax.Array:
+        """What a half adds to the stream."""
+        match self.c.norm_place:
+            case "output":
+                h_BTD = norm(h_BTD)
+            case "both":
+                h_BTD = out_norm(h_BTD)
+        return scaled(h_BTD, branch_factor(self.c))
+
+    def _sum(self, norm: Norm, x_BTD: jax.Array, h_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
+        """The stream with what a half adds."""
+        x_BTD = x_BTD + dropout(h_BTD, self.c.dropout, key)
+        return norm(x_BTD) if self.c.norm_place == "post" else x_BTD
 
     @staticmethod
     def cost(c: ModelConfig, T: int, window: int | None, pairs: Pairs) -> Cost:
         D, halves = c.width, 2 if c.encoder is None else 3
+        norms = halves * (2 if c.norm_place == "both" else 1) - (c.parallel == "one_norm")
         own = {
-            "norms": halves * Norm.operations(c, D, c.norm), "residuals": halves * D,
+            "norms": norms * Norm.operations(c, D, c.norm), "residuals": halves * D,
             "dropout": halves * 2 * D * (c.dropout > 0),
         }  # fmt: skip
         cost = Attention.cost(c, T, window, pairs) + FeedForward.cost(c) + Cost(elementwise=own, kept=D)
@@ -143,6 +179,7 @@ class Transformer(nnx.Module):
         own = predicts and not c.tied
         head = (jnp.zeros((c.width, c.V)) if c.zero_init else normal(c.width, c.V)) if own else None
         self.head = nnx.Param(head, axes=("D", "V")) if own else None
+        self.head_bias = nnx.Param(jnp.zeros(c.V), axes=("V",)) if c.head_bias and predicts else None
         self.vectors = None if c.vectors is None else Linear(c, c.vectors, c.width, ("E", "D"), rngs)
         self.encoder = None if c.encoder is None else Transformer(c.encoder, rngs, predicts=False)
 
@@ -158,7 +195,7 @@ class Transformer(nnx.Module):
     def cost(c: ModelConfig, T: int, pairs: Pairs) -> Cost:
         """Vectors before the tokens count as tokens; an encoder's cost is shared out among the decoder's tokens."""
         D, V = c.width, c.V
-        loss = loss_operations(c) + 3 * V * (c.logit_softcap is not None)
+        loss = loss_operations(c) + 3 * V * (c.logit_softcap is not None) + V * c.head_bias
         total = Cost({"head": 2 * D * V}, {"loss": loss}) + _stack_cost(c, T, pairs)
         if c.encoder is not None:
             S = c.encoder.context
@@ -185,13 +222,15 @@ class Transformer(nnx.Module):
 
         graph, params = nnx.split(self.blocks)
         windows = None
-        if c.window is not None:  # one program for windowed and global layers: the window is data
+        if c.window is not None or c.layer_windows:  # one program for windowed and global layers: the window is data
             windows = jnp.array([UNLIMITED if w is None else w for w in c.windows], jnp.int32)
+        turning = frequencies(c) if c.positions == "rotary" else None  # [H/2], or such a row for each layer
+        differ = np.ndim(turning) == 2
         about = None if cache is None else (cache.places(), jnp.max(cache.length_B))
         across_BTS = None if kept is None else Mask(causal=False)(Places(here.positions_BS), kept.places)
 
         def layer(carry, scanned):
-            (x_BTD, first_BTKH), (params, (index, window, kv, read)) = carry, scanned
+            (x_BTD, first_BTKH), (params, (index, window, own_R, kv, read)) = carry, scanned
             inner = taps.inside(index)
             past = None if kv is None else Past(*kv, *about)
             layer_key = None if keys[1] is None else jax.random.fold_in(keys[1], index)
@@ -200,14 +239,23 @@ class Transformer(nnx.Module):
             read = block.cross.remember(states_BSD) if states_BSD is not None else read
             source = None if read is None else (read, across_BTS)
             masked = dataclasses.replace(mask, window=window)
-            x_BTD, kv, first_BTKH = block(x_BTD, here, masked, past, source, first_BTKH, inner, layer_key)
+            x_BTD, kv, first_BTKH = block(
+                x_BTD, here, masked, past, source, first_BTKH, inner, layer_key,
+                frequencies_R=own_R if differ else turning,
+            )  # fmt: skip
             made = None if state is None else (kv, None if states_BSD is None else read)
             return (parallel.rows(x_BTD), first_BTKH), (made, inner.values)
 
         layer = remembering(layer, c.remat)
         no_values_BTKH = jnp.zeros((*x_BTD.shape[:2], c.K, c.H), x_BTD.dtype) if c.value_residual else None
         cached = None if cache is None else cache.layers()
-        others = jnp.arange(c.layers), windows, cached, None if kept is None else kept.layers
+        others = (
+            jnp.arange(c.layers),
+            windows,
+            turning if differ else None,
+            cached,
+            None if kept is None else kept.layers,
+        )
         carry = x_BTD, no_values_BTKH
         (x_BTD, _), (made, values) = over_layers(layer, carry, params, others, unroll=written_out(c))
         taps.values.update(values)
@@ -237,7 +285,10 @@ class Transformer(nnx.Module):
     def logits(self, h: jax.Array, taps: Taps) -> jax.Array:
         """[..., V] float32 logits; the padded entries of the vocabulary can never be predicted."""
         h, c = scaled(h, logit_factor(self.c)), self.c
-        return taps("logits", vocabulary_logits(h, self.embedding, self.head, c.vocab, softcap=c.logit_softcap))
+        logits = vocabulary_logits(
+            h, self.embedding, self.head, c.vocab, bias_V=self.head_bias, softcap=c.logit_softcap
+        )
+        return taps("logits", logits)
 
     def _embed(self, inputs: Inputs, positions_BT):
         c = self.c

@@ -52,7 +52,7 @@ def final_norm(model: LanguageModel, params: dict, x_D: jax.Array):
     Returns (the normed state [D], a function of the parts of the state [..., D], the norm's bias [D]).
     """
     c = transformer(model, "final norm that is linear but for its divisor")
-    require(c.norm_place == "pre", "with norms after its halves the residual stream is no sum of what the parts add")
+    require(c.norm_place == "pre", "with norms after its halves the residual stream is no sum of what the parts give")
     scale_D = params["final_norm"]["scale"]
 
     def centred(x):
@@ -70,9 +70,15 @@ def head_outputs(model: LanguageModel, params: dict) -> tuple[jax.Array, jax.Arr
     return out["kernel"].reshape(c.layers, c.heads, c.H, c.width), bias_LD
 
 
+def head_bias(model: LanguageModel, params: dict) -> jax.Array:
+    """What is added to the logits, [V]."""
+    return params.get("head_bias", jnp.zeros(model.config.V))
+
+
 def down_projections(model: LanguageModel, params: dict) -> jax.Array:
-    """What maps each feed-forward layer's hidden units to its output, [L, F, D]."""
-    transformer(model, "feed-forward layers")
+    """What maps each feed-forward layer's hidden units to what it adds, [L, F, D]."""
+    c = transformer(model, "feed-forward layers")
+    require(c.norm_place in ("pre", "post"), "what a feed-forward layer adds goes through a norm in this model first")
     return params["blocks"]["feedforward"]["outer"]["kernel"]
 
 

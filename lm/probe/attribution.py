@@ -82,9 +82,11 @@ def _attribute(model, params, tokens_BT, t, direction_V, cached):
     u_D = anatomy.unembedding(model, params).T.astype(jnp.float32) @ direction_V
     normed_D, linear, norm_bias_D = anatomy.final_norm(model, params, at["residual.after"][-1])
     out_LNHD, out_bias_LD = anatomy.head_outputs(model, params)
+    head_bias = anatomy.head_bias(model, params) @ direction_V
     heads_LND = jnp.einsum("LNH,LNHD->LND", at["attention.heads"], out_LNHD)
     return {
         "embedding": linear(embedding_D) @ u_D, "heads_LN": linear(heads_LND) @ u_D,
-        "mlp_L": linear(at["mlp.out"]) @ u_D, "biases": (linear(out_bias_LD) @ u_D).sum() + norm_bias_D @ u_D,
-        "total": normed_D @ u_D,
+        "mlp_L": linear(at["mlp.out"]) @ u_D,
+        "biases": (linear(out_bias_LD) @ u_D).sum() + norm_bias_D @ u_D + head_bias,
+        "total": normed_D @ u_D + head_bias,
     }  # fmt: skip

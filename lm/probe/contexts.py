@@ -18,7 +18,7 @@ from lm.model.loss import document_segments
 from lm.model.trained import Trained
 from lm.probe.passes import residuals
 from lm.probe.rows import beginning
-from lm.probe.words import Space, Vocabulary, token_texts
+from lm.probe.words import Space, Vocabulary
 
 TOKENS = 131_072
 """Tokens of text to average over, unless told otherwise."""
@@ -48,7 +48,8 @@ def contextual(
     find = Finder(m.tokenizer, known)
     count_V = np.zeros(len(known), np.int64)
     sums_LVD = jnp.zeros((model.config.layers, len(known), model.config.width), jnp.float32)
-    eot = m.tokenizer.eot_token if m.experiment.data.packing else None
+    opening = m.tokenizer.eot_token if text is None else tokenizers.opening(m.tokenizer)
+    eot = opening if m.experiment.data.packing else None
     batch = max(1, min(BATCH_TOKENS // windows_BT.shape[1], len(windows_BT)))
     for start in range(0, len(windows_BT), batch):
         rows_BT = windows_BT[start : start + batch]
@@ -110,7 +111,7 @@ class Finder:
     def __init__(self, tokenizer: tokenizers.Tokenizer, known: Vocabulary):
         self.number = {tokens: number for number, tokens in enumerate(known.values())}
         self.continues_V = np.zeros(tokenizer.n_vocab, bool)
-        for token, text in token_texts(tokenizer).items():  # a byte above 127 is, or is part of, a letter
+        for token, text in tokenizers.token_texts(tokenizer).items():  # a byte above 127 is, or is part of, a letter
             self.continues_V[token] = re.match(rb"[\w\x80-\xff]", text) is not None
 
     def __call__(self, tokens_T: np.ndarray, count_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

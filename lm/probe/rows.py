@@ -65,8 +65,11 @@ def rows(m: Trained, sequences: Sequence[Sequence[int]], scored_from: Sequence[i
 
 
 def beginning(m: Trained) -> list[int]:
-    """The end-of-text token where the model's documents began with it, as `lm.evaluate` has it, else nothing."""
-    return [m.tokenizer.eot_token] if m.run is None or m.run.record["documents"] > 1 else []
+    """The token that opens a document where the model's documents began with it, as `lm.evaluate` has it, or nothing.
+
+    It is the end of text, or what the makers of a model from elsewhere put there.
+    """
+    return [tokenizers.opening(m.tokenizer)] if m.run is None or m.run.record["documents"] > 1 else []
 
 
 def encode(m: Trained, text: str) -> list[int]:
@@ -77,13 +80,13 @@ def encode(m: Trained, text: str) -> list[int]:
 
 def byte_counts(m: Trained, tokens: Sequence[int]) -> np.ndarray:
     """How many bytes of UTF-8 each token writes, [T]; none for the end of text."""
-    return np.array([0 if t == m.tokenizer.eot_token else len(m.tokenizer.decode_bytes([t])) for t in tokens])
+    return tokenizers.token_bytes(m.tokenizer)[np.asarray(tokens)]
 
 
 def continuation(m: Trained, text: str) -> list[int]:
     """Encode an answer that follows a prompt: a space, then its words. Raises UserError for a blank one."""
     require(bool(text.strip()), f"the answer {text!r} is blank: give a word")
-    return tokenizers.encode(m.tokenizer, " " + text.strip()).astype(int).tolist()
+    return tokenizers.encode_within(m.tokenizer, " " + text.strip()).astype(int).tolist()
 
 
 def labels(m: Trained, tokens: Sequence[int]) -> list[str]:
@@ -106,7 +109,8 @@ def places(m: Trained, text: str, words: str) -> np.ndarray:
     require(bool(spans), f"{words!r} is not in {text!r}: name words of the text, spelled as they are there")
     tokens = encode(m, text)
     sizes_T = byte_counts(m, tokens)
-    ends_T = np.cumsum(sizes_T)
+    before = sizes_T.sum() - len(text.encode())  # the space that some tokenizers put before a text's first word
+    ends_T = np.cumsum(sizes_T) - before
     starts_T = ends_T - sizes_T
     touched_T = np.zeros(len(tokens), bool)
     for start, end in spans:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lm import tokenizer as tokenizers
 from lm.data.vectors import read_vectors
 from lm.errors import require
 from lm.tokenizer import Tokenizer
@@ -58,30 +59,20 @@ def vocabulary(
     words = list(words)
     require(all(word.strip() for word in words), "a word is blank: give words of letters")
     known: Vocabulary = {}
-    for token, text in sorted(token_texts(tokenizer).items()):
+    texts = tokenizers.token_texts(tokenizer)
+    for token, text in sorted(texts.items()):
         if match := re.fullmatch(r" (\w+)", text.decode("utf-8", "replace")):
             known[match[1]] = (token,)
     fold = CASES[case]
     forms = {fold(word) for word in known}
+    whole = set(texts.values())  # one that does not look like a word, such as `o'clock`, may be a token all the same
     for word in words:
-        if fold(word) in forms or (pieces == "single" and word not in known and not _encodes_whole(tokenizer, word)):
+        if fold(word) in forms or (pieces == "single" and word not in known and f" {word}".encode() not in whole):
             continue
-        known[word] = tuple(tokenizer.encode_ordinary(f" {word}"))
+        known[word] = tuple(tokenizers.encode_within(tokenizer, f" {word}").tolist())
         forms.add(fold(word))
     require(
         bool(known),
         f"no word is a single token of tokenizer {tokenizer.name}: average over pieces (--pieces mean, with words)",
     )
     return known
-
-
-def _encodes_whole(tokenizer: Tokenizer, word: str) -> bool:
-    """Whether a word that does not look like one, such as `o'clock`, is a single token all the same."""
-    return f" {word}".encode() in getattr(tokenizer, "_mergeable_ranks", {})
-
-
-def token_texts(tokenizer: Tokenizer) -> dict[int, bytes]:
-    """Map each token but the end of text to the bytes it writes."""
-    if ranks := getattr(tokenizer, "_mergeable_ranks", None):
-        return {token: text for text, token in ranks.items()}
-    return {t: tokenizer.decode_bytes([t]) for t in range(tokenizer.n_vocab) if t != tokenizer.eot_token}

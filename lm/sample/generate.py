@@ -54,6 +54,23 @@ class Generator:
         self.trained = m
         self._laid_out: dict[bool, dict] = {}
 
+    def read(self, rows: list["Row"], capacity: int, seen_BV: jax.Array) -> Decoding:
+        """Each row read but for its last token; one that outgrew the context has been cut."""
+        m, read = self.trained, [row.reading for row in rows]
+        longest = max(len(reading.tokens) for reading in read) - 1
+        inputs = inputs_of(m, read, min(_power_of_two(longest), capacity - max(reading.before for reading in read)))
+        return Decoding(
+            memory=prefill(m.model, self.parameters(len(rows)), inputs, capacity=capacity),
+            seen_BV=seen_BV,
+            token_B=jnp.array([reading.tokens[-1] for reading in read], jnp.int32),
+            place_B=jnp.array([row.place for row in rows], jnp.int32),
+            done_B=np.zeros(len(rows), bool),
+        )
+
+    def decode(self, rows: Decoding, request: Request) -> tuple[Decoding, Made]:
+        """More tokens of every row that is not done."""
+        return decode(self.trained.model, self.parameters(len(rows.token_B)), rows, request)
+
     def parameters(self, rows: int) -> dict:
         """The parameters as so many rows read them fastest; the layout for one row is another than that for several."""
         alone = rows == 1
@@ -100,25 +117,25 @@ def generate(
     _check(prompts, samples, stop, past_context)
     require(past_context == "error" or vectors is None, "past_context slide: vectors cannot slide; leave it out")
     pairs = zip(prompts, read, strict=True)
-    rows = [_Row(m.tokenizer, prompt, reading, stop) for prompt, reading in pairs for _ in range(samples)]
+    rows = [Row(m.tokenizer, prompt, reading, stop) for prompt, reading in pairs for _ in range(samples)]
     if past_context == "error":
         _check_fits(rows, max_tokens, context)
     if not rows:
         return []
 
-    params = generator.parameters(len(rows))
     capacity = min(_room(max(row.held for row in rows) + max_tokens), context)
     decoding, seen_BV, made = None, jnp.asarray(_seen(rows, m.model.config.V)), 0
     chunk = WATCHED if on_text or stop else CHUNK
     while made < max_tokens and not all(row.ended for row in rows):
         if decoding is None or any(row.full(capacity) for row in rows):
             seen_BV = seen_BV if decoding is None else decoding.seen_BV
-            decoding = _read(m, params, rows, capacity, seen_BV)
+            _cut(rows, context)
+            decoding = generator.read(rows, capacity, seen_BV)
         room = min(capacity - row.held for row in rows if not row.ended)
         steps = min(chunk, room, max_tokens - made)
         request = Request(np.int32(steps), sampler.settings(), seed=np.uint32(seed), end=np.int32(end))
         done_B = np.array([row.ended is not None for row in rows])  # a stop string may have ended a row
-        decoding, new = decode(m.model, params, dataclasses.replace(decoding, done_B=done_B), request)
+        decoding, new = generator.decode(dataclasses.replace(decoding, done_B=done_B), request)
         _take(rows, new, end)
         made += steps
         _finish(rows, made == max_tokens, on_text)
@@ -148,7 +165,7 @@ def generate_naive(m: Trained, tokens: list[int], n: int) -> tuple[list[int], li
 
 
 # --- one row ---------------------------------------------------------------------------------------------------------
-class _Row:
+class Row:
     """The host's side of one row."""
 
     def __init__(self, tokenizer, prompt: str | list[int], reading: Reading, stop: tuple[str, ...]):
@@ -191,14 +208,14 @@ class _Row:
         )
 
 
-def _take(rows: list[_Row], new: Made, end: int) -> None:
+def _take(rows: list[Row], new: Made, end: int) -> None:
     """Hand each row what the device made for it."""
     _, tokens_TB, logprobs_TB, count_B = jax.device_get(new)
     for r, row in enumerate(rows):
         row.take(tokens_TB[: count_B[r], r].tolist(), logprobs_TB[: count_B[r], r].tolist(), end)
 
 
-def _finish(rows: list[_Row], last: bool, on_text) -> None:
+def _finish(rows: list[Row], last: bool, on_text) -> None:
     """End the rows whose time is up, and show what is new in each."""
     for r, row in enumerate(rows):
         if last and row.ended is None:
@@ -212,24 +229,13 @@ def _finish(rows: list[_Row], last: bool, on_text) -> None:
 
 
 # --- the context -----------------------------------------------------------------------------------------------------
-def _read(m: Trained, params: dict, rows: list[_Row], capacity: int, seen_BV: jax.Array) -> Decoding:
-    """Each row read but for its last token; one that outgrew the context is cut first."""
-    context = m.model.config.context
+def _cut(rows: list[Row], context: int) -> None:
+    """Drops the oldest of what a row reads that has outgrown the context."""
     for row in rows:
         tokens = row.reading.tokens
         if row.held >= context:
             dropped = len(tokens) - _kept(context)
             row.reading = row.reading._replace(tokens=tokens[dropped:], opened=max(row.reading.opened - dropped, 0))
-    read = [row.reading for row in rows]
-    longest = max(len(reading.tokens) for reading in read) - 1
-    inputs = inputs_of(m, read, min(_power_of_two(longest), capacity - max(reading.before for reading in read)))
-    return Decoding(
-        memory=prefill(m.model, params, inputs, capacity=capacity),
-        seen_BV=seen_BV,
-        token_B=jnp.array([reading.tokens[-1] for reading in read], jnp.int32),
-        place_B=jnp.array([row.place for row in rows], jnp.int32),
-        done_B=np.zeros(len(rows), bool),
-    )
 
 
 def _kept(context: int) -> int:
@@ -248,7 +254,7 @@ def _room(n: int) -> int:
     return -(-n // step) * step
 
 
-def _seen(rows: list[_Row], V: int) -> np.ndarray:
+def _seen(rows: list[Row], V: int) -> np.ndarray:
     seen_BV = np.zeros((len(rows), V), bool)
     for r, row in enumerate(rows):
         seen_BV[r, row.tokens] = True
@@ -273,7 +279,7 @@ def _check(prompts, samples, stop, past_context) -> None:
     require(past_context in ("error", "slide"), f"past_context {past_context!r}: 'error' or 'slide'")
 
 
-def _check_fits(rows: list[_Row], max_tokens: int, context: int) -> None:
+def _check_fits(rows: list[Row], max_tokens: int, context: int) -> None:
     row = max(rows, key=lambda row: row.held, default=None)
     if row is None:
         return

@@ -3,7 +3,7 @@
 As lm/data/layout.py lays out examples: a decoder-only model reads EOT source EOT prompt, or its vectors and then EOT
 prompt; one with an encoder has that read source EOT, or vectors EOT, and itself reads EOT prompt. EOT is the
 end-of-text token. Otherwise a prompt is read alone, behind EOT by a model that was trained on examples, and an empty
-one starts a document.
+one starts a document. A model from elsewhere has its prompts opened as its makers did (Llama's <s>, for one).
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def readings(
     c, end = m.model.config, m.tokenizer.eot_token
     n_vocab = m.tokenizer.n_vocab
     require(
-        n_vocab == c.vocab, f"the tokenizer has {n_vocab} tokens, the model {c.vocab}: use the one it was trained with"
+        n_vocab <= c.vocab, f"the tokenizer has {n_vocab} tokens, the model {c.vocab}: use the one it was trained with"
     )
     _check_texts(prompts, sources)
     require(sources is None or vectors is None, "sources and vectors: give one of the two")
@@ -61,7 +61,7 @@ def readings(
     require(c.encoder is None or shown is not None, "this model answers a source: give sources, one for each prompt")
     begun = [_tokens(m.tokenizer, prompt) for prompt in prompts]
     if shown is None:
-        begin = [end] if m.experiment.data.examples is not None else []
+        begin = tokenizers.prefix(m.tokenizer) if m.experiment.data.examples is None else [end]
         begins = [begin if isinstance(prompt, str) else [] for prompt in prompts]
         rows = [(begin + tokens) or [end] for begin, tokens in zip(begins, begun, strict=True)]
         return [Reading(row, len(row) - 1) for row in rows]

@@ -217,11 +217,12 @@ def branch(trunk: Run, experiment: Experiment, step: int, *, folder: str | Path 
 def with_vocabulary(experiment: Experiment, data: Prepared) -> Experiment:
     """Returns the experiment with its vocabulary filled in from the tokenizer, or checked against it."""
     vocab, n = experiment.model.vocab, data.tokenizer.n_vocab
+    name = data.tokenizer.name
+    fits = vocab in (None, n) or (name == "hf" and vocab > n)  # others' embeddings may have more rows
     require(
-        vocab in (None, n),
-        f"model.vocab {vocab} is not the {n} tokens of tokenizer {data.tokenizer.name}; leave model.vocab out",
+        fits, f"model.vocab {vocab} is not the {n} tokens of tokenizer {data.tokenizer.name}; leave model.vocab out"
     )
-    return settings.replace(experiment, {"model.vocab": n})
+    return settings.replace(experiment, {"model.vocab": vocab or n})
 
 
 # --- when, and how much at once --------------------------------------------------------------------------------------

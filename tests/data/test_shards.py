@@ -93,6 +93,7 @@ def test_shards_look_like_the_array(cut_array, monkeypatch):
 def test_shards_are_the_one_file(case, stories, tmp_path, small, monkeypatch):
     """Tokens, division, counts and digests; windows across borders and the end; for one worker and for two."""
     monkeypatch.setattr(tokenizers, "SLICE", 1000)
+    monkeypatch.setattr("lm.tokenizer.encoding.SLICE", 1000)
     data = stories
     if case == "one document":
         data = write(tmp_path / "one.txt", [*STORIES, " " * 5000, "x" * 9000, *STORIES], separator="")

@@ -329,7 +329,7 @@ def test_a_corpus_that_changes_under_the_reader_is_noticed(stories, monkeypatch)
 @pytest.mark.parametrize("kind", ["bytes", "chars", "bpe"])
 def test_memory_is_bounded(kind, tmp_path, monkeypatch):
     """A file of one document goes through in less than half its size; what bounds it is made smaller with the file."""
-    monkeypatch.setattr("lm.tokenizer.SAMPLE", 200_000)
+    monkeypatch.setattr("lm.tokenizer.building.SAMPLE", 200_000)
     monkeypatch.setattr(readers, "PIECE", 1 << 17)
     line = "The quick brown fox jumps over the lazy dog, twice. "
     (tmp_path / "a.txt").write_text(line * (24_000_000 // len(line)))

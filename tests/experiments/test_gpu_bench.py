@@ -101,5 +101,5 @@ def test_what_a_gpu_is_given_fits_its_time_and_its_kernels(script):
     assert sum(section.seconds for section in script.SECTIONS.values()) <= script.SECONDS < 480
     for shape, batch in script.WHOLE.sizes.values():
         c = script.experiment(shape, batch).model
-        facts = dict(windowed=c.window is not None, packed=False, tapped=False)
+        facts = dict(windowed=c.window is not None, packed=False, capped=False, tapped=False)
         assert obstacle_to_cudnn(9.0, jnp.dtype("bfloat16"), c.H, **facts) is None

@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-import importlib
-import os
 
 import jax
 import numpy as np
-import pytest
 from jax.extend.core import jaxprs_in_params
+from libraries import library  # noqa: F401 - for tests of parity
 
 from lm import settings
 from lm.config import ModelBase, ModelConfig, RecurrentConfig
@@ -25,6 +23,34 @@ VARIANTS = {
     "multi-query learned window of one, unrolled": dict(kv_heads=1, window=1, positions="learned", unroll=2),
     "value residuals, grouped window, a base shape": dict(
         value_residual=True, kv_heads=2, window=3, layers=3, base_width=8, base_head_width=2, base_layers=1
+    ),
+    "norms of what halves add, together, windows by layer": dict(
+        norm_place="output", qk_norm="width", layers=3, layer_windows=(0, 3, 2), attention_softcap=2.0, kv_heads=2
+    ),
+    "norms on both sides, two rotary bases, geglu": dict(
+        norm_place="both",
+        activation="geglu",
+        window=3,
+        global_every=2,
+        rotary_base_windowed=10.0,
+        rotary_base=100.0,
+        rotary_scaling="linear",
+        rotary_factor=8.0,
+        kv_heads=2,
+        tied=True,
+    ),
+    "parallel, one norm, rotated in part, biases": dict(
+        parallel="one_norm", rotary_fraction=0.5, bias=True, head_bias=True, norm="layernorm", qk_norm=False
+    ),
+    "parallel, two norms, some layers not rotated, a bias on queries, keys and values": dict(
+        parallel="two_norms",
+        rotary_skips=2,
+        bias="qkv",
+        kv_heads=2,
+        activation="geglu",
+        rotary_scaling="llama3",
+        rotary_factor=4.0,
+        rotary_context=8,
     ),
     "grouped sinusoidal, two of three unrolled": dict(kv_heads=2, window=2, positions="sinusoidal", layers=3, unroll=2),
 }
@@ -120,13 +146,6 @@ def loss_and_gradient(c: ModelBase):
         return -picked.mean()
 
     return jax.jit(jax.value_and_grad(loss))
-
-
-def library(name):
-    """The module; without it the test is skipped, but fails where LM_REQUIRE_PARITY=1 demands it."""
-    if os.environ.get("LM_REQUIRE_PARITY") == "1":
-        return importlib.import_module(name)
-    return pytest.importorskip(name)
 
 
 def products(jaxpr) -> float:

@@ -13,7 +13,7 @@ from lm.model import attention
 from lm.model.api import Inputs, build
 from lm.model.taps import Taps
 
-CAN = dict(capability=9.0, dtype=jnp.dtype("bfloat16"), H=64, windowed=False, packed=False, tapped=False)
+CAN = dict(capability=9.0, dtype=jnp.dtype("bfloat16"), H=64, windowed=False, packed=False, capped=False, tapped=False)
 """Where nothing stands in cuDNN's way."""
 LONG = 1024
 
@@ -40,6 +40,7 @@ def test_auto_leaves_short_sequences_to_one_product():
         (dict(H=20), "not 20"),
         (dict(windowed=True), "window"),
         (dict(packed=True), "packed"),
+        (dict(capped=True), "squashes"),
         (dict(tapped=True), "tap"),
     ],
     ids=str,

@@ -5,8 +5,8 @@ from collections import Counter
 from typing import Any
 
 from lm.errors import UserError, require
+from lm.tokenizer.simple import END_OF_TEXT
 
-END_OF_TEXT = "<|endoftext|>"
 MOST = 1 << 24
 """Tokens a vocabulary may have: eighty times the largest published one."""
 

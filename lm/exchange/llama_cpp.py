@@ -1,0 +1,191 @@
+"""llama.cpp reading a GGUF file: logits token by token, the self-check of what is written, and the engine of sampling.
+
+Through llama-cpp-python's low-level interface (the extra `gguf`); nothing here needs it to be imported.
+"""
+
+import ctypes
+import dataclasses
+import functools
+import os
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.errors import UserError, require
+from lm.model.trained import Trained
+from lm.sample.decoding import CHUNK, Decoding, Made, Request
+from lm.sample.filters import sample
+from lm.sample.generate import Generator, Row
+
+
+@functools.cache
+def library():
+    """The package llama_cpp, silenced; raises UserError where it is not installed."""
+    try:
+        import llama_cpp
+    except ImportError as error:
+        raise UserError("llama.cpp needs the package llama-cpp-python: pip install -e '.[llama]'") from error
+    library.silent = llama_cpp.llama_log_callback(
+        lambda level, text, data: None
+    )  # held: it is called as long as it lives
+    llama_cpp.llama_log_set(library.silent, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+class Entry(NamedTuple):
+    """A token that a row reads, and whether the logits behind it are wanted."""
+
+    row: int
+    position: int
+    token: int
+    wanted: bool
+
+
+class Decoder:
+    """A GGUF file loaded, with room for `rows` sequences of so many tokens each.
+
+    exact: keys and values in float32 and attention step by step, as near to the formula as llama.cpp comes; otherwise
+    in half precision and fused, which are its defaults.
+    """
+
+    def __init__(self, path: str | Path, rows: int, room: int, *, exact: bool = True, threads: int | None = None):
+        api = library()
+        loading = api.llama_model_default_params()
+        loading.use_extra_bufts = False  # for AMX, which some machines claim and deny: an illegal instruction
+        model = api.llama_model_load_from_file(str(path).encode(), loading)
+        require(bool(model), f"{path}: llama.cpp does not load it")
+        self.vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
+        settings = api.llama_context_default_params()
+        settings.n_ctx, settings.n_seq_max = _multiple(room) * rows, rows
+        settings.n_batch = settings.n_ubatch = min(settings.n_ctx, max(512, rows))
+        settings.n_threads = settings.n_threads_batch = threads or os.cpu_count() or 1
+        if exact:
+            settings.type_k = settings.type_v = 0  # float32
+            settings.flash_attn_type = 0
+        self.context = api.llama_init_from_model(model, settings)
+        require(bool(self.context), f"{path}: llama.cpp has no memory for {rows} sequences of {room} tokens")
+        self.memory = api.llama_get_memory(self.context)
+        self.room = settings.n_batch
+        self.batch = api.llama_batch_init(self.room, 0, 1)
+        weakref.finalize(self, _free, api, self.batch, self.context, model)
+
+    def forget(self) -> None:
+        """Empty all rows."""
+        library().llama_memory_clear(self.memory, False)
+
+    def read(self, entries: Sequence[Entry]) -> np.ndarray:
+        """Read the entries, in any number; the logits [wanted, V] behind those that are wanted, in their order."""
+        parts = [self._read(entries[i : i + self.room]) for i in range(0, len(entries), self.room)]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _read(self, entries: Sequence[Entry]) -> np.ndarray:
+        api, b = library(), self.batch
+        b.n_tokens = len(entries)
+        for i, (row, position, token, wanted) in enumerate(entries):
+            b.token[i], b.pos[i], b.n_seq_id[i], b.seq_id[i][0], b.logits[i] = token, position, 1, row, wanted
+        if status := api.llama_decode(self.context, b):
+            raise UserError(f"llama.cpp could not go on (llama_decode returned {status})")
+        places = [i for i, entry in enumerate(entries) if entry.wanted]
+        logits_CV = np.empty((len(places), self.vocab), np.float32)
+        for row, place in enumerate(places):
+            logits_CV[row] = np.ctypeslib.as_array(api.llama_get_logits_ith(self.context, place), (self.vocab,))
+        return logits_CV
+
+
+def _free(api, batch, context, model) -> None:
+    api.llama_batch_free(batch)
+    api.llama_free(context)
+    api.llama_model_free(model)
+
+
+def _multiple(n: int, block: int = 256) -> int:
+    """n rounded up as llama.cpp rounds a context."""
+    return -(-n // block) * block
+
+
+def logits(path: str | Path, tokens: Sequence[int]) -> np.ndarray:
+    """Logits [T, V] of a file behind each of the tokens, in float32 as far as llama.cpp goes."""
+    decoder = Decoder(path, 1, len(tokens), threads=1)  # several wait for each other on a machine that is busy
+    return decoder.read([Entry(0, position, token, True) for position, token in enumerate(tokens)])
+
+
+def check(path: str | Path, tokens: Sequence[int], expected_TV: np.ndarray) -> float | None:
+    """The largest difference between a file's logits and those expected; None where llama.cpp is not installed.
+
+    expected_TV may have fewer columns than the file, whose rows can be padded.
+    """
+    try:
+        library()
+    except UserError:
+        return None
+    found_TV = logits(path, tokens)
+    return float(np.abs(found_TV[:, : expected_TV.shape[1]] - expected_TV).max())
+
+
+class LlamaGenerator(Generator):
+    """A GGUF file in the place of parameters: `generate` takes its logits, and all else is as with our own."""
+
+    def __init__(self, m: Trained, path: str | Path, *, threads: int | None = None):
+        super().__init__(m)
+        self.path, self.threads = path, threads
+        self._decoder, self._size = None, (0, 0)
+
+    def read(self, rows: list[Row], capacity: int, seen_BV: jax.Array) -> Decoding:
+        """Each row read but for its last token."""
+        if self._size != (len(rows), capacity):
+            self._decoder = Decoder(self.path, len(rows), capacity, threads=self.threads)
+            self._size = len(rows), capacity
+        self._decoder.forget()
+        entries = [
+            Entry(r, position, token, False)
+            for r, row in enumerate(rows)
+            for position, token in enumerate(row.reading.tokens[:-1])
+        ]
+        if entries:
+            self._decoder.read(entries)
+        return Decoding(
+            memory=[row.held for row in rows],
+            seen_BV=seen_BV,
+            token_B=np.array([row.reading.tokens[-1] for row in rows], np.int32),
+            place_B=np.array([row.place for row in rows], np.int32),
+            done_B=np.zeros(len(rows), bool),
+        )
+
+    def decode(self, now: Decoding, request: Request) -> tuple[Decoding, Made]:
+        """Up to `request.count` more tokens of every row that is not done, drawn as our own are."""
+        B, positions = len(now.token_B), list(now.memory)
+        tokens_TB, logprobs_TB = np.zeros((CHUNK, B), np.int32), np.zeros((CHUNK, B), np.float32)
+        count_B, token_B, done_B = np.zeros(B, np.int32), np.array(now.token_B), np.array(now.done_B)
+        seen_BV, logits_BV, steps = now.seen_BV, np.zeros(now.seen_BV.shape, np.float32), 0
+        while steps < request.count and not done_B.all():
+            going = np.flatnonzero(~done_B)
+            entries = [Entry(int(r), positions[r], int(token_B[r]), True) for r in going]
+            logits_BV[going, : self._decoder.vocab] = self._decoder.read(entries)[:, : logits_BV.shape[1]]
+            drawn = _draw(logits_BV, request, now.place_B + steps, seen_BV, self.trained.model.config.vocab)
+            seen_BV, (token_B, logprobs_TB[steps]) = drawn[0], map(np.array, drawn[1:])
+            tokens_TB[steps] = token_B
+            count_B += ~done_B
+            for r in going:
+                positions[r] += 1
+            done_B |= token_B == request.end
+            steps += 1
+        after = dataclasses.replace(
+            now, memory=positions, seen_BV=seen_BV, token_B=token_B, place_B=now.place_B + steps, done_B=done_B
+        )
+        return after, Made(steps, tokens_TB, logprobs_TB, count_B)
+
+
+@functools.partial(jax.jit, static_argnames=("vocab",))
+def _draw(logits_BV, request: Request, place_B, seen_BV, vocab: int):
+    """Tokens drawn by the keys that `lm.sample.decoding.decode` draws by, and their log-probabilities."""
+    rows_B = jnp.arange(len(logits_BV))
+    logits_BV = jnp.where(jnp.arange(logits_BV.shape[1]) < vocab, logits_BV, -1e30)
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(request.seed), rows_B)
+    token_B, logprob_B = sample(jax.vmap(jax.random.fold_in)(keys_B, place_B), logits_BV, request.settings, seen_BV)
+    return seen_BV.at[rows_B, token_B].set(True), token_B, logprob_B
