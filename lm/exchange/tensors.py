@@ -50,7 +50,7 @@ def to_ours(f: Family, config: Mapping[str, Any], c: ModelConfig, tensors: Mappi
         (module, leaf), shape = _split(path), tuple(size[axis] for axis in axes)
         if axes[0] == "L":
             return np.stack([find(module, leaf, shape[1:], layer) for layer in range(c.layers)])
-        return find(module, leaf, shape, None)
+        return np.pad(find(module, leaf, shape, None), [(0, c.V - c.vocab if axis == "V" else 0) for axis in axes])
 
     params = jax.tree_util.tree_map_with_path(make, build(c).axes(), is_leaf=lambda x: isinstance(x, tuple))
     head = f"{f.names['head']}.weight" if "head" in f.names else "lm_head.weight"
@@ -193,8 +193,8 @@ def _kind(module: str) -> str:
 
 
 def _sizes(c: ModelConfig) -> dict[str, int]:
-    """How long each axis of the parameters is."""
-    return dict(L=c.layers, V=c.V, D=c.width, T=c.context, F=c.F, NH=c.heads * c.H, KH=c.K * c.H, H=c.H)
+    """How long each axis of the parameters is, the vocabulary's without its padding."""
+    return dict(L=c.layers, V=c.vocab, D=c.width, T=c.context, F=c.F, NH=c.heads * c.H, KH=c.K * c.H, H=c.H)
 
 
 def _leaves(c: ModelConfig) -> Iterator[tuple[Any, tuple[str, ...]]]:

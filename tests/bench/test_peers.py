@@ -24,8 +24,9 @@ def test_torch_is_our_function(gpt2):
     """The same weights give the same loss in both, so both do the same arithmetic."""
     torch = pytest.importorskip("torch")
     from lm.bench.torch_peer import GPT2
+    from lm.exchange import shapes
+    from lm.exchange.tensors import to_ours
     from lm.model.loss import Batch, next_token
-    from lm.model.pretrained import from_gpt2
 
     c = dataclasses.replace(gpt2.model, vocab=gpt2.model.V)  # no padding: it would count in their softmax alone
     model = GPT2(c)
@@ -39,7 +40,9 @@ def test_torch_is_our_function(gpt2):
         flipped = any(part in name for part in ("qkv", "out.", "inner", "outer")) and value.ndim == 2
         theirs[".".join(names.get(part, part) for part in name.split("."))] = value.T if flipped else value
     tokens_BT = np.random.default_rng(0).integers(c.vocab, size=(3, c.context + 1))
-    nats_BT = next_token(build(c), from_gpt2(theirs, c), Batch(tokens_BT)).nats.target
+    f = shapes.family("gpt2")
+    params = to_ours(f, shapes.write(f, c), c, theirs)
+    nats_BT = next_token(build(c), params, Batch(tokens_BT)).nats.target
     with torch.no_grad():
         loss = float(model(torch.tensor(tokens_BT[:, :-1]), torch.tensor(tokens_BT[:, 1:])))
     assert loss == pytest.approx(float(nats_BT.mean()), abs=1e-5)

@@ -10,8 +10,9 @@ from model_cases import forward, library, loss_and_gradient, some_tokens
 
 from lm.config import ModelConfig
 from lm.errors import UserError
+from lm.exchange import shapes
+from lm.exchange.tensors import to_ours
 from lm.model.api import Inputs, build
-from lm.model.pretrained import from_gpt2, from_llama
 
 B, T = 3, 12
 SHAPE = dict(layers=2, width=32, heads=4, context=T, vocab=61, dtype="float32")
@@ -45,6 +46,12 @@ def their_llama(c):
     return transformers.LlamaForCausalLM(config)
 
 
+def converted(name, tensors):
+    """Our parameters, or our gradient, of tensors under their names."""
+    f = shapes.family("llama" if name in LLAMAS else "gpt2")
+    return to_ours(f, shapes.write(f, CASES[name]), CASES[name], tensors)
+
+
 @functools.cache
 def pair(name):
     """Their model with random weights that make every path matter, and our parameters converted from it."""
@@ -58,8 +65,7 @@ def pair(name):
             noise = torch.randn(weight.shape, generator=generator)
             weight.copy_(1.5 * noise * weight.shape[-1] ** -0.5 if weight.ndim == 2 else weight + 0.3 * noise)
     state_dict = {key: value.numpy().copy() for key, value in theirs.state_dict().items()}
-    convert = from_llama if name in LLAMAS else from_gpt2
-    return theirs, convert(state_dict, c), state_dict
+    return theirs, converted(name, state_dict), state_dict
 
 
 def their_logits_and_gradients(name):
@@ -95,7 +101,7 @@ def test_gradients_equal_theirs(name):
     _, their_loss, their_gradient = their_logits_and_gradients(name)
     loss, gradient = loss_and_gradient(c)(params, some_tokens(c, B))
     assert float(loss) == pytest.approx(their_loss, rel=3e-6)
-    expected = (from_llama if name in LLAMAS else from_gpt2)(their_gradient, c)
+    expected = converted(name, their_gradient)
     flat, expected_flat = (jax.flatten_util.ravel_pytree(tree)[0] for tree in (gradient, expected))
     assert_close(flat, expected_flat, relative=3e-6)  # of the largest of all: GPT-2's key biases have none
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected)) > 0.1
@@ -119,23 +125,20 @@ def test_cached_decoding_equals_their_full_pass(name):
 
 
 def test_weights_that_do_not_fit_are_refused():
-    """A missing tensor, an odd shape, a tensor too many, another architecture, a head that is not the embedding."""
+    """A missing tensor, an odd shape, a tensor too many, a head that is not the embedding."""
     _, _, state = pair("GPT-2")
     missing = {key: value for key, value in state.items() if key != "transformer.h.1.ln_2.bias"}
-    with pytest.raises(
-        UserError, match=r"h.1.ln_2.bias: no such tensor in this GPT-2; did you mean h\.\d\.ln_\d\.bias"
-    ):
-        from_gpt2(missing, GPT2)
+    with pytest.raises(UserError, match=r"h.1.ln_2.bias: no such tensor in this gpt2; did you mean h\.\d\.ln_\d\.bias"):
+        converted("GPT-2", missing)
     odd = state | {"transformer.h.1.attn.c_attn.weight": np.zeros((32, 95))}
-    with pytest.raises(UserError, match=r"c_attn.weight has shape \(32, 95\).*kernel \(32, 95\).*says \(32, 32\)"):
-        from_gpt2(odd, GPT2)
-    with pytest.raises(UserError, match=r"h.1.*tensor of this GPT-2 that the configuration has no place for"):
-        from_gpt2(state, ModelConfig.gpt2(**SHAPE | {"layers": 1}))
-    with pytest.raises(UserError, match=r"model\.activation relu2: a GPT-2 has gelu"):
-        from_gpt2(state, ModelConfig.gpt2(**SHAPE, activation="relu2"))
+    with pytest.raises(UserError, match=r"c_attn.weight has shape \(32, 95\), which does not give .*kernel \(32, 32\)"):
+        converted("GPT-2", odd)
+    odd = state | {"transformer.h.2.ln_1.weight": np.ones(32)}
+    with pytest.raises(UserError, match=r"h.2.ln_1.weight: 1 tensors that such a gpt2 has no place for"):
+        converted("GPT-2", odd)
     untied = pair("Llama, grouped heads, untied")[2]
-    with pytest.raises(UserError, match=r"lm_head\.weight differs from the embedding.*model.tied to False"):
-        from_llama(untied, CASES["Llama, grouped heads, tied"])
+    with pytest.raises(UserError, match=r"lm_head\.weight is not the embedding, and config.json says tie_word_embed"):
+        converted("Llama, grouped heads, tied", untied)
 
 
 def test_parity_cannot_be_skipped_where_it_is_demanded(monkeypatch):
