@@ -96,7 +96,7 @@ def _first_task(one: Listed) -> str:
 def _fitting(wanted: dict[str, int], width: int) -> dict[str, int]:
     """Columns that fit side by side, two spaces apart, and their widths."""
     kept = {"run": min(wanted["run"], LEAST_NAME)}
-    for title in MOST_WANTED[1:]:
+    for title in (title for title in MOST_WANTED[1:] if title in wanted):
         if sum(kept.values()) + wanted[title] + 2 * len(kept) <= width:
             kept[title] = wanted[title]
     room = width - sum(kept.values()) + kept["run"] - 2 * (len(kept) - 1)

@@ -1,5 +1,6 @@
 """lm probe RUN ACTION ...: what a trained model knows. Each action is a module of lm.probe.actions, found by its name.
 
+In the place of a run, probes of words take a file of word vectors.
 Such a module's first line is `action ARGUMENTS: what it shows`, its `Options` are the command's, and its
 `run(m, options)` returns a `Report`.
 """
@@ -8,12 +9,14 @@ import importlib
 import os
 import pkgutil
 from pathlib import Path
+from typing import Any
 
 from lm.arguments import parse
 from lm.commands.common import prepare_jax, print_json
 from lm.config import ParallelConfig
 from lm.errors import UserError, nearest, require
 from lm.probe import actions
+from lm.probe.options import ProbeOptions, WordOptions
 
 
 def names() -> list[str]:
@@ -28,7 +31,9 @@ def usage() -> str:
         source = module.module_finder.find_spec(module.name).loader.get_source(module.name)
         call, _, about = source.partition("\n")[0].strip('"').partition(": ")
         lines.append(f"  {call:<40} {about.rstrip('.')}")
-    return "\n".join([*lines, "", "`lm probe RUN ACTION --help` explains each; every one takes --json and --figure."])
+    lines += ["", "`lm probe RUN ACTION --help` explains each; every one takes --json and --figure."]
+    lines += ["Those of words also take, for RUN, vectors of word2vec, GloVe or fastText: .txt, .vec or .bin (.gz)."]
+    return "\n".join(lines)
 
 
 def run(arguments: list[str]) -> None:
@@ -46,7 +51,11 @@ def run(arguments: list[str]) -> None:
     action = importlib.import_module(f"{actions.__name__}.{word}")
     options = parse(action.Options, rest[1:], f"lm probe RUN {word}")
     options.check()
-    found = action.run(load_model(name, options.checkpoint, options.figure, options.parallel), options)
+    if options.figure is not None:
+        from lm.figures import check_format
+
+        check_format(options.figure, "--figure")
+    found = action.run(_subject(name, word, options), options)
     drawn = {} if options.figure is None else {"figure": str(options.figure)}
     if drawn:
         found.draw(options.figure)
@@ -58,16 +67,29 @@ def run(arguments: list[str]) -> None:
         show(*found.parts, *drawn.values())
 
 
-def load_model(run: str, checkpoint: str, figure: Path | None, parallel: ParallelConfig):
-    """Load the model to look at.
+def _subject(name: str, action: str, options: ProbeOptions) -> Any:
+    """What is looked at: the model of a run, or a file of word vectors as a Space.
 
-    Raises UserError for a figure's format before anything takes time, and for a run that diverged.
+    A run that has the name comes before a file. Raises UserError for vectors where a model is needed.
     """
     prepare_jax()
-    if figure is not None:
-        from lm.figures import check_format
+    from lm.data.vectors import FORMATS, suffix
+    from lm.run import exists
 
-        check_format(figure, "--figure")
+    path = Path(name).expanduser()
+    if exists(name) or suffix(path) not in FORMATS:
+        return load_model(name, options.checkpoint, options.parallel)
+    require(path.is_file(), f"{name}: no such run (`lm runs` lists them), and no such file of word vectors")
+    inside = not isinstance(options, WordOptions)
+    require(not inside, f"{action} looks inside a model, and {name} holds word vectors; give a run")
+    options.check_vectors(path)
+    from lm.probe.words import space_in
+
+    return space_in(path, restrict=options.restrict)
+
+
+def load_model(run: str, checkpoint: str, parallel: ParallelConfig):
+    """Load the model to look at. Raises UserError for a run that diverged."""
     import jax
     import numpy as np
 

@@ -76,16 +76,19 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that nothing precedes. UserError where it would be a token never trained on."""
+        """What stands before a text that nothing precedes: the beginning or the end of a text, as its makers had it.
+
+        UserError where it would be a token never trained on.
+        """
         if self._prefix is not None:
             return self._prefix
-        run = self.m.run
+        run, begin = self.m.run, getattr(self.m.tokenizer, "bos_token", None)
         require(
-            run is None or run.record["documents"] > 1,
+            run is None or bool(run.source) or run.record["documents"] > 1,
             "some texts have nothing before them, and this model was trained on one text: it never saw the end-of-text "
             r"token that would stand there; say what does, such as a line's end: --prefix '\n'",
         )
-        return self.eot_token_id
+        return self.eot_token_id if begin is None else begin
 
     @property
     def max_length(self) -> int:
@@ -96,10 +99,12 @@ class HarnessModel(TemplateLM):
         return self.m.tokenizer.name
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:
-        return tokenizers.encode(self.m.tokenizer, string).tolist()
+        """The tokens of a text, behind those that its makers put before every text."""
+        opening = [] if add_special_tokens is False else tokenizers.prefix(self.m.tokenizer)
+        return [*opening, *tokenizers.encode(self.m.tokenizer, string).tolist()]
 
     def _one_token(self, prefix: str) -> int:
-        tokens = self.tok_encode(prefix)
+        tokens = self.tok_encode(prefix, add_special_tokens=False)
         require(len(tokens) == 1, f"prefix {prefix!r} is {len(tokens)} tokens of this model; give a text that is one")
         return tokens[0]
 
@@ -121,7 +126,7 @@ class HarnessModel(TemplateLM):
         pairs, owners = [], []
         for number, request in enumerate(requests):
             with _named(request):
-                some = self.windows(self.tok_encode(self._known(request.args[0])))
+                some = self.windows(self.tok_encode(self._known(request.args[0]), add_special_tokens=False))
             pairs += some
             owners += [number] * len(some)
         sums = [0.0] * len(requests)
@@ -181,7 +186,7 @@ class HarnessModel(TemplateLM):
                 *before, last = self.tok_encode(context + continuation)
                 before, after = before or [self.prefix_token_id], [last]
             return before, after
-        tokens, prefix = self.tok_encode(continuation), self.prefix_token_id
+        tokens, prefix = self.tok_encode(continuation, add_special_tokens=False), self.prefix_token_id
         return (tokens[:1], tokens[1:]) if tokens[0] == prefix and len(tokens) > 1 else ([prefix], tokens)
 
     def _known(self, text: str) -> str:

@@ -74,11 +74,15 @@ def measure(
             )
     except FAULTS as error:
         raise _told(f"--tasks {' '.join(tasks)}", error) from error
+
+    def parts(name: str) -> bool:
+        return name not in tasks  # what was asked for comes before what it consists of
+
     return {
         "step": model.m.step,
         "date": datetime.datetime.now().isoformat(" ", "seconds"),
         "lm_eval": importlib.metadata.version("lm_eval"),
-        "tasks": {name: _values(values) for name, values in found["results"].items()},
+        "tasks": {name: _values(found["results"][name]) for name in sorted(found["results"], key=parts)},
         "versions": found["versions"],
         "fewshot": found["n-shot"],
         "documents": {name: counts["effective"] for name, counts in found["n-samples"].items()},

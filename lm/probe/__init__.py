@@ -15,7 +15,7 @@ X  a few words of each row                 Z  bootstrap samples, draws of noise
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "words": ["Space", "vocabulary"],
+    "words": ["Space", "space_in", "vocabulary"],
     "spaces": ["spaces_of", "centred", "whitened"],
     "contexts": ["contextual"],
     "index": ["Index"],

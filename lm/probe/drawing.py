@@ -1,6 +1,7 @@
 """What figures of probes share: the canvas, and tokens as labels."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def canvas(out: Path, rows: int = 1, columns: int = 1, *, style: Mapping[str, An
     from lm.figures import STYLE, VERBATIM, check_format, plt, save  # a second to import, for those that draw
 
     check_format(out, "--figure")
-    with plt.rc_context({**STYLE, **VERBATIM, **style}):
+    with plt.rc_context({**STYLE, **VERBATIM, **style}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")  # of a word's characters: drawn as boxes
         figure, axes = plt.subplots(rows, columns, **({"layout": "constrained"} | options))
         yield axes
         save(figure, out)

@@ -47,6 +47,10 @@ class ProbeOptions:
     def check(self) -> None:
         """Raise UserError for what can be told before the model is loaded, such as a malformed file."""
 
+    def check_vectors(self, file: Path) -> None:
+        """Raise UserError for options that are of a model, where a file of word vectors stands in its place."""
+        require(self.checkpoint == "latest", f"--checkpoint {self.checkpoint}: {file} is no run; leave it out")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InsideOptions(ProbeOptions):
@@ -75,11 +79,23 @@ class WordOptions(ProbeOptions):
     tokens: Count = 131_072
     """For contextual spaces: how much text to read."""
 
-    def spaces(self, m: "Trained", names: Sequence[str], words: Iterable[str]) -> list["Space"]:
-        """The model's spaces of these names, as the options say."""
+    def check_vectors(self, file: Path) -> None:
+        """Raise UserError for what a file of word vectors does not have: several spaces, tokens, places in a text."""
+        super().check_vectors(file)
+        names = (self.space,) if isinstance(self.space, str) else self.space
+        wrong = next((name for name in names if name != "input"), None)
+        require(wrong is None, f"--space {wrong}: {file} is one space; leave it out")
+        require(self.pieces == "single", f"--pieces {self.pieces}: the words of {file} are whole; leave it out")
+        require(self.text is None, f"--text {self.text}: {file} has no contextual spaces; leave it out")
+
+    def spaces(self, m: "Trained | Space", names: Sequence[str], words: Iterable[str]) -> list["Space"]:
+        """The model's spaces of these names, as the options say; of a file of word vectors the one that it holds."""
         from lm.data.readers import read_text
         from lm.probe.spaces import spaces_of
+        from lm.probe.words import Space
 
+        if isinstance(m, Space):
+            return spaces_of(m, center=self.center, whiten=self.whiten)
         return spaces_of(
             m, names, words=words, pieces=self.pieces, case=self.case, center=self.center, whiten=self.whiten,
             text=None if self.text is None else read_text(self.text), tokens=self.tokens, report=_progress,

@@ -3,10 +3,12 @@
 import dataclasses
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 
 from lm import tokenizer as tokenizers
+from lm.data.vectors import read_vectors
 from lm.errors import require
 from lm.tokenizer import Tokenizer
 
@@ -28,6 +30,16 @@ class Space:
         shape = self.vectors_VD.shape
         require(len(shape) == 2 and shape[0] == len(self.words), f"{len(self.words)} words with vectors {shape}")
         require(bool(np.isfinite(self.vectors_VD).all()), f"space {self.name}: some vectors are not finite")
+
+
+def space_in(file: str | Path, *, restrict: int | None = None) -> Space:
+    """Read a file of word vectors as a space that has the file's name; see lm.data.vectors for the formats.
+
+    restrict: read so many words at most, the first.
+    """
+    path = Path(file).expanduser()
+    read = read_vectors(path, limit=restrict)
+    return Space(path.name, read.words, read.vectors_VD)
 
 
 Vocabulary = dict[str, tuple[int, ...]]

@@ -6,7 +6,6 @@ digest that it recorded, not by what the start has become since: see `recorded_d
 
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,12 @@ import numpy as np
 
 from lm import checkpoints, settings
 from lm import tokenizer as tokenizers
-from lm.errors import UserError, require
+from lm.data.vectors import FORMATS, read_vectors, suffix
+from lm.errors import require
 from lm.model.api import LanguageModel
 from lm.model.trained import Trained
 from lm.run import Run, exists, load
 from lm.tokenizer import Tokenizer
-
-FORMATS = {".txt": False, ".vec": False, ".bin": True}
-"""Suffixes of files of word vectors, and whether they are binary; each may be followed by .gz."""
 
 Keys = tuple[str, ...]
 """The keys that lead to a parameter."""
@@ -137,7 +134,8 @@ def _with_vectors(params: dict, model: LanguageModel, tokenizer: Tokenizer, file
     width = model.config.width
     tables = [table for table, axes in model.with_axes(params) if axes == ("V", "D") and table.shape[1] == width]
     require(bool(tables), f"train.start {file}: a {model.config.architecture} has no table of its tokens' vectors")
-    vectors = _read_vectors(file)
+    read = read_vectors(file, option="train.start")
+    vectors = dict(zip(read.words, read.vectors_VD, strict=True))
     keys = {token: word if word in vectors else word.lower() for token, word in _words(tokenizer).items()}
     found = {token: key for token, key in keys.items() if key in vectors}
     require(bool(found), f"train.start {file}: none of its {len(vectors):,} words is a token of {tokenizer.name}")
@@ -182,35 +180,5 @@ def _vector_file(start: str) -> Path:
     path = Path(start).expanduser()
     formats = f"a file of word vectors ends in {', '.join(FORMATS)}, or that and .gz"
     require(path.is_file(), f"train.start {start}: no such run (`lm runs` lists them) and no such file ({formats})")
-    require(_suffix(path) in FORMATS, f"train.start {start}: neither a run's directory nor word vectors: {formats}")
+    require(suffix(path) in FORMATS, f"train.start {start}: neither a run's directory nor word vectors: {formats}")
     return path
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.stem if path.suffix == ".gz" else path.name).suffix
-
-
-def _read_vectors(file: Path) -> Any:
-    """gensim's KeyedVectors of a file in word2vec's text or binary format: vectors[word], and `word in vectors`."""
-    try:
-        from gensim.models import KeyedVectors
-    except ImportError as error:
-        raise UserError("word vectors in train.start need the package gensim: pip install -e '.[vectors]'") from error
-    log = logging.getLogger("gensim")
-    level, problem = log.level, None
-    log.setLevel(logging.ERROR)  # it would tell of every word that is there twice
-    try:
-        # Words cut within a character, as word2vec itself writes some, match no token.
-        vectors = KeyedVectors.load_word2vec_format(
-            str(file), binary=FORMATS[_suffix(file)], unicode_errors="replace", datatype=np.float32
-        )
-    except Exception as error:  # whatever the libraries below make of damaged files
-        problem = f"{type(error).__name__}: {error}"
-    finally:
-        log.setLevel(level)
-    kind = "binary" if FORMATS[_suffix(file)] else "text"
-    expected = f"word2vec's {kind} format, a line with the count and the width and then the words"
-    require(problem is None, f"train.start {file} is damaged, or not {expected} ({problem})")
-    require(len(vectors) > 0, f"train.start {file} holds no vectors")
-    require(bool(np.isfinite(vectors.vectors).all()), f"train.start {file}: some vectors are not finite")
-    return vectors

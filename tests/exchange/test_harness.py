@@ -43,7 +43,8 @@ LINES = {
 def m(tiny_run):
     """A model whose documents began with the end of text."""
     m = load(tiny_run)
-    return dataclasses.replace(m, run=SimpleNamespace(record=m.run.record | {"documents": 3}, path=m.run.path))
+    record = m.run.record | {"documents": 3}
+    return dataclasses.replace(m, run=SimpleNamespace(record=record, path=m.run.path, source={}))
 
 
 @pytest.fixture
@@ -244,6 +245,42 @@ def _without_defaults(self, include_path=None, include_defaults=True, original=N
 
 
 TASK_MANAGER = importlib.import_module("lm_eval.tasks").TaskManager.__init__
+
+
+@pytest.mark.gate
+def test_figures_are_those_of_the_harness_for_the_exported_folder(tmp_path):
+    """Log-likelihoods within the context and beyond it, rolling ones, and greedy texts; by transformers in float32."""
+    torch = (
+        pytest.importorskip("torch") if os.environ.get("LM_REQUIRE_PARITY") != "1" else importlib.import_module("torch")
+    )
+    from lm_eval.models.huggingface import HFLM
+
+    from lm.config import Experiment, ModelConfig
+    from lm.exchange.outgoing import export_folder
+    from lm.model.api import build
+    from lm.model.trained import Trained
+    from lm.tokenizer import ByteTokenizer
+
+    torch.set_num_threads(1)
+    c = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, context=64, vocab=257, dtype="float32", zero_init=False)
+    m = Trained(build(c).init(0), ByteTokenizer(), Experiment(model=c), step=0)
+    export_folder(m, tmp_path / "hf", check=False)
+    ours = HarnessModel(m)
+    theirs = HFLM(pretrained=str(tmp_path / "hf"), dtype="float32", device="cpu", batch_size=4)
+    assert theirs.max_length == 64 and theirs.prefix_token_id == ours.prefix_token_id == 256
+    text = tiny.text(60)
+    pairs = [("the king", " sat"), ("the ", "king"), ("", "a mat"), ("caf", "\u00e9 \u6771"), (text[:90], text[90:100])]
+    requests = asked("loglikelihood", *pairs)
+    for (ours_nats, ours_greedy), (nats, greedy) in zip(
+        ours.loglikelihood(requests), theirs.loglikelihood(requests), strict=True
+    ):
+        assert ours_nats == pytest.approx(nats, abs=1e-5) and ours_greedy == greedy
+    rolling = asked("loglikelihood_rolling", (text[:50],), (text[:64],), (text,))
+    made, wanted = ours.loglikelihood_rolling(rolling), theirs.loglikelihood_rolling(rolling)
+    assert made == pytest.approx(wanted, rel=2e-7, abs=1e-5)  # they add up hundreds of nats in float32
+    settings = {"until": [" "], "max_gen_toks": 20, "do_sample": False}
+    prompts = asked("generate_until", ("the king", settings), (text[:90], settings))
+    assert ours.generate_until(prompts) == theirs.generate_until(prompts)
 
 
 def test_the_harness_knows_our_model_beside_its_own():

@@ -230,7 +230,7 @@ def test_what_fits_nothing_is_refused(files, worded, gensim, tmp_path):
         ("words.bin", lambda data: data[: len(data) // 2]),
         ("words.bin.gz", lambda data: data[: len(data) // 2]),
         ("words.txt.gz", lambda data: b"8 16\n"),
-        ("words.txt", lambda data: data.partition(b"\n")[2]),
+        ("words.txt", lambda data: data.partition(b"\n")[2].replace(b" ", b"\t")),
         ("words.txt", lambda data: b""),
         ("words.bin", lambda data: b"9" + data),
         ("words.vec", lambda data: data.replace(b"king ", b"king nan ", 1)),

@@ -107,7 +107,7 @@ def analogy(
     )  # fmt: skip
 
 
-def run(m: Trained, o: Options) -> Report:
+def run(m: Trained | Space, o: Options) -> Report:
     """Answer, and draw the four words in the plane."""
     b, a, c = o.words
     *_, space = o.spaces(m, [o.space], o.words)

@@ -229,7 +229,7 @@ def _between(unit_WD: np.ndarray) -> np.ndarray:
 
 
 # --- for the command, and figures ------------------------------------------------------------------------------------
-def run(m: Trained, o: Options) -> Report:
+def run(m: Trained | Space, o: Options) -> Report:
     """Measure every space, and draw what the first shows (isotropy: all of them)."""
     groups, sections = o.read()
     words = [word for section in sections for word in section.words]

@@ -48,7 +48,7 @@ def neighbours(
     )  # fmt: skip
 
 
-def run(m: Trained, o: Options) -> Report:
+def run(m: Trained | Space, o: Options) -> Report:
     """Find the neighbours, and draw them in the plane."""
     *_, space = o.spaces(m, [o.space], [o.word])
     found = neighbours(space, o.word, n=o.n, case=o.case, restrict=o.restrict)

@@ -116,7 +116,7 @@ def _interval(x_J: np.ndarray, y_J: np.ndarray, level: float, samples: int, seed
 
 
 # --- for the command, and the figure ---------------------------------------------------------------------------------
-def run(m: Trained, o: Options) -> Report:
+def run(m: Trained | Space, o: Options) -> Report:
     """Correlate in the model's spaces."""
     rated, _ = read_ratings(o.file)
     spaces = o.spaces(m, o.space, [word for one in rated for word in (one.first, one.second)])

@@ -221,15 +221,15 @@ def _score(space: str, asked: list[_Asked], sums_Z2: np.ndarray, level: float) -
 
 
 # --- for the command, and the figure ---------------------------------------------------------------------------------
-def run(m: Trained, o: Options) -> Report:
-    """Score the suite in the model's spaces."""
+def run(m: Trained | Space, o: Options) -> Report:
+    """Score the suite in the model's spaces, or in a file's."""
     sections = read_suite(o.file)
     spaces = o.spaces(m, o.space, [word for section in sections for word in section.words])
     found = suite(
         spaces, sections, method=o.method, case=o.case, restrict=o.restrict, level=o.level, samples=o.samples,
         seed=o.seed,
     )  # fmt: skip
-    value = found.to_json() | {"tied": m.model.tied}
+    value = found.to_json() | {"tied": isinstance(m, Trained) and m.model.tied}
     return Report(value, found.tables(), lambda out: draw_suite(found, out))
 
 
