@@ -94,9 +94,8 @@ def described(path: str | Path) -> Trained:
 
 def exported(m: Trained) -> Path:
     """The GGUF file of a run's checkpoint, which is written where it is not there yet."""
-    path = m.run.path / "gguf" / f"{m.step}.gguf"
+    path = m.run.path / f"{m.step}.gguf"
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
         made = export_gguf(m, path)
         tell(f"wrote {path} for llama.cpp: {made.family}, {made.check}")
     return path

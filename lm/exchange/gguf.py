@@ -35,7 +35,7 @@ def library():
     try:
         import gguf
     except ImportError as error:
-        raise UserError("GGUF files need the package gguf: pip install -e '.[gguf]'") from error
+        raise UserError("GGUF files need the package gguf: pip install -e '.[exchange]'") from error
     return gguf
 
 

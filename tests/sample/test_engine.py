@@ -1,17 +1,23 @@
 """llama.cpp in the place of our parameters: the same texts from the same seeds."""
 
+import json
+
 import numpy as np
 import pytest
 from sample_cases import ALPHABET, Letters, little
 
 from lm.exchange.gguf import write
+from lm.exchange.incoming import import_model
+from lm.exchange.outgoing import export_gguf
 from lm.exchange.published import Published
 from lm.sample import Sampler
 from lm.sample.generate import generate
+from lm.tokenizer import ByteTokenizer
 
 pytest.importorskip("gguf")
 pytest.importorskip("llama_cpp")
-from lm.exchange.llama_cpp import LlamaGenerator, check
+from lm.exchange.engine import LlamaGenerator
+from lm.exchange.llama_cpp import check
 
 pytestmark = pytest.mark.parity
 NAMES = {
@@ -83,3 +89,39 @@ def test_the_check_tells_how_far_off_a_file_is(both):
     logits_TV = np.array(m.apply(np.array([tokens]))[0][0])[:, : len(ALPHABET)]
     assert check(theirs.path, tokens, logits_TV) < 1e-4
     assert check(theirs.path, tokens, logits_TV + 0.01) > 0.009
+
+
+@pytest.fixture
+def place(workplace):
+    """A directory with runs/bytes, a model that was exported and imported again."""
+    m = little(ByteTokenizer(), width=32, kv_heads=2, activation="swiglu", tied=False)
+    export_gguf(m, "bytes.gguf", check=False)
+    import_model("bytes.gguf", "bytes", check=False)
+    return workplace
+
+
+def test_the_command_samples_from_a_file_as_from_its_run(lm, place):
+    """The same JSON from a run, from the file that is written of it, and from the file alone."""
+    options = ("--prompt", "ab", "--max-tokens", 12, "--seed", 4, "--top-k", 9, "--json")
+    status, out, _ = lm("sample", "bytes", *options)
+    ours = json.loads(out)
+    assert status == 0 and set(ours) == {"samples", "tokens_per_second"}
+    status, out, told = lm("sample", "bytes", "--engine", "llama.cpp", *options)
+    assert status == 0 and "bytes/0.gguf for llama.cpp: qwen3, logits within" in told
+    found = json.loads(out)
+    again = json.loads(lm("sample", "runs/bytes/0.gguf", "--engine", "llama.cpp", *options)[1])
+    for one, other, third in zip(ours["samples"], found["samples"], again["samples"], strict=True):
+        np.testing.assert_allclose(one.pop("logprobs"), other["logprobs"], atol=2e-3)
+        assert third == other and one == {key: value for key, value in other.items() if key != "logprobs"}
+
+
+def test_what_the_engine_cannot_do_is_said_in_one_line(lm, place, tiny_run):
+    for words, said in (
+        (("sample", "bytes", "--engine", "llama.cpp", "--beam", "2"), "leave out --beam"),
+        (("sample", "runs/none.gguf", "--engine", "llama.cpp"), "runs/none.gguf: No such file"),
+        (("sample", "runs/none.gguf"), "--engine llama.cpp samples from the file"),
+        (("sample", tiny_run.path, "--engine", "llama.cpp"), "no architecture of llama.cpp computes this model"),
+    ):
+        status, out, told = lm(*words)
+        assert status == 2 and not out and said in told and told.count("\n") == 1, told
+    assert not list(place.glob("runs/*/*.gguf")) and not list(tiny_run.path.glob("*.gguf"))
