@@ -88,7 +88,7 @@ def differences(c: ModelConfig, f: Family, config: Mapping[str, Any]) -> list[st
         again = essence(read(config))
     except UserError as error:
         return [str(error)]
-    return [f"model.{name} {value}" for name, value in essence(c).items() if again[name] != value]
+    return [f"model.{name} {value}" for name, value in essence(c).items() if again.get(name) != value]
 
 
 COSMETIC = frozenset({
