@@ -47,11 +47,16 @@ class Options:
     length_penalty: Annotated[float | None, Range(least=0, most=5)] = None
     """With --beam, the exponent by which long continuations are favoured (Wu et al. 2016): 0 not at all; 0.6."""
     checkpoint: Checkpoint = "latest"
+    engine: Literal["lm", "llama.cpp"] = "lm"
+    """What computes the model: llama.cpp reads a GGUF file, which RUN may name; of a run one is written, once."""
     parallel: tyro.conf.FlagConversionOff[ParallelConfig] = ONE_DEVICE
     """Devices that the model is spread over, one by default: for a model larger than one of them."""
     json: Json = False
 
     def __post_init__(self):
+        if self.engine == "llama.cpp":
+            alone = self.beam is None and self.parallel == ONE_DEVICE
+            require(alone, "--engine llama.cpp: leave out --beam and --parallel, which are this program's own")
         if self.beam is None:
             require(self.length_penalty is None, "--length-penalty is of a search: give --beam as well")
             return
@@ -67,12 +72,11 @@ def run(arguments: list[str]) -> None:
         o, prompt=_texts(prompts, "prompt"), source=_texts(o.source, "source"), stop=tuple(map(unescape, o.stop))
     )
     prepare_jax()
-    from lm.run import load
     from lm.sample.generate import generate
 
-    m = load(o.run, o.checkpoint, parallel=o.parallel)
+    m = _generator(o)
     if o.beam is not None:
-        return _search(m, o)
+        return _search(m.trained, o)
     stream = not o.json and len(o.prompt) * o.samples == 1
     shown = iter(o.prompt)  # the prompt comes with the first piece of text: nothing is printed before a refusal
     start = time.perf_counter()
@@ -81,7 +85,7 @@ def run(arguments: list[str]) -> None:
         list(o.prompt),
         o.sampler,
         sources=list(o.source) or None,
-        max_tokens=_default_tokens(m, o) if o.max_tokens is None else o.max_tokens,
+        max_tokens=_default_tokens(m.trained, o) if o.max_tokens is None else o.max_tokens,
         seed=o.seed,
         samples=o.samples,
         stop=o.stop,
@@ -95,6 +99,20 @@ def run(arguments: list[str]) -> None:
         print(next(shown, ""))
     else:
         _print(samples)
+
+
+def _generator(o: Options):
+    """The model, ready to generate."""
+    if o.engine == "llama.cpp":
+        from lm.exchange.engine import generator
+
+        return generator(o.run, o.checkpoint)
+    from lm.run import load
+    from lm.sample.generate import Generator
+
+    file = o.run.endswith(".gguf")
+    require(not file, f"{o.run}: --engine llama.cpp samples from the file; lm import {o.run} --name NAME makes a run")
+    return Generator(load(o.run, o.checkpoint, parallel=o.parallel))
 
 
 def _search(m, o: Options) -> None:

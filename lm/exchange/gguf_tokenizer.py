@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from lm.errors import UserError, require
-from lm.exchange.tokenizers import merges, tokenizer_json
+from lm.exchange.tokenizer_json import GPT2, added, bpe, byte_level, document, merges, opens_with
+from lm.exchange.tokenizers import tokenizer_json
 from lm.tokenizer import BPE_PATTERN, END_OF_TEXT, CharTokenizer, HuggingFaceTokenizer, Tokenizer
 from lm.tokenizer.huggingface import SPACE, parts
 
@@ -24,7 +25,6 @@ IDS = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "u
        "pad_token": "padding_token_id"}  # fmt: skip
 """Special tokens: their names in a folder, and their keys here."""
 
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -57,21 +57,19 @@ def from_gguf(fields: Mapping[str, Any]) -> dict[str, str]:
     fields: plain values (strings, numbers, lists) by key, those of `tokenizer.` among them.
     Raises UserError for a model or a `pre` that is not known here, and for fields that do not fit together.
     """
-    model, pre = fields.get(f"{KEY}model"), fields.get(f"{KEY}pre")
+    kind, pre = fields.get(f"{KEY}model"), fields.get(f"{KEY}pre")
     tokens, types = _tokens(fields)
     numbers = {token: number for number, token in enumerate(tokens) if types[number] != UNUSED}
-    if model == "gpt2":
+    if kind == "gpt2":
         require(
             pre in PATTERNS,
             f"{KEY}pre {str(pre)[:40]!r}: how it cuts text is not known here (known: {', '.join(PATTERNS)})",
         )
-        settings, begins = _byte_level(fields, numbers, pre), pre in WHOLE
-    elif model == "llama":
-        settings, begins = _sentencepiece(fields, numbers, types), True
+        (model, steps), begins = _byte_level(fields, numbers, pre), pre in WHOLE
+    elif kind == "llama":
+        (model, steps), begins = _sentencepiece(fields, numbers, types), True
     else:
-        raise UserError(
-            f"{KEY}model {str(model)[:40]!r}: expected gpt2 (byte-level BPE) or llama (sentencepiece's BPE)"
-        )
+        raise UserError(f"{KEY}model {str(kind)[:40]!r}: expected gpt2 (byte-level BPE) or llama (sentencepiece's BPE)")
     special = {}
     for name, key in IDS.items():
         number = fields.get(f"{KEY}{key}")
@@ -79,19 +77,15 @@ def from_gguf(fields: Mapping[str, Any]) -> dict[str, str]:
             special[name] = tokens[number]
     bos = special.get("bos_token")
     begins = bool(fields.get(f"{KEY}add_bos_token", begins)) and bos is not None
-    marks = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
     kinds = {UNKNOWN: True, CONTROL: True, USER_DEFINED: False}
-    added = [
-        {"id": number, "content": token, **marks, "special": kinds[types[number]]}
-        for token, number in numbers.items()
-        if types[number] in kinds
-    ]
-    head = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
-    opened = {"post_processor": _opens_with(bos, numbers[bos]) if begins else None}
+    marked = [(token, number) for token, number in numbers.items() if types[number] in kinds]
+    if begins:
+        steps["post_processor"] = opens_with(bos, numbers[bos])
+    made = document(model, [added(*one, special=kinds[types[one[1]]]) for one in marked], **steps)
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
     ends = {"eos_token_id": fields.get(f"{KEY}eos_token_id"), "bos_token_id": fields.get(f"{KEY}bos_token_id")}
     texts = {
-        "tokenizer.json": json.dumps(head | settings | opened, ensure_ascii=False),
+        "tokenizer.json": json.dumps(made, ensure_ascii=False),
         "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2),
         "generation_config.json": json.dumps({key: end for key, end in ends.items() if end is not None}, indent=2),
     }
@@ -117,37 +111,16 @@ def _listed(fields: Mapping[str, Any], key: str, kind: type) -> list:
     return values
 
 
-def _opens_with(bos: str, number: int) -> dict[str, Any]:
-    """A post-processor that puts a token before every text."""
-    opener, text = {"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
-    return {
-        "type": "TemplateProcessing",
-        "single": [opener, text],
-        "pair": [opener, text, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
-    }
-
-
-def _byte_level(fields: Mapping[str, Any], numbers: dict[str, int], pre: str) -> dict[str, Any]:
+def _byte_level(fields: Mapping[str, Any], numbers: dict[str, int], pre: str) -> tuple[dict, dict]:
     pairs = [merge.partition(" ") for merge in _listed(fields, "merges", str) if merge != INERT]
     pairs = [(left, right) for left, _, right in pairs]
     whole = (left in numbers and right in numbers and left + right in numbers for left, right in pairs)
     lost = next((left + right for (left, right), is_whole in zip(pairs, whole, strict=True) if not is_whole), None)
     require(lost is None, f"{KEY}merges makes {str(lost)[:40]!r}, which is no token, or is made of what is none")
-    spelling = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    splits = [
-        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-        for pattern in PATTERNS[pre]
-    ]
-    return {
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, spelling]},
-        "decoder": spelling,
-        "model": _bpe(numbers, pairs, ignore_merges=pre in WHOLE),
-    }
+    return bpe(numbers, pairs, ignore_merges=pre in WHOLE), byte_level(PATTERNS[pre])
 
 
-def _sentencepiece(fields: Mapping[str, Any], numbers: dict[str, int], types: list[int]) -> dict[str, Any]:
+def _sentencepiece(fields: Mapping[str, Any], numbers: dict[str, int], types: list[int]) -> tuple[dict, dict]:
     scores = _listed(fields, "scores", float)
     require(len(scores) == len(types), f"{KEY}scores has {len(scores):,} entries for {len(types):,} tokens")
     apart = (UNKNOWN, CONTROL, BYTE)
@@ -161,20 +134,12 @@ def _sentencepiece(fields: Mapping[str, Any], numbers: dict[str, int], types: li
     if fields.get(f"{KEY}add_space_prefix", True):
         normalizers.insert(0, {"type": "Prepend", "prepend": SPACE})
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    pairs = list(merges({token: rank for rank, token in enumerate(order)}))
-    bytes_too = dict(byte_fallback=True, fuse_unk=True, unk_token=unknown)
-    return {
+    pairs = merges({token: rank for rank, token in enumerate(order)})
+    model = bpe(numbers, pairs, byte_fallback=True, fuse_unk=True, unk_token=unknown)
+    return model, {
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
-        "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": _bpe(numbers, pairs) | bytes_too,
     }
-
-
-def _bpe(numbers: dict[str, int], pairs: list[tuple[str, str]], *, ignore_merges: bool = False) -> dict[str, Any]:
-    nothing = dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"))
-    flags = dict(fuse_unk=False, byte_fallback=False, ignore_merges=ignore_merges)
-    return {"type": "BPE", **nothing, **flags, "vocab": numbers, "merges": pairs}
 
 
 # --- out -------------------------------------------------------------------------------------------------------------
@@ -195,20 +160,21 @@ def to_gguf(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]:
         settings, special = tokenizer_json(tokenizer), {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
     model = settings["model"]
     require(model.get("type") == "BPE", f"llama.cpp runs BPE, this tokenizer is a {model.get('type')}")
-    added = {token["content"]: token for token in settings.get("added_tokens") or []}
-    numbers = model["vocab"] | {text: token["id"] for text, token in added.items()}
+    apart = {token["content"]: token for token in settings.get("added_tokens") or []}
+    numbers = model["vocab"] | {text: token["id"] for text, token in apart.items()}
     size = max(max(numbers.values()) + 1, rows or 0)
     tokens = [f"[PAD{number}]" for number in range(size)]
     types = [UNUSED] * size
     for token, number in numbers.items():
-        tokens[number], types[number] = token, _type(token, added, model)
+        tokens[number], types[number] = token, _type(token, apart, model)
     made = {f"{KEY}tokens": tokens, f"{KEY}token_type": types}
     made |= (
-        _merged(model, settings, added) if not model.get("byte_fallback") else _scored(model, settings, tokens, types)
+        _merged(model, settings, apart) if not model.get("byte_fallback") else _scored(model, settings, tokens, types)
     )
     for name, key in IDS.items():
         if special.get(name) in numbers:
             made[f"{KEY}{key}"] = numbers[special[name]]
+    made.setdefault(f"{KEY}bos_token_id", tokenizer.eot_token)  # llama.cpp would take token 11
     made[f"{KEY}eos_token_id"] = tokenizer.eot_token
     made[f"{KEY}add_bos_token"] = bool(getattr(tokenizer, "prefix", []))
     if template := getattr(tokenizer, "chat_template", None):
@@ -216,13 +182,13 @@ def to_gguf(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]:
     return made
 
 
-def _type(token: str, added: dict[str, Any], model: dict[str, Any]) -> int:
+def _type(token: str, apart: dict[str, Any], model: dict[str, Any]) -> int:
     if model.get("byte_fallback") and re.fullmatch(r"<0x[0-9A-F]{2}>", token):
         return BYTE
     if token == model.get("unk_token"):
         return UNKNOWN
-    if token in added:
-        return CONTROL if added[token].get("special") else USER_DEFINED
+    if token in apart:
+        return CONTROL if apart[token].get("special") else USER_DEFINED
     return NORMAL
 
 

@@ -60,7 +60,7 @@ def import_model(
         c = shapes.read(published.config, frozenset(ignore))
         f = shapes.family(published.config["model_type"])
         c = dataclasses.replace(c, context=_context(c, context, say))
-        tokenizer = tokenizers.from_texts(published.texts)
+        tokenizer = tokenizers.from_texts(published.texts, published.config)
         require(
             tokenizer.n_vocab <= c.vocab,
             f"its tokenizer has {tokenizer.n_vocab:,} tokens, its embedding {c.vocab:,} rows",

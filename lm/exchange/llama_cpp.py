@@ -1,26 +1,19 @@
-"""llama.cpp reading a GGUF file: logits token by token, the self-check of what is written, and the engine of sampling.
+"""llama.cpp reading a GGUF file: logits and tokens, and how far from ours they are.
 
-Through llama-cpp-python's low-level interface (the extra `gguf`); nothing here needs it to be imported.
+Through llama-cpp-python's low-level interface, which need not be there for this module to be imported.
 """
 
 import ctypes
-import dataclasses
 import functools
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm.errors import UserError, require
-from lm.model.trained import Trained
-from lm.sample.decoding import CHUNK, Decoding, Made, Request
-from lm.sample.filters import sample
-from lm.sample.generate import Generator, Row
 
 
 @functools.cache
@@ -115,6 +108,22 @@ def logits(path: str | Path, tokens: Sequence[int]) -> np.ndarray:
     return decoder.read([Entry(0, position, token, True) for position, token in enumerate(tokens)])
 
 
+def encode(path: str | Path, texts: Iterable[str]) -> list[list[int]]:
+    """The tokens of texts, in which nothing is special, as llama.cpp cuts them by a file's vocabulary."""
+    api = library()
+    loading = api.llama_model_default_params()
+    loading.vocab_only = True
+    model = api.llama_model_load_from_file(str(path).encode(), loading)
+    require(bool(model), f"{path}: llama.cpp does not load its vocabulary")
+    found, vocab = [], api.llama_model_get_vocab(model)
+    for data in (text.encode() for text in texts):
+        tokens = (api.llama_token * (len(data) + 8))()
+        count = api.llama_tokenize(vocab, data, len(data), tokens, len(tokens), False, False)
+        found.append(tokens[:count])
+    api.llama_model_free(model)
+    return found
+
+
 def check(path: str | Path, tokens: Sequence[int], expected_TV: np.ndarray) -> float | None:
     """The largest difference between a file's logits and those expected; None where llama.cpp is not installed.
 
@@ -126,66 +135,3 @@ def check(path: str | Path, tokens: Sequence[int], expected_TV: np.ndarray) -> f
         return None
     found_TV = logits(path, tokens)
     return float(np.abs(found_TV[:, : expected_TV.shape[1]] - expected_TV).max())
-
-
-class LlamaGenerator(Generator):
-    """A GGUF file in the place of parameters: `generate` takes its logits, and all else is as with our own."""
-
-    def __init__(self, m: Trained, path: str | Path, *, threads: int | None = None):
-        super().__init__(m)
-        self.path, self.threads = path, threads
-        self._decoder, self._size = None, (0, 0)
-
-    def read(self, rows: list[Row], capacity: int, seen_BV: jax.Array) -> Decoding:
-        """Each row read but for its last token."""
-        if self._size != (len(rows), capacity):
-            self._decoder = Decoder(self.path, len(rows), capacity, threads=self.threads)
-            self._size = len(rows), capacity
-        self._decoder.forget()
-        entries = [
-            Entry(r, position, token, False)
-            for r, row in enumerate(rows)
-            for position, token in enumerate(row.reading.tokens[:-1])
-        ]
-        if entries:
-            self._decoder.read(entries)
-        return Decoding(
-            memory=[row.held for row in rows],
-            seen_BV=seen_BV,
-            token_B=np.array([row.reading.tokens[-1] for row in rows], np.int32),
-            place_B=np.array([row.place for row in rows], np.int32),
-            done_B=np.zeros(len(rows), bool),
-        )
-
-    def decode(self, now: Decoding, request: Request) -> tuple[Decoding, Made]:
-        """Up to `request.count` more tokens of every row that is not done, drawn as our own are."""
-        B, positions = len(now.token_B), list(now.memory)
-        tokens_TB, logprobs_TB = np.zeros((CHUNK, B), np.int32), np.zeros((CHUNK, B), np.float32)
-        count_B, token_B, done_B = np.zeros(B, np.int32), np.array(now.token_B), np.array(now.done_B)
-        seen_BV, logits_BV, steps = now.seen_BV, np.zeros(now.seen_BV.shape, np.float32), 0
-        while steps < request.count and not done_B.all():
-            going = np.flatnonzero(~done_B)
-            entries = [Entry(int(r), positions[r], int(token_B[r]), True) for r in going]
-            logits_BV[going, : self._decoder.vocab] = self._decoder.read(entries)[:, : logits_BV.shape[1]]
-            drawn = _draw(logits_BV, request, now.place_B + steps, seen_BV, self.trained.model.config.vocab)
-            seen_BV, (token_B, logprobs_TB[steps]) = drawn[0], map(np.array, drawn[1:])
-            tokens_TB[steps] = token_B
-            count_B += ~done_B
-            for r in going:
-                positions[r] += 1
-            done_B |= token_B == request.end
-            steps += 1
-        after = dataclasses.replace(
-            now, memory=positions, seen_BV=seen_BV, token_B=token_B, place_B=now.place_B + steps, done_B=done_B
-        )
-        return after, Made(steps, tokens_TB, logprobs_TB, count_B)
-
-
-@functools.partial(jax.jit, static_argnames=("vocab",))
-def _draw(logits_BV, request: Request, place_B, seen_BV, vocab: int):
-    """Tokens drawn by the keys that `lm.sample.decoding.decode` draws by, and their log-probabilities."""
-    rows_B = jnp.arange(len(logits_BV))
-    logits_BV = jnp.where(jnp.arange(logits_BV.shape[1]) < vocab, logits_BV, -1e30)
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(request.seed), rows_B)
-    token_B, logprob_B = sample(jax.vmap(jax.random.fold_in)(keys_B, place_B), logits_BV, request.settings, seen_BV)
-    return seen_BV.at[rows_B, token_B].set(True), token_B, logprob_B

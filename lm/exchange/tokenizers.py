@@ -7,48 +7,67 @@ stands only where tokenizer_class is PreTrainedTokenizerFast: by a family's name
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from lm.errors import UserError, require
+from lm.exchange.tokenizer_json import GPT2, added, bpe, byte_level, document, merges, opens_with, split
 from lm.tokenizer import END_OF_TEXT, ByteTokenizer, CharTokenizer, HuggingFaceTokenizer, Tokenizer
 from lm.tokenizer.huggingface import BYTE_LETTERS
 from lm.tokenizer.patterns import WORD
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-         "chat_template.jinja", "generation_config.json")  # fmt: skip
-"""What a folder says of its tokenizer."""
+KEPT = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "generation_config.json",
+)  # fmt: skip
+FILES = (*KEPT, "vocab.json", "merges.txt")
+"""What a folder says of its tokenizer; tokenizer.json says what the older two do."""
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
 """What ends a text where no file says so."""
 
-Token = TypeVar("Token", bytes, str)
-
 
 # --- in --------------------------------------------------------------------------------------------------------------
-def from_texts(texts: Mapping[str, str]) -> HuggingFaceTokenizer:
+def from_texts(texts: Mapping[str, str], config: Mapping[str, Any] | None = None) -> HuggingFaceTokenizer:
     """The tokenizer of a folder.
 
-    texts: its files by name, tokenizer.json and what stands beside it. No code of theirs is run.
+    texts: its files by name, tokenizer.json and what stands beside it. No code of theirs is run. config: the object of
+    config.json, which is asked what ends a text where generation_config.json does not say.
     Raises UserError where tokenizer.json is missing or cannot be read, and where nothing ends a text.
     """
-    require(
-        "tokenizer.json" in texts,
-        "no tokenizer.json: a tokenizer.model or vocab.json alone is not read; transformers writes one:"
-        " AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
-    )
-    files = {name: texts[name] for name in FILES if name in texts}
-    config, map_, generation = (
+    files = {name: texts[name] for name in KEPT if name in texts}
+    ends = (config or {}).get("eos_token_id")
+    config, named, generation = (
         _json(files, name) for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
     )
-    special = {name: text for name in NAMED if (text := _content(config.get(name)) or _content(map_.get(name)))}
+    special = {name: text for name in NAMED if (text := _content(config.get(name)) or _content(named.get(name)))}
+    if "tokenizer.json" not in texts:
+        files["tokenizer.json"] = _from_two_files(texts, special, begins=config.get("add_bos_token") is True)
     vocabulary = _vocabulary(_json(files, "tokenizer.json"))
-    ends = generation.get("eos_token_id")
+    ends = generation.get("eos_token_id", ends)
     ends = [end for end in (ends if isinstance(ends, list) else [ends]) if type(end) is int]
     named = [vocabulary[text] for text in (special.get("eos_token"), *ENDS) if text in vocabulary]
     end = named[:1] if special.get("eos_token") in vocabulary else ends[:1] or named[:1]
     require(bool(end), "nothing ends a text: tokenizer_config.json names no eos_token that tokenizer.json has")
     return HuggingFaceTokenizer(files, end[0], special, ends, _chat_template(files, config))
+
+
+def _from_two_files(texts: Mapping[str, str], special: Mapping[str, str], begins: bool) -> str:
+    """The tokenizer.json that GPT-2's older form, of vocab.json and merges.txt, stands for; OPT has no other."""
+    require(
+        "vocab.json" in texts and "merges.txt" in texts,
+        "no tokenizer.json, nor vocab.json with merges.txt: a tokenizer.model alone is not read; transformers makes a"
+        " tokenizer.json of it: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+    )
+    numbers = _json(texts, "vocab.json")
+    lines = [line.split(" ") for line in texts["merges.txt"].splitlines() if line and not line.startswith("#version")]
+    require(all(len(line) == 2 for line in lines), "merges.txt: expected two tokens a line")
+    marked = dict.fromkeys(text for text in special.values() if text in numbers)
+    opened = {}
+    if begins and special.get("bos_token") in numbers:
+        opened["post_processor"] = opens_with(special["bos_token"], numbers[special["bos_token"]])
+    tokens = [added(text, numbers[text]) for text in marked]
+    return json.dumps(document(bpe(numbers, lines), tokens, **byte_level([GPT2]), **opened), ensure_ascii=False)
 
 
 def _json(files: Mapping[str, str], name: str) -> dict[str, Any]:
@@ -132,66 +151,23 @@ def _written(values: dict[str, Any]) -> str:
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """What tokenizer.json says of one of our tokenizers, or of tiktoken's."""
-    special, pieces, decoder = {END_OF_TEXT: tokenizer.eot_token}, None, {"type": "ByteLevel"}
-    if isinstance(tokenizer, ByteTokenizer):
-        model = _bpe({bytes((byte,)): byte for byte in range(256)})
-    elif isinstance(tokenizer, CharTokenizer):
+    if isinstance(tokenizer, CharTokenizer):
+        vocabulary = {character: token for token, character in enumerate(tokenizer.alphabet)}
         # A character outside the alphabet is refused, as here: what would stand for it is no token.
-        model = {"type": "WordLevel", "vocab": {c: i for i, c in enumerate(tokenizer.alphabet)}, "unk_token": "<none>"}
-        pieces, decoder = r"(?m:.)", {"type": "Fuse"}
-    else:
-        special = dict(tokenizer._special_tokens)
-        model, pieces = _bpe(tokenizer._mergeable_ranks), for_oniguruma(tokenizer._pat_str)
-        if max(special.values()) >= len(model["vocab"]) + len(special):
-            model["vocab"] |= special  # numbers would be left out before them
-    split = {"type": "Split", "pattern": {"Regex": pieces}, "behavior": "Isolated", "invert": False}
-    steps = [split] if pieces else []
-    if decoder["type"] == "ByteLevel":
-        decoder = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-        steps.append(decoder)
-    marks = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": number, "content": text, **marks} for text, number in sorted(special.items(), key=lambda one: one[1])
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
-        "post_processor": None,
-        "decoder": decoder,
-        "model": model,
-    }
-
-
-def _bpe(ranks: Mapping[bytes, int]) -> dict[str, Any]:
-    """A byte-pair model of `tokenizers` from tiktoken's ranks: tokens in GPT-2's letters, and every merge."""
+        model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<none>"}
+        steps = {"pre_tokenizer": split(r"(?m:.)"), "decoder": {"type": "Fuse"}}
+        return document(model, [added(END_OF_TEXT, tokenizer.eot_token)], **steps)
+    if isinstance(tokenizer, ByteTokenizer):
+        model = bpe({BYTE_LETTERS[byte]: byte for byte in range(256)}, [])
+        return document(model, [added(END_OF_TEXT, tokenizer.eot_token)], **byte_level([]))
+    ranks, special = tokenizer._mergeable_ranks, sorted(tokenizer._special_tokens.items(), key=lambda item: item[1])
     spelled = {token: "".join(BYTE_LETTERS[byte] for byte in token) for token in ranks}
-    in_order = sorted(ranks, key=ranks.get)
-    return {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": len(ranks) > 256,  # without merges no piece is a token as a whole
-        "vocab": {spelled[token]: ranks[token] for token in in_order},
-        "merges": [[spelled[left], spelled[right]] for left, right in merges(ranks)],
-    }
-
-
-def merges(ranks: Mapping[Token, int]) -> Iterator[tuple[Token, Token]]:
-    """Each pair of tokens that makes another, by the ranks of what it makes, then of its parts.
-
-    tiktoken merges any two that make a token, not only the two that training merged.
-    """
-    for token in sorted(ranks, key=ranks.get):
-        pairs = ((token[:at], token[at:]) for at in range(1, len(token)))
-        known = [pair for pair in pairs if pair[0] in ranks and pair[1] in ranks]
-        yield from sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+    vocabulary = {spelled[token]: ranks[token] for token in sorted(ranks, key=ranks.get)}
+    if [number for _, number in special] != list(range(len(ranks), len(ranks) + len(special))):
+        vocabulary |= dict(special)  # what is not of the vocabulary is numbered on from its end
+    pairs = ((spelled[left], spelled[right]) for left, right in merges(ranks))
+    model = bpe(vocabulary, pairs, ignore_merges=True)
+    return document(model, [added(*one) for one in special], **byte_level([for_oniguruma(tokenizer._pat_str)]))
 
 
 def for_oniguruma(pattern: str) -> str:

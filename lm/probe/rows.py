@@ -79,8 +79,9 @@ def encode(m: Trained, text: str) -> list[int]:
 
 
 def byte_counts(m: Trained, tokens: Sequence[int]) -> np.ndarray:
-    """How many bytes of UTF-8 each token writes, [T]; none for the end of text."""
-    return tokenizers.token_bytes(m.tokenizer)[np.asarray(tokens)]
+    """How many bytes of UTF-8 each token writes, [T]; none for special ones."""
+    bytes_V = tokenizers.token_bytes(m.tokenizer)
+    return np.array([bytes_V[token] if token < len(bytes_V) else 0 for token in tokens])
 
 
 def continuation(m: Trained, text: str) -> list[int]:

@@ -64,8 +64,7 @@ class HuggingFaceTokenizer:
         chat_template: str | None = None,
     ):
         self.files, self.special, self.chat_template = dict(files), dict(special or {}), chat_template
-        text = self.files["tokenizer.json"]
-        self.whole, self.settings = open_tokenizer(text), json.loads(text)
+        self.whole, self.settings = open_tokenizer(self.files["tokenizer.json"])
         vocabulary = self.whole.get_vocab(with_added_tokens=True)
         self.n_vocab = max(vocabulary.values(), default=-1) + 1
         require(0 < self.n_vocab <= MOST, f"its tokens are numbered up to {self.n_vocab - 1:,}: at most {MOST - 1:,}")
@@ -152,7 +151,7 @@ class HuggingFaceTokenizer:
     def within(self):
         """The same tokenizer, but nothing is put before the first word of a text."""
         changed = without_prefix(self.settings)
-        return self.whole if changed == self.settings else open_tokenizer(json.dumps(changed))
+        return self.whole if changed == self.settings else open_tokenizer(json.dumps(changed))[0]
 
     def _ids(self, tokenizer, text: str) -> list[int]:
         with told("cannot write this text"):
@@ -205,7 +204,10 @@ def texts_by_name(values: Any) -> bool:
 
 # --- tokenizer.json --------------------------------------------------------------------------------------------------
 def open_tokenizer(text: str):
-    """The tokenizers.Tokenizer of a tokenizer.json, in which special tokens are text. Raises UserError."""
+    """The tokenizers.Tokenizer of a tokenizer.json, to which special tokens are text, and the file's object.
+
+    Raises UserError for what it cannot be.
+    """
     try:
         import tokenizers
     except ImportError as error:
@@ -228,7 +230,7 @@ def open_tokenizer(text: str):
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
-    return tokenizer
+    return tokenizer, settings
 
 
 @contextmanager

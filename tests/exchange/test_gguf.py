@@ -2,16 +2,21 @@
 
 import struct
 import tracemalloc
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from hard_strings import hard_strings
 
+from lm.config import DataConfig
 from lm.errors import UserError
 from lm.exchange import shapes
 from lm.exchange.gguf_traits import llama3_factors, llama3_rope
 from lm.exchange.published import Published
 from lm.exchange.tensors import to_ours, to_theirs
+from lm.exchange.tokenizers import from_texts, to_texts
+from lm.tokenizer import build
 
 gguf = pytest.importorskip("gguf")
 
@@ -183,6 +188,26 @@ def test_queries_keys_and_values_may_stand_together(path):
     resaved(path, fuse)
     for name, value in read(path).tensors.items():
         np.testing.assert_array_equal(value, p.tensors[name], err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+@pytest.mark.parity
+def test_llama_cpp_cuts_text_as_our_tokenizers_do(kind, path):
+    """300 hard strings, by the vocabulary that stands in the file beside the model."""
+    pytest.importorskip("llama_cpp")
+    from lm.exchange.llama_cpp import encode
+
+    tokenizer = build(DataConfig(tokenizer=kind, vocab=600), [(Path(__file__).parents[2] / "README.md").read_text()])
+    p = published("qwen3", vocab_size=tokenizer.n_vocab + 3)
+    tensors = {
+        name: np.resize(x, (p.config["vocab_size"], x.shape[1])) if len(x) == V else x for name, x in p.tensors.items()
+    }
+    back = written(Published(p.config, tensors, to_texts(tokenizer, 64)), path)
+    texts = [text for text in hard_strings() if "\0" not in text]
+    ours = [tokenizer.encode_ordinary(text) for text in texts]
+    assert encode(path, texts) == ours
+    assert [from_texts(back.texts).encode_ordinary(text) for text in texts] == ours
+    assert from_texts(back.texts).eot_token == tokenizer.eot_token
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -39,6 +39,12 @@ def imported(kind):
 
 
 @functools.cache
+def written(kind):
+    """One of OURS, as it comes back from the folder it was written to."""
+    return from_texts(to_texts(ours(kind), context=64))
+
+
+@functools.cache
 def as_it_is(kind):
     """What the package itself makes of one of THEIRS, special tokens being text."""
     from tokenizers import Tokenizer
@@ -124,6 +130,19 @@ def test_what_came_with_a_model_encodes_as_it_did(kind):
         expected = plain.encode(text, add_special_tokens=False).ids
         assert tokenizers.encode(tokenizer, text).tolist() == tokenizer.encode_ordinary(text) == expected
         assert tokenizer.decode(expected) == plain.decode(expected, skip_special_tokens=False)
+    assert tokenizers.encode(tokenizer, "a \ud800").tolist() == tokenizer.encode_ordinary("a \ufffd")
+
+
+def test_the_older_pair_of_files_is_read(gpt2):
+    """GPT-2's own, as they were published, with OPT's habit of a token before every text."""
+    cache = Path(os.environ["LM_DATA"]) / "tokenizers/tiktoken_cache"
+    names = {"vocab.json": "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
+             "merges.txt": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"}  # fmt: skip
+    texts = {name: (cache / file).read_text() for name, file in names.items()}
+    config = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "add_bos_token": True}
+    tokenizer = from_texts(texts | {"tokenizer_config.json": json.dumps(config)})
+    assert [tokenizer.encode_ordinary(text) for text in STRINGS] == [gpt2.encode_ordinary(text) for text in STRINGS]
+    assert (tokenizer.n_vocab, tokenizer.eot_token) == (50257, 50256) and tokenizer.prefix == [50256]
 
 
 @pytest.mark.parametrize("kind", THEIRS)
@@ -143,6 +162,17 @@ def test_its_tokens_have_bytes(kind):
             assert whole == b" " * put + read.encode()
     assert tokenizers.bytes_of(tokenizer, tokenizer.n_vocab + 5) == b""
     assert tokenizers.spell(tokenizer, [tokenizer.eot_token]) == [tokenizer.decode_bytes([2]).decode()]
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "Prepend", "bytes", "words", "bpe"])
+@settings(deadline=None, max_examples=50)
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁")))
+def test_any_text_survives(kind, text):
+    tokenizer = imported(kind) if kind in THEIRS else written(kind)
+    tokens = tokenizers.encode(tokenizer, text)
+    assert tokenizer.decode(tokens.tolist()) == text
+    if kind not in THEIRS:
+        assert tokens.tolist() == ours(kind).encode_ordinary(text)
 
 
 @pytest.mark.parametrize("kind", THEIRS)
@@ -189,6 +219,23 @@ def test_what_opens_a_text_is_told():
     assert imported("Prepend").prefix == [1] and tokenizers.opening(imported("Prepend")) == 1
     for tokenizer in (imported("byte-level"), ours("bytes")):
         assert tokenizers.prefix(tokenizer) == [] and tokenizers.opening(tokenizer) == tokenizer.eot_token
+
+
+def test_what_ends_a_text_is_looked_for_in_every_file():
+    """The name of a token before numbers; all numbers end an answer."""
+    alone, generation = {"tokenizer.json": theirs("byte-level")}, {"generation_config.json": '{"eos_token_id": [3, 2]}'}
+    named = {"tokenizer_config.json": '{"eos_token": "</s>"}'}
+    mapped = {"special_tokens_map.json": '{"eos_token": {"content": "<|user|>"}}'}
+    for files, config, expected in [
+        (alone, None, (2,)),  # by the usual name
+        (alone, {"eos_token_id": 3}, (3,)),
+        (alone | generation, {"eos_token_id": 0}, (3, 2)),
+        (alone | generation | named, None, (2, 3)),
+        (alone | mapped, None, (3,)),
+        (alone | mapped | named, None, (2,)),
+    ]:
+        tokenizer = from_texts(files, config)
+        assert (tokenizer.eot_token, tokenizer.ends) == (expected[0], expected)
 
 
 def test_special_tokens_are_read_in_chats_alone():
@@ -267,7 +314,7 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "no tokenizer.json: a tokenizer.model or vocab.json alone is not read"),
+        ({}, "no tokenizer.json, nor vocab.json with merges.txt: a tokenizer.model alone is not read"),
         ({"tokenizer.json": "{"}, "tokenizer.json is no JSON"),
         ({"tokenizer.json": "[" * 100_000}, "tokenizer.json is no JSON"),
         ({"tokenizer.json": "[]"}, "tokenizer.json: expected a JSON object"),

@@ -53,7 +53,7 @@ def theirs(kind) -> str:
 
 def sentencepiece(made: dict, kind: str) -> dict:
     """As Llama's: tokens for 256 bytes, every merge in the order of what it makes, and a space put before a text."""
-    from lm.exchange.tokenizers import merges
+    from lm.exchange.tokenizer_json import merges
 
     model = made["model"]
     model["merges"] = list(merges({token: rank for token, rank in model["vocab"].items() if token not in MARKS}))
