@@ -98,8 +98,9 @@ def test_an_imported_run_is_a_run(place, capsys):
     assert main(["runs", "--json"]) == 0
     assert [row["run"] for row in json.loads(capsys.readouterr().out)["runs"]] == ["runs/ours"]
     assert "was imported, and knows no text of its own; give --text FILE" in refusal(capsys, "eval", "ours")
+    assert "was imported, and there is nothing to resume: fine-tune it" in refusal(capsys, "train", "runs/ours")
     tuned = ["train", "runs/ours", "--name", "tuned", "--train.start", "ours", "--data.corpus", "text.txt",
-             "--train.steps", "2", "--train.batch", "2", "--json"]  # fmt: skip
+             "--train.steps", "2", "--train.batch", "2", "--train.diverged", "9", "--json"]  # fmt: skip
     assert main(tuned) == 0
     assert json.loads(capsys.readouterr().out)["step"] == 2
 
@@ -224,7 +225,7 @@ LIES = {
     "an odd rope": (lambda p: changed(p, rope_scaling=7), "a key of qwen3 is of another kind"),
     "not a number": (
         lambda p: retensored(p, lambda t: t | {"model.norm.weight": np.full(16, np.nan, np.float32)}),
-        "model.norm.weight",
+        "norm.weight holds numbers that are not finite",
     ),
 }
 
