@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from family_cases import CASES, config_of, state_dict, their_model
+from family_cases import CASES, VOCAB, config_of, state_dict, their_model
 from libraries import library
 
 from lm.errors import UserError
@@ -41,7 +41,7 @@ def their_logits(model, tokens_BT):
 
 
 def some_tokens():
-    return np.random.default_rng(1).integers(0, 61, (1, T)).astype(np.int32)
+    return np.random.default_rng(1).integers(0, VOCAB, (1, T)).astype(np.int32)
 
 
 @every_case
