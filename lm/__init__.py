@@ -6,8 +6,8 @@ __version__ = "0.1.0"
 # Importing JAX takes a second: `lm --help` and a refused typo should not wait for it.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    ["bench", "config", "data", "limits", "model", "probe", "processes", "sample", "scaling", "settings", "sweep",
-     "tokenizer"],
+    ["bench", "config", "data", "exchange", "limits", "model", "probe", "processes", "sample", "scaling", "settings",
+     "sweep", "tokenizer"],
     {
         "config": [
             "Experiment", "ModelBase", "ModelConfig", "EncoderConfig", "RecurrentConfig", "DataConfig",

@@ -41,7 +41,9 @@ def check(options: Any) -> None:
     """Raise UserError for an option that is not finite, or not what its type asks: Count, Positive, InputFile ..."""
     for name, hint in typing.get_type_hints(type(options), include_extras=True).items():
         values = getattr(options, name)
-        option = name if tyro.conf.Positional in typing.get_args(hint) else f"--{name.replace('_', '-')}"
+        renamed = [getattr(extra, "name", None) for extra in typing.get_args(hint)]
+        named = next((other for other in renamed if isinstance(other, str) and other), name)
+        option = name if tyro.conf.Positional in typing.get_args(hint) else f"--{named.replace('_', '-')}"
         for value in values if isinstance(values, tuple) else (values,):
             if dataclasses.is_dataclass(value):
                 check(value)

@@ -45,6 +45,7 @@ ALLOWED = {
     ("experiments/sound.py", "kept.open"): "appended to, a line at a time",
     ("experiments/translate.py", "kept.open"): "appended to, a line at a time",
     ("experiments/images.py", "np.savez"): "into a file of `whole`",
+    ("experiments/borrowed.py", "np.savez"): "into a file of `whole`",
     ("experiments/sound.py", "np.savez"): "into a file of `whole`",
     ("lm/data/examples.py", "open"): "too large to hold; written in a folder that is renamed when it is whole",
     ("lm/data/examples.py", "np.save"): "into that file",

@@ -31,6 +31,8 @@ class Options:
     source: tuple[str, ...] = ()
     """Text to answer, by a model that was trained on examples: to translate, to name the class of; several make a
     batch."""
+    chat: bool = False
+    """Have a model that came with a chat template answer: a prompt is what a user says."""
     max_tokens: int | None = None
     """Tokens to generate at most; by default 200, or fewer where the model's context has no room for so many."""
     samples: int = 1
@@ -57,6 +59,8 @@ class Options:
         if self.engine == "llama.cpp":
             alone = self.beam is None and self.parallel == ONE_DEVICE
             require(alone, "--engine llama.cpp: leave out --beam and --parallel, which are this program's own")
+        plain = not self.source and self.beam is None
+        require(plain or not self.chat, "--chat: leave out --source and --beam")
         if self.beam is None:
             require(self.length_penalty is None, "--length-penalty is of a search: give --beam as well")
             return
@@ -77,15 +81,18 @@ def run(arguments: list[str]) -> None:
     m = _generator(o)
     if o.beam is not None:
         return _search(m.trained, o)
+    prompts = _said(m.trained.tokenizer, o.prompt) if o.chat else list(o.prompt)
     stream = not o.json and len(o.prompt) * o.samples == 1
-    shown = iter(o.prompt)  # the prompt comes with the first piece of text: nothing is printed before a refusal
+    shown = iter(
+        () if o.chat else o.prompt
+    )  # the prompt comes with the first piece of text: nothing is printed before a refusal
     start = time.perf_counter()
     samples = generate(
         m,
-        list(o.prompt),
+        prompts,
         o.sampler,
         sources=list(o.source) or None,
-        max_tokens=_default_tokens(m.trained, o) if o.max_tokens is None else o.max_tokens,
+        max_tokens=_default_tokens(m.trained, o, prompts) if o.max_tokens is None else o.max_tokens,
         seed=o.seed,
         samples=o.samples,
         stop=o.stop,
@@ -115,6 +122,13 @@ def _generator(o: Options):
     return Generator(load(o.run, o.checkpoint, parallel=o.parallel))
 
 
+def _said(tokenizer, texts: tuple[str, ...]) -> list[list[int]]:
+    """The tokens of chats in which a user has said one thing each."""
+    from lm.tokenizer import chat_tokens
+
+    return [chat_tokens(tokenizer, [{"role": "user", "content": text}]) for text in texts]
+
+
 def _search(m, o: Options) -> None:
     from lm.sample.beam import WU, beam_search
 
@@ -125,7 +139,7 @@ def _search(m, o: Options) -> None:
         sources=list(o.source) or None,
         beam=o.beam,
         length_penalty=WU if o.length_penalty is None else o.length_penalty,
-        max_tokens=_default_tokens(m, o) if o.max_tokens is None else o.max_tokens,
+        max_tokens=_default_tokens(m, o, list(o.prompt)) if o.max_tokens is None else o.max_tokens,
     )
     if o.json:
         seconds = time.perf_counter() - start
@@ -165,11 +179,11 @@ def unescape(text: str) -> str:
     return re.sub(r"\\(?:([ntr\\])|u([0-9a-fA-F]{4}))", meant, text)
 
 
-def _default_tokens(m, o: Options) -> int:
+def _default_tokens(m, o: Options, prompts: list[str | list[int]]) -> int:
     """200, or what fits behind the longest prompt; a prompt that is itself too long is for `generate` to refuse."""
     from lm.sample.prompts import readings
 
     if o.past_context == "slide":
         return DEFAULT_TOKENS
-    longest = max(reading.held for reading in readings(m, list(o.prompt), list(o.source) or None))
+    longest = max(reading.held for reading in readings(m, prompts, list(o.source) or None))
     return max(1, min(DEFAULT_TOKENS, m.experiment.model.context - longest))

@@ -62,7 +62,7 @@ def from_gguf(fields: Mapping[str, Any]) -> dict[str, str]:
     numbers = {token: number for number, token in enumerate(tokens) if types[number] != UNUSED}
     if kind == "gpt2":
         require(
-            pre in PATTERNS,
+            isinstance(pre, str) and pre in PATTERNS,
             f"{KEY}pre {str(pre)[:40]!r}: how it cuts text is not known here (known: {', '.join(PATTERNS)})",
         )
         (model, steps), begins = _byte_level(fields, numbers, pre), pre in WHOLE
@@ -76,7 +76,7 @@ def from_gguf(fields: Mapping[str, Any]) -> dict[str, str]:
         if type(number) is int and 0 <= number < len(tokens):
             special[name] = tokens[number]
     bos = special.get("bos_token")
-    begins = bool(fields.get(f"{KEY}add_bos_token", begins)) and bos is not None
+    begins = bool(fields.get(f"{KEY}add_bos_token", begins)) and bos in numbers
     kinds = {UNKNOWN: True, CONTROL: True, USER_DEFINED: False}
     marked = [(token, number) for token, number in numbers.items() if types[number] in kinds]
     if begins:

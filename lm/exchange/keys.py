@@ -89,7 +89,8 @@ class Only:
 
 @dataclass(frozen=True)
 class Choice:
-    """A key whose values stand for values of one of our settings; the first that means a thing is written for it."""
+    """A key whose values stand for values of one of our settings; the first that means a thing is written for it, and
+    any where none does."""
 
     ours: str
     theirs: str
@@ -106,7 +107,7 @@ class Choice:
 
     def write(self, c: ModelConfig) -> dict[str, Any]:
         meant = getattr(c, self.ours)
-        return {self.theirs: next((value for value, ours in self.meanings.items() if ours == meant), None)}
+        return {self.theirs: next((value for value, ours in self.meanings.items() if ours == meant), self.default)}
 
 
 PLAIN = {
@@ -214,8 +215,8 @@ class Windows:
         width = next(iter(widths)) if widths else None
         types = ["full_attention" if window is None else "sliding_attention" for window in c.windows]
         written = {"sliding_window": width}
-        if self.pattern != 1:
-            written["layer_types"] = types
+        if self.pattern != 1:  # `transformers` wants a width there even where no layer has one
+            written |= {"layer_types": types, "sliding_window": width or c.context}
         if self.switch:
             written |= {self.switch: width is not None}
         return written

@@ -1,8 +1,8 @@
 """Our models in others' forms: a Hugging Face folder or a GGUF file, with what they are said beside them."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,10 +41,10 @@ def export_folder(m: Trained, folder: str | Path, *, family: str | None = None, 
     `transformers` reads of it, where that is installed. Raises UserError where no family computes the model, with the
     settings that stand in the way, and where its tokenizer would cut text otherwise.
     """
-    published, chosen = publish(m, family)
+    published, form = publish(m, family)
     huggingface.write(published, folder)
     checked = check_folder(Path(folder), m.model, m.params) if check else NONE
-    return _exported(m, Path(folder), published, chosen, checked)
+    return _exported(Path(folder), form, checked)
 
 
 def export_gguf(m: Trained, path: str | Path, *, dtype: str = "f32", check: bool = True) -> Exported:
@@ -54,34 +54,29 @@ def export_gguf(m: Trained, path: str | Path, *, dtype: str = "f32", check: bool
     UserError, with the reason, for what llama.cpp would compute otherwise.
     """
     require(not Path(path).exists(), f"{path} is there already: choose another, or remove it")
-    published, chosen = publish(m, None, for_gguf=True)
+    published, form = publish(m, None, for_gguf=True)
     about = {"name": _name(m), "description": _summary(m)}
     gguf.write(published, path, about=about, dtype=dtype)
     checked = check_gguf(Path(path), m.model, m.params) if check else NONE
-    return _exported(m, Path(path), published, chosen, checked)
+    return _exported(Path(path), form, checked)
 
 
-def _exported(m: Trained, path: Path, published: Published, chosen: tuple[folding.Folding, ...], check: Check):
-    count = sum(x.size for x in published.tensors.values())
-    return Exported(path, published.config["model_type"], count, tuple(f.name for f in chosen), check)
+def _exported(path: Path, form: "Form", check: Check) -> Exported:
+    count = sum(x.size for x in form.tensors.values())
+    return Exported(path, form.family.model_type, count, tuple(f.name for f in form.foldings), check)
 
 
-def publish(
-    m: Trained, family: str | None = None, *, for_gguf: bool = False
-) -> tuple[Published, tuple[folding.Folding, ...]]:
-    """The model as a family has it, and the foldings that led to it; see `export_folder`."""
+def publish(m: Trained, family: str | None = None, *, for_gguf: bool = False) -> tuple[Published, "Form"]:
+    """The model as it is written, and the form that it has there; see `export_folder`."""
     require(isinstance(m.experiment.model, ModelConfig), "only transformers have a form that others read")
     c, params = folding.without_base(m.experiment.model, jax.device_get(m.params))
-    f, shape, chosen = _fitting(c, _preferred(m, family), for_gguf)
-    config = shapes.write(f, shape)
-    params = folding.folded(c, params, chosen)
-    texts = tokenizers.to_texts(m.tokenizer, shape.context)
+    form = _form(c, params, _preferred(m, family), for_gguf)
+    texts = tokenizers.to_texts(m.tokenizer, c.context)
     samples = [*SAMPLES, *_own_words(m)]
     odd = tokenizers.differing(m.tokenizer, texts, [text for text in samples if _encodes(m, text)])
     require(not odd, f"its tokenizer cuts {str(odd[:1])[:60]} otherwise in Hugging Face's form: not exported")
     ids = {**tokenizers.token_ids(m.tokenizer), "dtype": "float32"}
-    theirs = tensors.to_theirs(f, config, shape, params)
-    return Published(config | ids, theirs, texts | {"README.md": card(m, f, chosen)}), chosen
+    return Published(form.config | ids, form.tensors, texts | {"README.md": card(m, form)}), form
 
 
 def _preferred(m: Trained, asked: str | None) -> list[Family]:
@@ -92,27 +87,36 @@ def _preferred(m: Trained, asked: str | None) -> list[Family]:
     return sorted(FAMILIES.values(), key=lambda f: f.model_type != came)
 
 
-def _fitting(c: ModelConfig, families: list[Family], for_gguf: bool) -> tuple[Family, ModelConfig, tuple]:
-    """The family that says the model with the fewest foldings, the shape it says, and those foldings."""
-    nearest: tuple[int, str] | None = None
-    for f, shape, chosen in _tries(c, families):
-        try:
-            config = shapes.write(f, shape)
-            objection = gguf.objection(config) if for_gguf else None
-            require(objection is None, objection)
-        except UserError as error:
-            reasons = len(str(error).split(", "))
-            if nearest is None or reasons < nearest[0]:
-                nearest = reasons, str(error)
-            continue
-        return f, shape, chosen
-    raise UserError(f"no {'architecture of llama.cpp' if for_gguf else 'family'} computes this model: {nearest[1]}")
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A model as a family says it: the shape that was said, and how it came to that."""
+
+    family: Family
+    shape: ModelConfig
+    foldings: tuple[folding.Folding, ...]
+    config: dict[str, Any]
+    tensors: dict[str, np.ndarray]
 
 
-def _tries(c: ModelConfig, families: list[Family]) -> Iterator[tuple[Family, ModelConfig, tuple]]:
+def _form(c: ModelConfig, params: dict, families: list[Family], for_gguf: bool) -> Form:
+    """The form with the fewest foldings, in the first of the families that has one.
+
+    Raises UserError where there is none, with what stands in the way in the family that comes nearest.
+    """
+    reasons = []
     for shape, chosen in folding.equivalents(c):
         for f in families:
-            yield f, shape, chosen
+            try:
+                config = shapes.write(f, shape)
+                objection = gguf.objection(config) if for_gguf else None
+                require(objection is None, objection)
+                theirs = tensors.to_theirs(f, config, shape, folding.folded(c, params, chosen))
+            except UserError as error:
+                reasons.append(str(error))
+            else:
+                return Form(f, shape, chosen, config, theirs)
+    nearest = min(reasons, key=lambda reason: reason.count("model."))
+    raise UserError(f"no {'architecture of llama.cpp' if for_gguf else 'family'} computes this model: {nearest}")
 
 
 def _encodes(m: Trained, text: str) -> bool:
@@ -143,15 +147,15 @@ def _name(m: Trained) -> str:
     return m.run.name if m.run else m.experiment.name
 
 
-def card(m: Trained, f: Family, chosen: tuple[folding.Folding, ...]) -> str:
+def card(m: Trained, form: Form) -> str:
     """A model card: what it is, what it was trained on, how well it does, and how it was said in the family's terms."""
     record, source = (m.run.record, m.run.source) if m.run else ({}, {})
     lines = [
         ("written by", f"lm {__version__}"),
         ("step", f"{m.step:,}"),
         ("parameters", f"{m.model.parameter_count()[0]:,}"),
-        ("architecture", f"{f.architecture} ({f.model_type})"),
-        ("said otherwise", "; ".join(folding.name for folding in chosen)),
+        ("architecture", f"{form.family.architecture} ({form.family.model_type})"),
+        ("said otherwise", "; ".join(folding.name for folding in form.foldings)),
         ("tokenizer", m.tokenizer.name),
         ("context", f"{m.experiment.model.context:,} tokens"),
         ("corpus", "" if source else m.experiment.data.learnt),

@@ -25,6 +25,8 @@ HARMLESS = frozenset({
     "_sliding_window_pattern",
 })  # fmt: skip
 """Keys that change no logits."""
+MOST_LAYERS = 10_000
+"""More than any model has: what differs by layer is made into lists."""
 UNUSED = (None, False, [], {}, "")
 """Values by which a key says that it asks for nothing."""
 
@@ -47,8 +49,15 @@ def read(config: Mapping[str, Any], ignore: frozenset[str] = frozenset()) -> Mod
     understood, so that nothing which might change the function is passed over.
     """
     f, keys, settings = family(config.get("model_type")), Keys(config), {}
-    for rule in f.rules:
-        settings |= rule.read(keys, settings)
+    try:
+        for rule in f.rules:
+            settings |= rule.read(keys, settings)
+            layers = settings.get("layers", 0)
+            require(type(layers) is not int or layers <= MOST_LAYERS, f"config.json: {layers:,} layers are too many")
+    except UserError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:  # of values of another kind
+        raise UserError(f"config.json: a key of {f.model_type} is of another kind ({str(error)[:100]})") from error
     drops = {key for key in config if key.endswith(("dropout", "_pdrop"))}
     left = [key for key, value in config.items() if value not in UNUSED]
     unknown = sorted(set(left) - keys.read - HARMLESS - drops - ignore)

@@ -26,7 +26,8 @@ ROTATED = {"query", "key", "query_norm", "key_norm"}
 def to_ours(f: Family, config: Mapping[str, Any], c: ModelConfig, tensors: Mapping[str, np.ndarray]) -> dict:
     """Our parameters, float32, from tensors under the family's names, with or without its prefix.
 
-    Raises UserError, naming the tensor, where one is missing, has another shape, or has no place in such a model.
+    Raises UserError, naming the tensor, where one is missing, has another shape, is not finite, or has no place in such
+    a model.
     """
     by_name = _without_prefix(f, tensors)
     unused = {name for name in by_name if not name.endswith(BUFFERS)}
@@ -44,6 +45,7 @@ def to_ours(f: Family, config: Mapping[str, Any], c: ModelConfig, tensors: Mappi
             value is not None and value.shape == shape,
             f"{name} has shape {np.shape(theirs)}, which does not give {module}.{leaf} {shape} of the configuration",
         )
+        require(bool(np.isfinite(value).all()), f"{name} holds numbers that are not finite")
         return value
 
     def make(path, axes: tuple[str, ...]) -> np.ndarray:

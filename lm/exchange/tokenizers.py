@@ -36,20 +36,19 @@ def from_texts(texts: Mapping[str, str], config: Mapping[str, Any] | None = None
     Raises UserError where tokenizer.json is missing or cannot be read, and where nothing ends a text.
     """
     files = {name: texts[name] for name in KEPT if name in texts}
-    ends = (config or {}).get("eos_token_id")
-    config, named, generation = (
+    settings, named, generation = (
         _json(files, name) for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
     )
-    special = {name: text for name in NAMED if (text := _content(config.get(name)) or _content(named.get(name)))}
+    special = {name: text for name in NAMED if (text := _content(settings.get(name)) or _content(named.get(name)))}
     if "tokenizer.json" not in texts:
-        files["tokenizer.json"] = _from_two_files(texts, special, begins=config.get("add_bos_token") is True)
+        files["tokenizer.json"] = _from_two_files(texts, special, begins=settings.get("add_bos_token") is True)
     vocabulary = _vocabulary(_json(files, "tokenizer.json"))
-    ends = generation.get("eos_token_id", ends)
+    ends = generation.get("eos_token_id", (config or {}).get("eos_token_id"))
     ends = [end for end in (ends if isinstance(ends, list) else [ends]) if type(end) is int]
-    named = [vocabulary[text] for text in (special.get("eos_token"), *ENDS) if text in vocabulary]
-    end = named[:1] if special.get("eos_token") in vocabulary else ends[:1] or named[:1]
-    require(bool(end), "nothing ends a text: tokenizer_config.json names no eos_token that tokenizer.json has")
-    return HuggingFaceTokenizer(files, end[0], special, ends, _chat_template(files, config))
+    usual = [vocabulary[text] for text in ENDS if text in vocabulary]
+    first = [vocabulary[text] for text in (special.get("eos_token"),) if text in vocabulary] or ends or usual
+    require(bool(first), "nothing ends a text: tokenizer_config.json names no eos_token that tokenizer.json has")
+    return HuggingFaceTokenizer(files, first[0], special, ends, _chat_template(files, settings))
 
 
 def _from_two_files(texts: Mapping[str, str], special: Mapping[str, str], begins: bool) -> str:

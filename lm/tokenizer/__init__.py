@@ -8,6 +8,7 @@ elsewhere stays what it was (huggingface). Every one ends in an end-of-text toke
 from lm.tokenizer.building import KINDS, SAMPLE, build, is_path
 from lm.tokenizer.encoding import (
     bytes_of,
+    chat_tokens,
     encode,
     encode_pieces,
     encode_within,
@@ -37,6 +38,7 @@ __all__ = [
     "Tokenizer",
     "build",
     "bytes_of",
+    "chat_tokens",
     "digest",
     "encode",
     "encode_pieces",

@@ -1,7 +1,8 @@
 """Encoding with any tokenizer, ours, tiktoken's or another's, and what its tokens stand for."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,17 @@ def prefix(tokenizer: Tokenizer) -> list[int]:
 def opening(tokenizer: Tokenizer) -> int:
     """The token after which a text begins: the end of the one before it, unless its makers put another there."""
     return (prefix(tokenizer) or [tokenizer.eot_token])[-1]
+
+
+def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The tokens of a chat, up to where the assistant's next words begin; special tokens in it are read as such.
+
+    messages: objects with a role and a content. Raises UserError for a tokenizer without a chat template, or a
+    template that refuses.
+    """
+    made_for = hasattr(tokenizer, "chat_text")
+    require(made_for, f"tokenizer {tokenizer.name} has no chat template: only a model from elsewhere comes with one")
+    return tokenizer.encode_marked(tokenizer.chat_text(messages))
 
 
 def independent(tokenizer: Tokenizer) -> bool:

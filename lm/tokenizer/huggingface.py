@@ -65,14 +65,13 @@ class HuggingFaceTokenizer:
     ):
         self.files, self.special, self.chat_template = dict(files), dict(special or {}), chat_template
         self.whole, self.settings = open_tokenizer(self.files["tokenizer.json"])
-        vocabulary = self.whole.get_vocab(with_added_tokens=True)
-        self.n_vocab = max(vocabulary.values(), default=-1) + 1
+        self.vocabulary = self.whole.get_vocab(with_added_tokens=True)
+        self.n_vocab = max(self.vocabulary.values(), default=-1) + 1
         require(0 < self.n_vocab <= MOST, f"its tokens are numbered up to {self.n_vocab - 1:,}: at most {MOST - 1:,}")
         self.eot_token, self.ends = end_of_text, tuple(dict.fromkeys([end_of_text, *ends]))
         for token in self.ends:
             require(0 <= token < self.n_vocab, f"its end of text {token} is none of its {self.n_vocab:,} tokens")
         self.token_to_bytes, self.stripped = reading(self.settings.get("decoder"))
-        self.vocabulary = vocabulary
         added = self.settings.get("added_tokens") or []
         self.control = {token["id"] for token in added if token.get("special")}
 
@@ -85,7 +84,11 @@ class HuggingFaceTokenizer:
     @functools.cached_property
     def prefix(self) -> list[int]:
         """The tokens that its makers put before every text: the beginning-of-text token of Llama and Gemma, or none."""
-        return self.whole.encode("", add_special_tokens=True).ids if self.settings.get("post_processor") else []
+        if not self.settings.get("post_processor"):
+            return []
+        alone, around = self._ids(self.whole, "a"), self.whole.encode("a", add_special_tokens=True).ids
+        starts = (at for at in range(len(around)) if around[at : at + len(alone)] == alone)
+        return around[: next(starts, 0)]
 
     @functools.cached_property
     def texts(self) -> list[bytes]:
@@ -126,8 +129,10 @@ class HuggingFaceTokenizer:
             return self._ids(self.whole, well_formed(text))
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
-        """The tokens of one text that arrives in pieces; in bounded memory unless a token may hold a word's end and
-        the next space, or the tokenizer rewrites a text as a whole."""
+        """The tokens of one text that arrives in pieces, as `lm.tokenizer.encode_pieces` has it.
+
+        In bounded memory unless a token may hold a word's end and the next space, or a text is rewritten as a whole.
+        """
         if not self.cuts:
             yield np.array(self._ids(self.whole, "".join(pieces)), np.uint32)
             return
@@ -136,8 +141,7 @@ class HuggingFaceTokenizer:
 
     @functools.cached_property
     def cuts(self) -> bool:
-        """Whether slices encode independently: no token goes on from a non-space to a space, no normalizer sees
-        beyond such a place."""
+        """Whether slices encode independently: no token goes on from a non-space to a space, nor does a normalizer."""
         normalizers = {part["type"] for part in parts(self.settings.get("normalizer"), "normalizers")}
         texts = (text.decode("utf-8", "replace") for text in self.token_texts().values())
         return normalizers <= set(KEEPS_CUTS) and not any(CUT.search(text) for text in texts)
@@ -225,6 +229,8 @@ def open_tokenizer(text: str):
         f"tokenizer.json has a model of type {str(kind)[:40]}: BPE and WordLevel are read, whose tokens have bytes",
     )
     require(not model.get("dropout"), "tokenizer.json draws its merges at random (dropout): set that to null")
+    marks = [key for key in ("continuing_subword_prefix", "end_of_word_suffix") if model.get(key)]
+    require(not marks, f"tokenizer.json marks the parts of words ({', '.join(marks)}), which is not read")
     with told("tokenizer.json cannot be read"):
         tokenizer = tokenizers.Tokenizer.from_str(text)
     tokenizer.no_truncation()
@@ -248,7 +254,12 @@ def parts(settings: dict[str, Any] | None, plural: str) -> list[dict[str, Any]]:
     """The steps of a normalizer, a pre-tokenizer or a decoder: none, one, or those of a Sequence."""
     if not settings:
         return []
-    return settings[plural] if settings["type"] == "Sequence" else [settings]
+    steps = settings.get(plural) if settings.get("type") == "Sequence" else [settings]
+    typed = isinstance(steps, list) and all(
+        isinstance(step, dict) and isinstance(step.get("type"), str) for step in steps
+    )
+    require(typed, f"tokenizer.json has {plural} without a type")
+    return steps
 
 
 def reading(decoder: dict[str, Any] | None) -> tuple[Callable[[str], bytes], int | None]:

@@ -32,7 +32,7 @@ from lm.training.member import (
 )  # fmt: skip
 from lm.training.memory import require_memory
 from lm.training.pack import Pack, make_pack, resolve
-from lm.training.resume import open_runs
+from lm.training.resume import open_runs, require_own
 from lm.training.step import abstract_parts, hyperparameters
 from lm.training.stopping import stop_signals
 
@@ -91,6 +91,8 @@ def train_pack(
         display = Display(quiet=not display or not processes.lead())
     with display, stop_signals() as stop, contextlib.ExitStack() as held:
         # --- 1. The experiments and their data -----------------------------------------------------------------------
+        for experiment in experiments:
+            require_own(experiment, Path(folder))
         data = processes.lead_first("data", lambda: prepare(experiments[0].data, report=display.stage))
         experiments = [with_vocabulary(e, data) for e in experiments]
         e = experiments[0]  # stands for all below: they share the data, the shapes, and when something is due

@@ -47,6 +47,17 @@ def open_runs(
     return runs
 
 
+def require_own(e: Experiment, folder: Path) -> None:
+    """Raises UserError where the experiment's run is one that others trained, and which has nothing to go on with."""
+    path = folder / e.name
+    imported = (path / "experiment.json").is_file() and Run(path).source
+    require(
+        not imported,
+        f"{path} was imported, and there is nothing to resume: fine-tune it under another name, with lm train {path} "
+        f"--name tuned --train.start {path} --data.corpus FILE",
+    )
+
+
 def follow_run(e: Experiment, folder: Path) -> Run:
     """Returns the run that process 0 has opened, once this one sees of it what that does: over a network, files of
     others may come into sight late. Raises UserError where they do not."""

@@ -144,5 +144,5 @@ def test_tied_and_untied_heads_are_as_config_says():
     untied = config | dict(tie_word_embeddings=False)
     params = to_ours(f, untied, shapes.read(untied), copy)
     np.testing.assert_array_equal(params["head"].T, params["embedding"])
-    with pytest.raises(UserError, match="lm_head.weight: no such tensor in this llama"):
+    with pytest.raises(UserError, match=r"lm_head\.weight: no such tensor in this llama"):
         to_ours(f, untied, shapes.read(untied), tensors)

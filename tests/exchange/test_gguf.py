@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from hard_strings import hard_strings
+from libraries import library
 
 from lm.config import DataConfig
 from lm.config_files import load_experiment
@@ -100,7 +101,7 @@ def test_a_file_holds_the_parameters_that_its_model_has(name, path):
 @pytest.mark.parity
 def test_what_is_read_computes_as_what_was_written(name, path):
     """transformers' model of the configuration and tensors that are read gives the logits of the one written."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch, transformers = library("torch"), library("transformers")
     model = theirs(name)
     back = written(Published(settings(model), tensors(model)), path)
     config = transformers.AutoConfig.for_model(**back.config)
@@ -118,7 +119,7 @@ def test_what_is_read_computes_as_what_was_written(name, path):
 @pytest.mark.parity
 def test_transformers_reads_the_file_as_we_do(name, path):
     """Its own loader gives the logits of what was written, where it reads all that a file says: rarely, in 5.23."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch, transformers = library("torch"), library("transformers")
     pytest.importorskip("accelerate")
     model = theirs(name)
     write(Published(settings(model), tensors(model)), path)
@@ -134,7 +135,7 @@ def test_transformers_reads_the_file_as_we_do(name, path):
 @pytest.mark.parity
 def test_llama_cpp_computes_what_transformers_computes(name, path):
     """In float32 within 5e-5; families with GELU within 5e-3, for llama.cpp has it from a table of half precision."""
-    torch, _ = pytest.importorskip("torch"), pytest.importorskip("llama_cpp")
+    torch, _ = library("torch"), pytest.importorskip("llama_cpp")
     from lm.exchange.llama_cpp import check
 
     model = theirs(name)
@@ -149,7 +150,7 @@ def test_llama_cpp_computes_what_transformers_computes(name, path):
 @pytest.mark.parity
 def test_positions_beyond_a_thousand_are_right(name, path):
     """Angles are rounded there; a wrong base, factor or window would show in every digit."""
-    torch, _ = pytest.importorskip("torch"), pytest.importorskip("llama_cpp")
+    torch, _ = library("torch"), pytest.importorskip("llama_cpp")
     from lm.exchange.llama_cpp import logits
 
     model, tokens = theirs(name), [(7 * i * i + i // V) % V for i in range(1100)]

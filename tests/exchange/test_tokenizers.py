@@ -324,6 +324,8 @@ def changed(**changes):
         ({"tokenizer.json": '{"model": {"type": "Unigram"}, "added_tokens": [{"id": 0, "content": "</s>"}]}'},
          "a model of type Unigram"),
         ({"tokenizer.json": changed(model={"type": ["BPE"]})}, "a model of type"),
+        ({"tokenizer.json": changed(model={"continuing_subword_prefix": "("})}, "marks the parts"),  # or abort
+        ({"tokenizer.json": changed(decoder={"type": "Sequence", "decoders": [{}]})}, "tokenizer.json"),
         ({"tokenizer.json": changed(model={"dropout": 0.1})}, "draws its merges at random"),
         ({"tokenizer.json": changed(model={"merges": ["ab zz"]})}, "cannot be read"),
         ({"tokenizer.json": changed(model={"vocab": {"a": 1 << 30, "</s>": 2}, "merges": []})}, "numbered up to"),

@@ -1,5 +1,6 @@
 """Models and data with a tokenizer that came with a model: what else in lm reads text asks it nothing it cannot say."""
 
+import dataclasses
 import json
 
 import jax
@@ -15,8 +16,10 @@ from lm.exchange.tokenizers import from_texts
 from lm.model.api import build
 from lm.model.trained import Trained
 from lm.probe import rows
+from lm.sample.generate import Generator, Sample
 from lm.sample.prompts import readings
 from lm.sample.text import Continuation
+from lm.tokenizer import HuggingFaceTokenizer
 
 pytest.importorskip("tokenizers", reason="needs the extra exchange")
 KINDS = ["byte-level", "Prepend"]  # without and with a space and a token before a text
@@ -87,3 +90,29 @@ def test_training_reads_it(little, tmp_path, monkeypatch):
     parts = supply.prepare(data)
     np.testing.assert_array_equal(parts.train.tokens[:], whole.train.tokens)
     assert bool(parts.train.shards) == tokenizers.independent(little.tokenizer)
+
+
+def test_a_chat_is_answered(little, lm, monkeypatch):
+    """What a user says is laid out by the model's template, and its special tokens are tokens."""
+    asked = []
+
+    def answer(m, prompts, *_, **settings):
+        asked.append((prompts, settings["max_tokens"]))
+        return [Sample("", "yes", [], [], [], "length") for _ in prompts]
+
+    template = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}</s>"
+    special = dict(special=little.tokenizer.special, ends=little.tokenizer.ends, chat_template=template)
+    chatting = dataclasses.replace(little, tokenizer=HuggingFaceTokenizer(little.tokenizer.files, 2, **special))
+    monkeypatch.setattr("lm.sample.generate.generate", answer)
+    monkeypatch.setattr("lm.commands.sample._generator", lambda o: Generator(chatting))
+    status, out, _ = lm("sample", "any", "--chat", "--prompt", "if", "--json")
+    assert status == 0 and json.loads(out)["samples"][0]["text"] == "yes"
+    (prompt,), room = asked[0]
+    assert (prompt[0], prompt[-1]) == (3, 2) and chatting.tokenizer.decode(prompt[1:-1]) == "if"
+    assert room == 16 - (len(prompt) - 1)
+    monkeypatch.setattr("lm.commands.sample._generator", lambda o: Generator(little))
+    assert lm("sample", "any", "--chat")[::2] == (
+        2,
+        "lm: this tokenizer has no chat template: its model is not made for chats\n",
+    )
+    assert lm("sample", "any", "--chat", "--beam", "2")[::2] == (2, "lm: --chat: leave out --source and --beam\n")

@@ -6,11 +6,16 @@ import json
 
 import numpy as np
 import pytest
+import tiny
 
+from lm import tokenizer as tokenizers
+from lm.config import DataConfig, Experiment, ModelConfig
 from lm.data.vectors import read_vectors
 from lm.errors import UserError
 from lm.exchange.vectors import write
-from lm.probe import Space, space_in, suite
+from lm.model.api import build
+from lm.model.trained import Trained
+from lm.probe import Space, neighbours, space_in, suite
 
 gensim = pytest.importorskip("gensim.models", reason="needs the extra vectors")
 
@@ -125,6 +130,22 @@ def test_what_is_written_comes_back_through_gensim(space, tmp_path, name):
     before = (tmp_path / name).read_bytes()
     write(space, tmp_path / name)
     assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_run_gives_its_words_away(tmp_path, lm, monkeypatch):
+    """`lm export` writes the space that is asked for, and the file answers as the model does."""
+    tokenizer = tokenizers.build(DataConfig(tokenizer="words", vocab=400), [tiny.text()])
+    c = ModelConfig(layers=1, width=16, heads=2, context=8, vocab=tokenizer.n_vocab, tied=False, zero_init=False)
+    m = Trained(build(c).init(0), tokenizer, Experiment(model=c), step=0)
+    monkeypatch.setattr("lm.run.load", lambda *_, **__: m)
+    for space in ("input", "unembedding"):
+        path = tmp_path / f"{space}.txt"
+        assert lm("export", "run", "--to", "vectors", path, "--space", space)[:2] == (0, f"{path}\n")
+        there, here = neighbours(m, "king", space=space), neighbours(space_in(path), "king")
+        assert here.answers == there.answers and here.searched == there.searched == len(tiny.WORDS)
+    for arguments, said in ((["words.csv"], "its suffix is none of"), (["a.txt", "--space", "outer"], "space outer:")):
+        status, _, err = lm("export", "run", "--to", "vectors", *arguments)
+        assert status == 2 and said in err and err.count("\n") == 1
 
 
 def test_the_projector_gets_numbers_and_words(space, tmp_path):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.extend.core import jaxprs_in_params
 from libraries import library  # noqa: F401 - for tests of parity
+from lively import lively  # noqa: F401 - for tests of models
 
 from lm import settings
 from lm.config import ModelBase, ModelConfig, RecurrentConfig
@@ -74,21 +75,6 @@ def models(**changes) -> dict[str, ModelBase]:
         "tanh rnn, tied": RecurrentConfig(**recurrent | changes, cell="rnn", tied=True),
         "one's own": dataclasses.replace(own, **{"layers": 2, "width": 16, "context": 8, "vocab": 29} | changes),
     }
-
-
-def lively(c: ModelBase, seed: int = 0) -> dict:
-    """Parameters that make every path matter: uneven scales, non-zero biases, attention far from uniform."""
-    rng = np.random.default_rng(seed)
-
-    def draw(axes, shape):
-        values = rng.normal(size=shape.shape)
-        if axes[0] in ("V", "T") or axes == ("D", "V"):
-            return values.astype(np.float32)
-        matrix = len(axes) - (axes[0] == "L") == 2
-        return (1.5 * values * shape.shape[-2] ** -0.5 if matrix else 1 + 0.3 * values).astype(np.float32)
-
-    is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
-    return jax.tree.map(draw, build(c).axes(), build(c).shapes(), is_leaf=is_axes)
 
 
 def some_tokens(c: ModelBase, batch: int = 2, length: int | None = None, seed: int = 0) -> np.ndarray:
