@@ -4,5 +4,9 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submod_attrs={"incoming": ["Imported", "import_model"], "outgoing": ["Exported", "export_folder", "export_gguf"]},
+    submod_attrs={
+        "engine": ["LlamaGenerator"],
+        "incoming": ["Imported", "import_model"],
+        "outgoing": ["Exported", "export_folder", "export_gguf"],
+    },
 )

@@ -1,5 +1,6 @@
 """GGUF files: written and read back to the bit, equal to other libraries, refused by name where not understood."""
 
+import dataclasses
 import struct
 import tracemalloc
 from pathlib import Path
@@ -8,14 +9,19 @@ import jax
 import numpy as np
 import pytest
 from hard_strings import hard_strings
+from libraries import library
 
 from lm.config import DataConfig
+from lm.config_files import load_experiment
 from lm.errors import UserError
 from lm.exchange import shapes
 from lm.exchange.gguf_traits import llama3_factors, llama3_rope
+from lm.exchange.outgoing import export_gguf
 from lm.exchange.published import Published
 from lm.exchange.tensors import to_ours, to_theirs
 from lm.exchange.tokenizers import from_texts, to_texts
+from lm.model.api import build as build_model
+from lm.model.trained import Trained
 from lm.tokenizer import build
 
 gguf = pytest.importorskip("gguf")
@@ -95,7 +101,7 @@ def test_a_file_holds_the_parameters_that_its_model_has(name, path):
 @pytest.mark.parity
 def test_what_is_read_computes_as_what_was_written(name, path):
     """transformers' model of the configuration and tensors that are read gives the logits of the one written."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch, transformers = library("torch"), library("transformers")
     model = theirs(name)
     back = written(Published(settings(model), tensors(model)), path)
     config = transformers.AutoConfig.for_model(**back.config)
@@ -113,7 +119,7 @@ def test_what_is_read_computes_as_what_was_written(name, path):
 @pytest.mark.parity
 def test_transformers_reads_the_file_as_we_do(name, path):
     """Its own loader gives the logits of what was written, where it reads all that a file says: rarely, in 5.23."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch, transformers = library("torch"), library("transformers")
     pytest.importorskip("accelerate")
     model = theirs(name)
     write(Published(settings(model), tensors(model)), path)
@@ -129,7 +135,7 @@ def test_transformers_reads_the_file_as_we_do(name, path):
 @pytest.mark.parity
 def test_llama_cpp_computes_what_transformers_computes(name, path):
     """In float32 within 5e-5; families with GELU within 5e-3, for llama.cpp has it from a table of half precision."""
-    torch, _ = pytest.importorskip("torch"), pytest.importorskip("llama_cpp")
+    torch, _ = library("torch"), pytest.importorskip("llama_cpp")
     from lm.exchange.llama_cpp import check
 
     model = theirs(name)
@@ -138,6 +144,46 @@ def test_llama_cpp_computes_what_transformers_computes(name, path):
         logits_TV = model(torch.tensor([TOKENS])).logits[0].numpy()
     from_a_table = ("gpt", "phi", "starcoder", "gemma")
     assert check(path, TOKENS, logits_TV) < (5e-3 if name.startswith(from_a_table) else 5e-5)
+
+
+@pytest.mark.parametrize("name", ["llama 3.1", "smollm3", "phi", "gemma3_text"])
+@pytest.mark.parity
+def test_positions_beyond_a_thousand_are_right(name, path):
+    """Angles are rounded there; a wrong base, factor or window would show in every digit."""
+    torch, _ = library("torch"), pytest.importorskip("llama_cpp")
+    from lm.exchange.llama_cpp import logits
+
+    model, tokens = theirs(name), [(7 * i * i + i // V) % V for i in range(1100)]
+    write(Published(settings(model), tensors(model)), path)
+    with torch.no_grad():
+        logits_TV = model(torch.tensor([tokens])).logits[0].numpy()
+    assert np.abs(logits(path, tokens) - logits_TV)[1000:].max() < 5e-3 < 1e-2 * logits_TV.std()
+
+
+@pytest.mark.parity
+def test_the_quick_start_can_go_to_llama_cpp(path):
+    """Its configuration as it stands, with random parameters and a vocabulary of its own: text, logits, and back."""
+    pytest.importorskip("llama_cpp")
+    experiment = load_experiment("quickstart")
+    tokenizer = build(experiment.data, [(Path(__file__).parents[2] / "README.md").read_text()])
+    c = dataclasses.replace(experiment.model, vocab=tokenizer.n_vocab)
+    rng = np.random.default_rng(0)
+    draw = {"kernel": 0.1, "embedding": 1.0, "scale": 0.3}
+
+    def random(path, leaf):
+        kind = path[-1].key
+        return np.float32(draw.get(kind, 0.1) * rng.standard_normal(leaf.shape) + (kind == "scale"))
+
+    params = jax.tree.map_with_path(random, build_model(c).shapes())
+    made = export_gguf(Trained(params, tokenizer, dataclasses.replace(experiment, model=c), 900), path)
+    assert made.family == "qwen3" and made.check.largest_difference < 1e-4
+    back = read(path)
+    assert from_texts(back.texts).encode_ordinary("def main(x):\n\n  return 1234") == tokenizer.encode_ordinary(
+        "def main(x):\n\n  return 1234"
+    )
+    again = to_ours(shapes.family("qwen3"), back.config, shapes.read(back.config), back.tensors)
+    ours, theirs = (tree["blocks"]["attention"]["query"]["kernel"] for tree in (params, again))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

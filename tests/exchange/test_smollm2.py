@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from libraries import library
 
 from lm.exchange.incoming import import_model
 from lm.run import load
@@ -44,7 +45,7 @@ def imported(file, tmp_path_factory):
 @pytest.fixture(scope="module")
 def theirs(file):
     """transformers' model of the same file, by its own loader."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch, transformers = library("torch"), library("transformers")
     pytest.importorskip("accelerate")
     return transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
 
