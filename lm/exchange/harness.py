@@ -137,7 +137,7 @@ class HarnessModel(TemplateLM):
     def windows(self, tokens: list[int]) -> list[tuple[list[int], list[int]]]:
         """A text as (context, tokens to score): windows side by side, the last of which reaches back to be as long.
 
-        So its tokens have more before them than under `lm.evaluate`, whose last window begins where the others end.
+        `lm.evaluate` lays documents end to end and reaches back for none: tokens have less before them there.
         """
         if not tokens:
             return []
