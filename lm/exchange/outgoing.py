@@ -13,6 +13,7 @@ from lm.errors import UserError, require
 from lm.exchange import folding, gguf, huggingface, shapes, tensors, tokenizers
 from lm.exchange.checking import NONE, Check, check_folder, check_gguf
 from lm.exchange.families import FAMILIES, Family
+from lm.exchange.gguf_tokenizer import to_gguf
 from lm.exchange.published import Published
 from lm.model.trained import Trained
 
