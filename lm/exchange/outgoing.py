@@ -55,6 +55,7 @@ def export_gguf(m: Trained, path: str | Path, *, dtype: str = "f32", check: bool
     UserError, with the reason, for what llama.cpp would compute otherwise.
     """
     require(not Path(path).exists(), f"{path} is there already: choose another, or remove it")
+    to_gguf(m.tokenizer)  # refuses characters and words by those names, which their published form has not
     published, form = publish(m, None, for_gguf=True)
     about = {"name": _name(m), "description": _summary(m)}
     gguf.write(published, path, about=about, dtype=dtype)
