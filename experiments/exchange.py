@@ -59,19 +59,23 @@ def travel(case: str, place: Path) -> Journey:
 def draw(journeys: list[Journey], out: Path) -> None:
     """A row for each model, a dot for each way; a cross where a file is refused."""
     with plt.rc_context(figures.STYLE):
-        figure, axes = plt.subplots(figsize=(7.6, 0.26 * len(journeys) + 1.6))
-        for way, colour in WAYS.items():
-            dots = [(j.differences[way], row) for row, j in enumerate(journeys)]
+        figure, axes = plt.subplots(figsize=(7.6, 0.27 * len(journeys) + 1.6))
+        for offset, (way, colour) in zip((-0.22, 0, 0.22), WAYS.items(), strict=True):
+            dots = [(j.differences[way], row + offset) for row, j in enumerate(journeys)]
             there = [(max(d, 1e-8), row) for d, row in dots if isinstance(d, float)]
             refused = [row for d, row in dots if isinstance(d, str)]
-            axes.scatter(*zip(*there, strict=True), color=colour, s=28, label=way) if there else None
-            axes.scatter([1.5e-8] * len(refused), refused, color=colour, marker="x", s=24)
+            if there:
+                axes.scatter(*zip(*there, strict=True), color=colour, s=20, label=way)
+            axes.scatter([2e-8] * len(refused), refused, color=colour, marker="x", s=22)
+            for row in refused:
+                axes.text(2.8e-8, row, "refused", color=colour, fontsize=8, va="center")
         axes.axvline(2e-5, color="0.4", linewidth=1, linestyle="--")
-        axes.set(xscale="log", xlabel="largest difference between logits (x: llama.cpp refused, 2e-5 dashed)")
+        axes.set(xscale="log", xlim=(1e-8, 1e-2), ylim=(len(journeys) - 0.4, -0.6))
+        axes.set_xlabel("largest difference between logits (dashed: 2e-5)", fontsize=10)
         axes.set_yticks(range(len(journeys)), [j.case for j in journeys], fontsize=9)
-        axes.invert_yaxis()
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 1.0), fontsize=9, ncols=3, borderaxespad=-1.8)
-        figure.tight_layout()
+        axes.tick_params(axis="x", labelsize=9)
+        figure.legend(loc="upper center", fontsize=9, ncols=3)
+        figure.tight_layout(rect=(0, 0, 1, 0.975))
         figures.save(figure, out)
 
 

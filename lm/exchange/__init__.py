@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     ["tokenizers"],
     {
         "engine": ["LlamaGenerator"],
-        "incoming": ["Imported", "import_model"],
+        "incoming": ["Imported", "from_state_dict", "import_model"],
         "outgoing": ["Exported", "export_folder", "export_gguf"],
     },
 )

@@ -66,7 +66,7 @@ class LlamaGenerator(Generator):
             count_B += ~done_B
             for r in going:
                 positions[r] += 1
-            done_B |= token_B == request.end
+            done_B |= np.isin(token_B, request.end)
             steps += 1
         after = dataclasses.replace(
             now, memory=positions, seen_BV=seen_BV, token_B=token_B, place_B=now.place_B + steps, done_B=done_B

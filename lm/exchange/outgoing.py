@@ -13,6 +13,7 @@ from lm.errors import UserError, require
 from lm.exchange import folding, gguf, huggingface, shapes, tensors, tokenizers
 from lm.exchange.checking import NONE, Check, check_folder, check_gguf
 from lm.exchange.families import FAMILIES, Family
+from lm.exchange.gguf_tokenizer import to_gguf
 from lm.exchange.published import Published
 from lm.model.trained import Trained
 
@@ -54,6 +55,7 @@ def export_gguf(m: Trained, path: str | Path, *, dtype: str = "f32", check: bool
     UserError, with the reason, for what llama.cpp would compute otherwise.
     """
     require(not Path(path).exists(), f"{path} is there already: choose another, or remove it")
+    to_gguf(m.tokenizer)  # refuses characters and words by those names, which their published form has not
     published, form = publish(m, None, for_gguf=True)
     about = {"name": _name(m), "description": _summary(m)}
     gguf.write(published, path, about=about, dtype=dtype)

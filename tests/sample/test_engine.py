@@ -120,7 +120,7 @@ def test_what_the_engine_cannot_do_is_said_in_one_line(lm, place, tiny_run):
         (("sample", "bytes", "--engine", "llama.cpp", "--beam", "2"), "leave out --beam"),
         (("sample", "runs/none.gguf", "--engine", "llama.cpp"), "runs/none.gguf: No such file"),
         (("sample", "runs/none.gguf"), "--engine llama.cpp samples from the file"),
-        (("sample", tiny_run.path, "--engine", "llama.cpp"), "no architecture of llama.cpp computes this model"),
+        (("sample", tiny_run.path, "--engine", "llama.cpp"), "llama.cpp has no tokenizer of characters"),
     ):
         status, out, told = lm(*words)
         assert status == 2 and not out and said in told and told.count("\n") == 1, told
