@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import os
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -290,3 +291,12 @@ def test_the_harness_knows_our_model_beside_its_own():
     assert get_model("lm") is HarnessModel and {"hf", "gguf", "local-completions"} <= set(model_registry.keys())
     (there,) = importlib.metadata.entry_points(group="lm_eval.models", name="lm") or [None]
     assert there is None or there.load() is HarnessModel  # None where lm was installed before it had one
+
+
+def test_without_the_harness_one_line_says_what_to_install(lm, runs, monkeypatch):
+    for name in ("lm.exchange.harness", "lm.exchange.tasks"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
+    status, out, err = lm("harness", runs, "--tasks", "x")
+    assert status == 2 and out == "" and err.count("\n") == 1
+    assert "needs the package lm-eval: pip install -e '.[harness]'" in err
