@@ -96,13 +96,14 @@ def test_continuations_are_worth_what_they_cost_token_by_token(m):
 
 def test_a_continuation_is_what_both_together_have_beyond_the_context(m):
     """Tokens that would span both belong to the context; where all of them do, the last one is the continuation's."""
-    pairs = {"ab": [2], "abcd": [2, 2], "abc": [2, 1], "a": [1]}
+    pairs = {"ab": [2], "abcd": [2, 2], "abc": [2, 1], "a": [1], " a": [2], "": []}
     merging = SimpleNamespace(name="pairs", eot_token=9, n_vocab=10, encode_ordinary=pairs.__getitem__)
     model = HarnessModel(dataclasses.replace(m, tokenizer=merging))
     assert model._pair("ab", "cd") == ([2], [2])
     assert model._pair("abc", "d") == ([2], [2])
     assert model._pair("", "abc") == ([9], [2, 1])
     assert model._pair("a", "b") == ([9], [2])
+    assert model._pair(" ", "a") == ([9], [2])  # the space goes to the continuation, and nothing is before it
 
 
 def test_rolling_has_more_context_in_its_last_window_than_evaluate(m):
