@@ -136,8 +136,8 @@ def _write_run(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name[:40]}.") as partial:
         with open_run(experiment, hashes, tokenizer, facts, Path(partial), lambda run: None) as run:
-            writer = Checkpoints(run.checkpoint_folder, keep=1)
-            writer.save(0, None, params=params)
-            writer.close()
+            checkpoints = Checkpoints(run.checkpoint_folder, keep=1)
+            checkpoints.save(0, None, params=params)
+            checkpoints.close()
             (run.path / "metrics.jsonl").touch()
         (Path(partial) / experiment.name).rename(target)
