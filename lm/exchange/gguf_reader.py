@@ -42,12 +42,18 @@ def open_file(path: str | Path):
             return super()._get_str(offset)
 
         def _get_field_parts(self, orig_offs: int, raw_type: int):
-            if raw_type == gguf.GGUFValueType.ARRAY:
-                kind, length = self._get(orig_offs, np.uint32)[0], int(self._get(orig_offs + 4, np.uint64)[0])
-                require(kind != gguf.GGUFValueType.ARRAY, "an array of arrays")
-                self.entries += length
-                require(self.entries <= MOST_ENTRIES, f"an array of {length:,} entries")
-            return super()._get_field_parts(orig_offs, raw_type)
+            if raw_type != gguf.GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            kind, length = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+            count = int(length[0])
+            require(kind[0] != gguf.GGUFValueType.ARRAY, "an array of arrays")
+            self.entries += count
+            require(self.entries <= MOST_ENTRIES, f"an array of {count:,} entries")
+            if kind[0] not in self.gguf_scalar_to_np:
+                return super()._get_field_parts(orig_offs, raw_type)
+            values = self._get(orig_offs + 12, self.gguf_scalar_to_np[kind[0]], count)  # at once, not one by one
+            require(len(values) == count, f"an array of {count:,} entries, of which {len(values):,} are there")
+            return 12 + values.nbytes, [kind, length, values], [2], [raw_type, gguf.GGUFValueType(kind[0])]
 
         def _build_fields(self, offs: int, count: int) -> int:
             require(count <= MOST_NAMES, f"{int(count):,} keys")
