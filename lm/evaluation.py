@@ -16,7 +16,7 @@ from lm import tokenizer as tokenizers
 from lm.data.batches import Columns
 from lm.data.corpora import Corpus, Text
 from lm.data.examples import ExampleFile
-from lm.data.supply import held_out, prepare
+from lm.data.supply import held_out, prepare, prepare_again
 from lm.data.tokens import Prepared, lay_out
 from lm.errors import require
 from lm.limits import Count
@@ -299,12 +299,7 @@ def open_examples(m: Trained, path: str | None = None) -> ExampleFile:
 def _validation(m: Trained) -> Prepared:
     """The corpus or the examples of a model's run, read again from where they came from."""
     require(not m.run.source, f"{m.run.path} was imported, and knows no text of its own; give --text FILE")
-    data = prepare(m.experiment.data)
-    require(
-        data.hashes.items() <= m.run.record["hashes"].items(),
-        f"{m.experiment.data.learnt} has changed since {m.run.path} was trained on it; give --text FILE",
-    )
-    return data
+    return prepare_again(m.experiment.data, m.run.path, m.run.record["hashes"])
 
 
 def _as_columns(windows: Iterable[Window]) -> Iterator[Columns]:

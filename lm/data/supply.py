@@ -1,5 +1,6 @@
 """What training, evaluation and probes read, whether it comes from a corpus or from a file of examples."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from lm.data.batches import Batches, Columns, ExampleBatches, validation_windows
 from lm.data.examples import ExampleFile, prepare_examples
 from lm.data.layout import lay_out_examples, validation_rows
 from lm.data.tokens import Prepared, Report, TokenFile, prepare_corpus
+from lm.errors import require
 
 
 def prepare(data: DataConfig, *, cache: Path | None = None, report: Report | None = None) -> Prepared:
@@ -15,6 +17,20 @@ def prepare(data: DataConfig, *, cache: Path | None = None, report: Report | Non
     left them; see `prepare_examples` and `prepare_corpus`."""
     make = prepare_corpus if data.examples is None else prepare_examples
     return make(data, cache=cache, report=report)
+
+
+def prepare_again(data: DataConfig, folder: Path, hashes: dict[str, str]) -> Prepared:
+    """What a run was trained on, read again from where it came from.
+
+    data, hashes: as the run recorded them. folder: the run's, whose tokenizer is used where the setting makes another
+    by now. Raises UserError where the text has changed.
+    """
+    made = prepare(data)
+    if made.hashes["corpus"] == hashes["corpus"] and made.hashes["tokenizer"] != hashes["tokenizer"]:
+        made = prepare(dataclasses.replace(data, tokenizer=str(folder / "tokenizer.json")))
+    same = made.hashes.items() <= hashes.items()
+    require(same, f"{data.learnt} has changed since {folder} was trained on it; give --text FILE")
+    return made
 
 
 def open_batches(file: TokenFile | ExampleFile, model: ModelBase, *, batch: int, seed: int) -> Batches | ExampleBatches:

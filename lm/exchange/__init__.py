@@ -4,9 +4,10 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submod_attrs={
+    ["tokenizers"],
+    {
         "engine": ["LlamaGenerator"],
-        "incoming": ["Imported", "import_model"],
+        "incoming": ["Imported", "from_state_dict", "import_model"],
         "outgoing": ["Exported", "export_folder", "export_gguf"],
     },
 )

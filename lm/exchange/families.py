@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lm.config import ModelConfig
 from lm.errors import require
 from lm.exchange import keys as k
-from lm.exchange.keys import Biases, Choice, Keys, Only, Rope, Rule, Same, Windows
+from lm.exchange.keys import Biases, Choice, Keys, Only, Rope, Rule, Same, Unread, Windows
 from lm.typed import shown
 
 
@@ -223,6 +223,7 @@ NO_CAPS = (
     Same("attention_softcap", "attn_logit_softcapping", None),
     Same("logit_softcap", "final_logit_softcapping", None),
 )
+UNREAD_ACTIVATION = Unread(("hidden_act",))
 ONE_WAY = Only("use_bidirectional_attention", (False, None))
 
 
@@ -251,12 +252,16 @@ _ALL = (
            GPT2, "transformer.", columns=True, fused="thirds"),
     Family("starcoder2", "Starcoder2ForCausalLM", LAYER | {"positions": "rotary"},
            (*LLAMA_SIZES, Choice("activation", "hidden_act", k.PLAIN, "gelu_pytorch_tanh"), Rope(), Windows(),
-            Biases(k.NORMS, {"use_bias": (True, ALL)}), Same("norm_epsilon", "norm_epsilon", 1e-5), tied(True)),
+            Biases(k.NORMS, {"use_bias": (True, ALL)}), Same("norm_epsilon", "norm_epsilon", 1e-5),
+            Only("mlp_type", ("default",)), Only("norm_type", ("layer_norm",)),
+            Unread(("activation_function", "layer_norm_epsilon", "attention_softmax_in_fp32",
+                    "scale_attention_softmax_in_fp32")), tied(True)),
            STARCODER2),
     Family("stablelm", "StableLmForCausalLM", LAYER | {"positions": "rotary"},
            (*GROUPED, GATED, Rope(fraction=0.25), Biases(k.NORMS, {"use_qkv_bias": (False, k.QKV)}),
             Same("norm_epsilon", "layer_norm_eps", 1e-5), Only("qk_layernorm", (False,)),
-            Choice("parallel", "use_parallel_residual", {False: "off", True: "one_norm"}, False), tied(False)), LLAMA),
+            Choice("parallel", "use_parallel_residual", {False: "off", True: "one_norm"}, False),
+            Only("rotary_scaling_factor", (1.0,)), Unread(("norm_eps", "rope_pct")), tied(False)), LLAMA),
     Family("gpt_neox", "GPTNeoXForCausalLM", LAYER | {"positions": "rotary"},
            (*SIZES, Choice("activation", "hidden_act", k.PLAIN, "gelu"), Rope(fraction=0.25),
             Biases(k.MLP | k.NORMS, {"attention_bias": (True, k.ATTENTION)}),
@@ -269,7 +274,8 @@ _ALL = (
             Only("qk_layernorm", (False,)), tied(False)), PHI),
     Family("gptj", "GPTJForCausalLM", LAYER | {"positions": "rotary", "parallel": "one_norm"},
            (*GPT_SIZES, Choice("activation", "activation_function", k.PLAIN, "gelu_new"), k.RotaryDim(),
-            Biases(k.MLP | k.NORMS | k.HEAD), Same("norm_epsilon", "layer_norm_epsilon", 1e-5), tied(False)),
+            Biases(k.MLP | k.NORMS | k.HEAD), Same("norm_epsilon", "layer_norm_epsilon", 1e-5),
+            Only("rotary", (True,)), Only("scale_attn_weights", (True,)), tied(False)),
            GPTJ, "transformer.", pairs="neighbours"),
     Family("gpt_neo", "GPTNeoForCausalLM", LAYER | {"positions": "learned"},
            (Same("layers", "num_layers"), Same("width", "hidden_size"), Same("heads", "num_heads"),
@@ -283,11 +289,11 @@ _ALL = (
             Same("feedforward", "ffn_dim"), Same("context", "max_position_embeddings"), Same("vocab", "vocab_size"),
             Choice("activation", "activation_function", k.PLAIN, "relu"),
             Biases(k.NORMS, {"enable_bias": (True, ALL)}), Only("do_layer_norm_before", (True,)),
-            Only("layer_norm_elementwise_affine", (True,)), Same("width", "word_embed_proj_dim"), tied(True)),
+            Only("layer_norm_elementwise_affine", (True,)), Same("width", "word_embed_proj_dim", None), tied(True)),
            OPT, "model.decoder.", unread=2),
     Family("smollm3", "SmolLM3ForCausalLM", RMS,
            (*LLAMA_SIZES, GATED, Rope(2_000_000.0), k.Unrotated(), Windows(switch="use_sliding_window"), LLAMA_BIASES,
-            rms(1e-6), tied(True)), LLAMA),
+            rms(1e-6), Unread(("max_window_layers",)), tied(True)), LLAMA),
     Family("olmo", "OlmoForCausalLM", LAYER | {"positions": "rotary", "norm_epsilon": 1e-5},
            (*LIKE_LLAMA, ATTENTION_BIAS, Only("clip_qkv", (None,)), tied(False)), NORMLESS),
     Family("olmo2", "Olmo2ForCausalLM", RMS | {"norm_place": "output", "qk_norm": "width"},
@@ -303,11 +309,12 @@ _ALL = (
            LLAMA, plus_one=True, factors=gemma_factors),
     Family("gemma2", "Gemma2ForCausalLM", RMS | {"norm_place": "both"},
            (*LLAMA_SIZES, GEMMA_ACTIVATION, Rope(), Windows(pattern=2, width=4096), ATTENTION_BIAS, rms(1e-6),
-            QUERY_SCALAR, *caps(50.0, 30.0), ONE_WAY, tied(True)), GEMMA2, plus_one=True, factors=gemma_factors),
+            QUERY_SCALAR, *caps(50.0, 30.0), ONE_WAY, UNREAD_ACTIVATION, tied(True)),
+           GEMMA2, plus_one=True, factors=gemma_factors),
     Family("gemma3_text", "Gemma3ForCausalLM", RMS | {"norm_place": "both", "qk_norm": True},
            (*LLAMA_SIZES, GEMMA_ACTIVATION, Rope(1_000_000.0, local=10_000.0, by_type=True),
             Windows(pattern=6, width=4096, pattern_key="sliding_window_pattern"), ATTENTION_BIAS, rms(1e-6),
-            QUERY_SCALAR, *caps(None, None), ONE_WAY, tied(True)),
+            QUERY_SCALAR, *caps(None, None), ONE_WAY, UNREAD_ACTIVATION, tied(True)),
            GEMMA2 | QK_NORMS, plus_one=True, factors=gemma_factors),
     Family("nanochat", "NanoChatForCausalLM", RMS | {"qk_norm": True, "embedding_norm": True},
            (*LLAMA_SIZES, Choice("activation", "hidden_act", k.PLAIN, "relu2"), Rope(), ATTENTION_BIAS, rms(1e-6),

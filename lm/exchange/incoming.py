@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lm import tokenizer as lm_tokenizer
 from lm.checkpoints import Checkpoints
@@ -75,6 +77,16 @@ def import_model(
     if check and path.is_dir():
         checked = check_folder(path, build(c), params)
     return Imported(Run(target), f.model_type, c.context, checked)
+
+
+def from_state_dict(config: Mapping[str, Any], tensors_by_name: Mapping[str, np.ndarray]) -> tuple[ModelConfig, dict]:
+    """The shape and the parameters of a model in hand, as from_state_dict(theirs.config.to_dict(), {name: array}).
+
+    config: as in config.json. tensors_by_name: NumPy arrays under transformers' names, with or without the prefix.
+    Raises UserError for what is not understood.
+    """
+    c = shapes.read(config)
+    return c, tensors.to_ours(shapes.family(config["model_type"]), config, c, tensors_by_name)
 
 
 @contextlib.contextmanager

@@ -61,6 +61,8 @@ class Same:
 
     def read(self, keys: Keys, known: Settings) -> Settings:
         value = keys.take(self.theirs, self.default)
+        if value is None and self.ours in known:  # said elsewhere
+            return {}
         same = known.get(self.ours, value) == value
         require(same, f"config.json: {self.theirs} {shown(value)} is not supported, only {known.get(self.ours)}")
         return {self.ours: value}
@@ -85,6 +87,20 @@ class Only:
 
     def write(self, c: ModelConfig) -> dict[str, Any]:
         return {self.theirs: self.values[0]}
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Keys that published files have and nothing reads."""
+
+    theirs: tuple[str, ...]
+
+    def read(self, keys: Keys, known: Settings) -> Settings:
+        keys.read.update(self.theirs)
+        return {}
+
+    def write(self, c: ModelConfig) -> dict[str, Any]:
+        return {}
 
 
 @dataclass(frozen=True)

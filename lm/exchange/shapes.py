@@ -20,9 +20,13 @@ HARMLESS = frozenset({
     "output_hidden_states", "output_past", "pad_token_id", "prefix", "pretraining_tp", "problem_type", "return_dict",
     "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
     "task_specific_params", "tokenizer_class", "torch_dtype", "transformers.js_config", "transformers_version",
-    "unsloth_fixed", "unsloth_version", "use_cache", "gradient_checkpointing", "n_ctx", "scale_attn_weights",
+    "unsloth_fixed", "unsloth_version", "use_cache", "gradient_checkpointing", "n_ctx",
     "reorder_and_upcast_attn", "suppress_tokens", "cache_implementation", "_remove_final_layer_norm",
-    "_sliding_window_pattern",
+    "_sliding_window_pattern", "model_max_length", "attn_implementation", "use_flash_attn", "do_sample",
+    "early_stopping",
+    "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "max_new_tokens", "min_length",
+    "no_repeat_ngram_size", "num_beams", "num_beam_groups", "num_return_sequences", "repetition_penalty", "temperature",
+    "top_k", "top_p", "typical_p", "diversity_penalty", "encoder_no_repeat_ngram_size", "bad_words_ids", "language",
 })  # fmt: skip
 """Keys that change no logits."""
 MOST_LAYERS = 10_000

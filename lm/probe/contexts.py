@@ -11,7 +11,7 @@ import numpy as np
 
 from lm import tokenizer as tokenizers
 from lm.data.corpora import Text
-from lm.data.supply import prepare
+from lm.data.supply import prepare_again
 from lm.data.tokens import lay_out
 from lm.errors import UserError, require
 from lm.model.loss import document_segments
@@ -88,11 +88,7 @@ def _tokens(m: Trained, text: str | None) -> np.ndarray:
         return np.concatenate([np.empty(0, np.uint32), *itertools.chain.from_iterable(streams)])
     if m.run is None:
         raise UserError("contextual spaces need a text: this model comes from no run")
-    data, hashes = prepare(m.experiment.data), m.run.record["hashes"]
-    require(
-        data.hashes.items() <= hashes.items(),
-        f"{m.experiment.data.learnt} has changed since {m.run.path} was trained on it; give --text FILE",
-    )
+    data = prepare_again(m.experiment.data, m.run.path, m.run.record["hashes"])
     return data.train.tokens
 
 

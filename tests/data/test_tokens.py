@@ -1,5 +1,6 @@
 """Token files hold the text, all of it, once; train and validation never overlap; what is found again is the same."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -14,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lm import tokenizer as tokenizers
 from lm.config import DataConfig
 from lm.data import corpora, readers, tokens
-from lm.data.supply import prepare
+from lm.data.supply import prepare, prepare_again
 from lm.errors import UserError
 from lm.tokenizer import digest
 
@@ -323,6 +325,21 @@ def test_a_corpus_that_changes_under_the_reader_is_noticed(stories, monkeypatch)
         prepare(stories)
     assert leftovers(corpora.cache_folder()) == []
     assert prepare(stories).hashes["corpus"]  # and the stale memory of it is gone
+
+
+def test_what_a_run_was_trained_on_is_made_again_by_its_own_tokenizer(stories, tmp_path):
+    """The setting may make another by now: words were cut by another pattern once."""
+    words = dataclasses.replace(stories, tokenizer="words", vocab=300)
+    before = tokenizers.to_json(prepare(words).tokenizer) | {"pattern": r" ?\w+| ?[^\w\s]+|\s+"}
+    (tmp_path / "run").mkdir()
+    tokenizers.save(tokenizers.from_json(before), tmp_path / "run/tokenizer.json")
+    trained = prepare(dataclasses.replace(words, tokenizer=str(tmp_path / "run/tokenizer.json")))
+    again = prepare_again(words, tmp_path / "run", trained.hashes)
+    assert again.hashes == trained.hashes != prepare(words).hashes
+    np.testing.assert_array_equal(again.train.tokens, trained.train.tokens)
+    write(Path(stories.corpus), [*STORIES, "One more."], time=2e9)
+    with pytest.raises(UserError, match=r"stories\.txt has changed since .*run was trained on it; give --text FILE"):
+        prepare_again(words, tmp_path / "run", trained.hashes)
 
 
 # --- size ------------------------------------------------------------------------------------------------------------

@@ -6,11 +6,11 @@ import functools
 import jax
 import numpy as np
 import pytest
-from family_cases import CASES, config_of, state_dict, their_model
+from family_cases import CASES, VOCAB, config_of, state_dict, their_model
 from libraries import library
 
 from lm.errors import UserError
-from lm.exchange import shapes
+from lm.exchange import from_state_dict, shapes
 from lm.exchange.families import FAMILIES
 from lm.exchange.tensors import to_ours, to_theirs
 from lm.model.api import Inputs, build
@@ -41,7 +41,7 @@ def their_logits(model, tokens_BT):
 
 
 def some_tokens():
-    return np.random.default_rng(1).integers(0, 61, (1, T)).astype(np.int32)
+    return np.random.default_rng(1).integers(0, VOCAB, (1, T)).astype(np.int32)
 
 
 @every_case
@@ -132,6 +132,14 @@ def test_older_spellings_say_the_same():
     gemma = config_of(their_model("gemma2"))
     del gemma["layer_types"]
     assert shapes.read(gemma) == ours("gemma2")[0]
+
+
+def test_a_model_in_hand_is_taken_as_it_is():
+    """By its own configuration, with the keys that only objects have."""
+    theirs = their_model("olmo2")
+    c, params = from_state_dict(theirs.config.to_dict(), {k: v.numpy() for k, v in theirs.state_dict().items()})
+    assert c == ours("olmo2")[0]
+    jax.tree.map(np.testing.assert_array_equal, params, ours("olmo2")[1])
 
 
 def test_tied_and_untied_heads_are_as_config_says():
