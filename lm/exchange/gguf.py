@@ -4,7 +4,6 @@ Names of tensors are the library's own (`gguf.get_tensor_name_map`), values are 
 configuration says that is not understood, or that llama.cpp would compute otherwise, is refused by name.
 """
 
-import contextlib
 import hashlib
 import json
 import math
@@ -17,26 +16,25 @@ import numpy as np
 
 from lm.errors import UserError, require
 from lm.exchange.gguf_families import ARCHITECTURES, FAMILIES, Architecture
-from lm.exchange.gguf_traits import llama3_rope, plain, same
+from lm.exchange.gguf_reader import library, open_file, telling
+from lm.exchange.gguf_rope import llama3_rope
+from lm.exchange.gguf_traits import plain, same
 from lm.exchange.published import Published
+from lm.exchange.shapes import HARMLESS, UNUSED
 from lm.files import whole
+from lm.typed import shown
 
-LONGEST_STRING, MOST_ENTRIES, MOST_NAMES = 1 << 26, 1 << 21, 1 << 16
-"""Bytes of a string, entries of all arrays together, keys or tensors: beyond these a file is taken to be damaged."""
-NEUTRAL = {"expert_count": 0, "expert_used_count": 0, "attention.causal": True, "pooling_type": 0}
+NEUTRAL = {
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "attention.causal": True,
+    "pooling_type": 0,
+    "tensor_data_layout": "Meta AI original pth",
+}
 """Keys that may stand in a file as long as they say nothing."""
-UNTOLD = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "initializer_range")
-"""Keys of config.json that do not change what a trained model computes; nor do those of dropout and summaries."""
+UNTOLD = ("vocab_size", "mm.tokens_per_image")
+"""Keys that say nothing of what is computed: the embedding's rows count, and pictures are in another file."""
 DTYPES = {"f32": "F32", "f16": "F16", "q8_0": "Q8_0"}
-
-
-def library():
-    """The package gguf; raises UserError where it is not installed."""
-    try:
-        import gguf
-    except ImportError as error:
-        raise UserError("GGUF files need the package gguf: pip install -e '.[exchange]'") from error
-    return gguf
 
 
 # --- read -------------------------------------------------------------------------------------------------------------
@@ -47,8 +45,8 @@ def read(path: str | Path) -> Published:
     gguf.json too: the file's `general` keys and its types of tensors. Raises UserError, which names what the file has
     that is not understood: an architecture, a key, a tensor; and for a file that is damaged.
     """
-    with _telling(path):
-        reader = _reader(path)
+    with telling(path):
+        reader = open_file(path)
         fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
         name, infos = fields.get("general.architecture"), {info.name: info for info in reader.tensors}
         _check_kind(fields, infos, name)
@@ -63,67 +61,13 @@ def read(path: str | Path) -> Published:
         return Published(config, tensors, texts, {Path(path).name: digest})
 
 
-def _reader(path: str | Path):
-    """The library's reader, which refuses sizes that no model has before it makes lists of them."""
-    gguf = library()
-
-    class Reader(gguf.GGUFReader):
-        entries = 0
-
-        @property
-        def data(self) -> np.ndarray:
-            return self._data
-
-        @data.setter
-        def data(self, mapped: np.memmap) -> None:
-            self._data = np.asarray(mapped)  # whose slices cost a third of a memmap's
-
-        def _get_str(self, offset: int):
-            length = int(self._get(offset, np.uint64)[0])
-            require(length <= LONGEST_STRING, f"a string of {length:,} bytes")
-            return super()._get_str(offset)
-
-        def _get_field_parts(self, orig_offs: int, raw_type: int):
-            if raw_type == gguf.GGUFValueType.ARRAY:
-                kind, length = self._get(orig_offs, np.uint32)[0], int(self._get(orig_offs + 4, np.uint64)[0])
-                require(kind != gguf.GGUFValueType.ARRAY, "an array of arrays")
-                self.entries += length
-                require(self.entries <= MOST_ENTRIES, f"an array of {length:,} entries")
-            return super()._get_field_parts(orig_offs, raw_type)
-
-        def _build_fields(self, offs: int, count: int) -> int:
-            require(count <= MOST_NAMES, f"{int(count):,} keys")
-            return super()._build_fields(offs, count)
-
-        def _build_tensor_info(self, offs: int, count: int):
-            require(count <= MOST_NAMES, f"{int(count):,} tensors")
-            return super()._build_tensor_info(offs, count)
-
-    return Reader(path)
-
-
-@contextlib.contextmanager
-def _telling(path: str | Path) -> Iterator[None]:
-    """Turns whatever the library makes of a damaged file into one line that names it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise UserError(
-            f"{path}: not a whole GGUF file of a language model ({error or type(error).__name__})"
-        ) from error
-
-
 def _check_kind(fields: dict[str, Any], infos: dict[str, Any], name: str | None) -> None:
     """Refuse what is no whole language model of an architecture that is known."""
     kind, parts = fields.get("general.type", "model"), fields.get("split.count", 1)
     require(kind == "model", f"general.type {kind}: not a model")
     require(parts <= 1, f"split.count {parts}: one of several parts; merge them first (llama-gguf-split --merge)")
     known = ", ".join(sorted(ARCHITECTURES))
-    require(name in ARCHITECTURES, f"general.architecture {name}: not known here; known are {known}")
+    require(name in ARCHITECTURES, f"general.architecture {shown(name)}: not known here (known: {known})")
     layers = fields.get(f"{name}.block_count")
     require(isinstance(layers, int) and 0 < layers <= len(infos), f"{name}.block_count {layers}: not its layers")
 
@@ -132,19 +76,21 @@ def _config(a: Architecture, name: str, fields: dict[str, Any], infos: dict[str,
     """config.json, every key of the architecture's having been understood."""
     prefix, shapes = f"{name}.", {key: tuple(info.shape.tolist()[::-1]) for key, info in infos.items()}
     left = {key.removeprefix(prefix): _one(value) for key, value in fields.items() if key.startswith(prefix)}
+    left = {key: value for key, value in left.items() if key not in UNTOLD}
     config: dict[str, Any] = {"model_type": a.family}
     for key, setting in a.keys.items():
         if key == "attention.head_count_kv":
             left.setdefault(key, left.get("attention.head_count"))
         value = left.pop(key, None)
-        require(isinstance(value, int | float) and value > 0, f"{prefix}{key} {value}: not what it should be")
+        require(
+            isinstance(value, int | float) and value > 0, f"{prefix}{key} {shown(value)}: expected a number above 0"
+        )
         config[setting] = plain(value) if isinstance(value, float) else value
     for setting, value in a.fixed.items():
         config[setting] = value[0] if isinstance(value, tuple) else value
     embedding = "token_embd.weight"
     require(embedding in shapes and len(shapes[embedding]) == 2, f"{embedding}: no such tensor")
     config["vocab_size"] = shapes[embedding][0]
-    left.pop("vocab_size", None)  # of older files, and the rows count
     config["tie_word_embeddings"] = _tied(infos)
     for trait in a.traits:
         trait.read(left, config, shapes)
@@ -153,7 +99,7 @@ def _config(a: Architecture, name: str, fields: dict[str, Any], infos: dict[str,
     for end in ("bos", "eos", "padding"):
         config[f"{end[:3]}_token_id"] = fields.get(f"tokenizer.ggml.{end}_token_id")
     unknown = next((key for key, value in left.items() if key not in NEUTRAL or value != NEUTRAL[key]), "")
-    require(not unknown, f"{prefix}{unknown} {left.get(unknown)}: a key that is not known here")
+    require(not unknown, f"{prefix}{unknown} {shown(left.get(unknown))}: a key that is not known here")
     return config
 
 
@@ -327,8 +273,8 @@ def _architecture(config: Mapping[str, Any]) -> str:
 
 def _fields(a: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     """The architecture's keys, every key of config.json having been understood."""
-    left = {key: value for key, value in config.items() if key not in UNTOLD and not key.endswith("_token_id")}
-    for key in ("model_type", "vocab_size", "tie_word_embeddings"):
+    left = dict(config)
+    for key in ("model_type", "vocab_size", "tie_word_embeddings"):  # said by the architecture and the tensors
         left.pop(key, None)
     fields: dict[str, Any] = {}
     for key, setting in a.keys.items():
@@ -343,9 +289,9 @@ def _fields(a: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
         )
     for trait in a.traits:
         trait.write(left, fields)
-    trained = ("dropout", "pdrop", "summary_")
-    unknown = [key for key, value in left.items() if value not in (None, False) and not any(t in key for t in trained)]
-    require(not unknown, f"{''.join(unknown[:1])} {left.get(''.join(unknown[:1]))}: llama.cpp has no place for it")
+    left = {key: value for key, value in left.items() if key not in HARMLESS and value not in UNUSED}
+    unknown = next((key for key in left if not key.endswith(("dropout", "_pdrop"))), "")
+    require(not unknown, f"{unknown} {left.get(unknown)}: llama.cpp has no place for it")
     return fields
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lm.exchange.gguf_rope import PARTIAL_ROPE, ROPE
 from lm.exchange.gguf_traits import (
     ATTENTION_BIAS,
     DERIVED_WIDTH,
@@ -23,7 +24,6 @@ from lm.exchange.gguf_traits import (
     OWN_WIDTH,
     PARALLEL,
     QKV_BIAS,
-    ROPE,
     SMOLLM3,
     TANH,
     Trait,
@@ -104,6 +104,7 @@ GEMMA = {"hidden_activation": TANH, "attention_bias": False, "use_bidirectional_
 LLAMA = dict(family="llama", modules=ENDS + ATTENTION + NORMS + GATED, keys=RMS)
 OWN = (OWN_WIDTH, ROPE, NO_WINDOWS)
 DERIVED = (DERIVED_WIDTH, ROPE, NO_WINDOWS)
+PARTIAL = (DERIVED_WIDTH, PARTIAL_ROPE, NO_WINDOWS)
 
 ARCHITECTURES = {
     "llama": Architecture(
@@ -149,7 +150,7 @@ ARCHITECTURES = {
         NEOX_ENDS + NEOX_ATTENTION + NEOX_MLP,
         SIZES | LAYER_NORM,
         fixed={"attention_bias": True},
-        traits=(DERIVED_WIDTH, ROPE, MULTI_HEAD, GPT_NEOX),
+        traits=(DERIVED_WIDTH, PARTIAL_ROPE, MULTI_HEAD, GPT_NEOX),
         optional=frozenset({"embed_out"}),
         own_head=True,
     ),
@@ -158,7 +159,7 @@ ARCHITECTURES = {
         PHI_MODULES,
         GROUPED | LAYER_NORM,
         fixed={"hidden_act": GELU_NEW, "qk_layernorm": False},
-        traits=DERIVED,
+        traits=PARTIAL,
         own_head=True,
     ),
     "starcoder2": Architecture(
@@ -173,7 +174,7 @@ ARCHITECTURES = {
         ENDS + ATTENTION + NORMS + GATED,
         GROUPED | LAYER_NORM,
         fixed=SILU | {"qk_layernorm": False},
-        traits=(*DERIVED, QKV_BIAS, PARALLEL),
+        traits=(*PARTIAL, QKV_BIAS, PARALLEL),
         optional=frozenset({"lm_head", "post_attention_layernorm"}),
         own_head=True,
     ),

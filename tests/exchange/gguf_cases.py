@@ -78,6 +78,21 @@ CONFIGS = {
 }
 
 
+USUAL = dict(rope_type="default", rope_theta=10000.0)
+BYTES = dict(vocab_size=257, bos_token_id=256, eos_token_id=256)
+READ_BY_TRANSFORMERS = {name: CONFIGS[name] for name in ("llama", "mistral", "qwen2", "stablelm")} | {
+    "qwen3 of usual width": CONFIGS["qwen3"] | dict(head_dim=128),
+    "gpt2 of usual shape": CONFIGS["gpt2"] | BYTES | dict(n_positions=1024, n_inner=4 * D, layer_norm_epsilon=1e-5),
+    "starcoder2 of usual base": CONFIGS["starcoder2"] | BYTES | dict(rope_parameters=USUAL, norm_epsilon=1e-5),
+    "gemma2 of usual caps": OWN
+    | dict(model_type="gemma2", rope_parameters=USUAL, query_pre_attn_scalar=256, head_dim=256),
+    "gemma3 of usual bases": OWN
+    | dict(model_type="gemma3_text", query_pre_attn_scalar=256, head_dim=256, num_hidden_layers=6)
+    | dict(rope_parameters={FULL: dict(rope_type="default", rope_theta=1e6), WINDOWED: USUAL}),
+}
+"""Models of which transformers 5.23 reads all that a GGUF file says: of what it leaves out they have its defaults."""
+
+
 def published(name: str, **changes) -> Published:
     """The case with random tensors that need no other library to be made."""
     config = CONFIGS[name] | changes
@@ -145,7 +160,7 @@ def theirs(name: str):
     import transformers
 
     torch.set_num_threads(1)
-    config = transformers.AutoConfig.for_model(**CONFIGS[name])
+    config = transformers.AutoConfig.for_model(**(CONFIGS | READ_BY_TRANSFORMERS)[name])
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
