@@ -302,7 +302,6 @@ def open_examples(m: Trained, path: str | None = None) -> ExampleFile:
 
 def _validation(m: Trained) -> Prepared:
     """The corpus or the examples of a model's run, read again from where they came from."""
-    require(not m.run.source, f"{m.run.path} was imported, and knows no text of its own; give --text FILE")
     return prepare_again(m.experiment.data, m.run.path, m.run.record["hashes"])
 
 

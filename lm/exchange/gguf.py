@@ -94,7 +94,7 @@ def _config(a: Architecture, name: str, fields: dict[str, Any], infos: dict[str,
     config["tie_word_embeddings"] = _tied(infos)
     for trait in a.traits:
         trait.read(left, config, shapes)
-    if "rope_freqs.weight" in infos:
+    if "rope_freqs.weight" in infos and a.rescaled:
         config["rope_parameters"] = _llama3(config, infos["rope_freqs.weight"])
     for end in ("bos", "eos", "padding"):
         config[f"{end[:3]}_token_id"] = fields.get(f"tokenizer.ggml.{end}_token_id")
@@ -138,7 +138,7 @@ class Place(NamedTuple):
 
 def _places(a: Architecture, name: str, layers: int, infos: dict[str, Any]) -> dict[str, Place]:
     """transformers' name: where in the file, every tensor of the file having been found a place."""
-    places, left = {}, set(infos) - {"rope_freqs.weight"}
+    places, left = {}, set(infos) - ({"rope_freqs.weight"} if a.rescaled else set())
     for module, theirs in _modules(a, name, layers).items():
         fused = f"{theirs.rpartition('.')[0]}.attn_qkv"
         third = {"q_proj": 0, "k_proj": 1, "v_proj": 2}.get(module.rpartition(".")[2])
@@ -289,6 +289,7 @@ def _fields(a: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
         )
     for trait in a.traits:
         trait.write(left, fields)
+    require(a.rescaled or "rope_freqs" not in fields, f"rope_type llama3: llama.cpp has it not for a {a.family}")
     left = {key: value for key, value in left.items() if key not in HARMLESS and value not in UNUSED}
     unknown = next((key for key in left if not key.endswith(("dropout", "_pdrop"))), "")
     require(not unknown, f"{unknown} {left.get(unknown)}: llama.cpp has no place for it")

@@ -50,6 +50,8 @@ class Architecture:
     """Modules that a file may lack."""
     interleaved: bool = False
     """Whether a head's rows of queries and keys alternate between the halves that rotary positions turn."""
+    rescaled: bool = False
+    """Whether llama.cpp takes frequencies of its own from the file, as Llama 3.1 needs them."""
     one_more: bool = False
     """Whether the scale of a norm is 1 more than `transformers` keeps."""
     own_head: bool = False
@@ -108,7 +110,11 @@ PARTIAL = (DERIVED_WIDTH, PARTIAL_ROPE, NO_WINDOWS)
 
 ARCHITECTURES = {
     "llama": Architecture(
-        **LLAMA, fixed=SILU | {"pretraining_tp": 1}, traits=(*OWN, ATTENTION_BIAS, GATED_BIAS), interleaved=True
+        **LLAMA,
+        fixed=SILU | {"pretraining_tp": 1},
+        traits=(*OWN, ATTENTION_BIAS, GATED_BIAS),
+        interleaved=True,
+        rescaled=True,
     ),
     "qwen2": Architecture(**LLAMA | {"family": "qwen2"}, fixed=SILU, traits=DERIVED),
     "qwen3": Architecture("qwen3", ENDS + ATTENTION + QK_NORMS + NORMS + GATED, RMS, fixed=SILU | NO_BIAS, traits=OWN),
@@ -125,12 +131,14 @@ ARCHITECTURES = {
         fixed={"hidden_act": "relu2", "mlp_bias": False} | NO_BIAS,
         traits=OWN,
         interleaved=True,
+        rescaled=True,
     ),
     "granite": Architecture(
         **LLAMA | {"family": "granite"},
         fixed=SILU,
         traits=(*DERIVED, ATTENTION_BIAS, GATED_BIAS, GRANITE),
         interleaved=True,
+        rescaled=True,
     ),
     "gpt2": Architecture(
         "gpt2",
@@ -166,14 +174,14 @@ ARCHITECTURES = {
         "starcoder2",
         ENDS + ATTENTION + NORMS + _layers("model.layers", "mlp.c_fc mlp.c_proj"),
         GROUPED | {"attention.layer_norm_epsilon": "norm_epsilon"},
-        fixed={"hidden_act": TANH, "use_bias": True},
+        fixed={"hidden_act": TANH, "use_bias": True, "mlp_type": "default"},
         traits=DERIVED,
     ),
     "stablelm": Architecture(
         "stablelm",
         ENDS + ATTENTION + NORMS + GATED,
         GROUPED | LAYER_NORM,
-        fixed=SILU | {"qk_layernorm": False},
+        fixed=SILU | {"qk_layernorm": False, "rotary_scaling_factor": 1.0},
         traits=(*PARTIAL, QKV_BIAS, PARALLEL),
         optional=frozenset({"lm_head", "post_attention_layernorm"}),
         own_head=True,

@@ -29,7 +29,8 @@ def _read_rope(left: Fields, config: Fields, shapes: Shapes) -> None:
     factors = [left.pop(name, None) for name in ("rope.scaling.factor", "rope.scale_linear")]
     factor = plain(next((factor for factor in factors if factor), 1.0))
     left.pop("rope.scaling.original_context_length", None)  # of yarn, which is refused
-    require(left.pop("rope.scaling.finetuned", True) or config["model_type"] != "granite", "a granite without rotary")
+    turning = left.pop("rope.scaling.finetuned", True) or config["model_type"] != "granite"
+    require(turning, "rope.scaling.finetuned False: a granite without rotary positions is not known here")
     require(kind in ("linear", "none"), f"rope.scaling.type {kind}: not known here")
     config["rope_parameters"] = {"rope_type": "default", "rope_theta": base}
     if kind == "linear" and factor != 1:

@@ -26,7 +26,7 @@ from lm.tokenizer import ByteTokenizer, build
 
 gguf = pytest.importorskip("gguf")
 
-from gguf_cases import CONFIGS, READ_BY_TRANSFORMERS, L, V, published, settings, tensors, theirs  # noqa: E402
+from gguf_cases import CONFIGS, LLAMA3, READ_BY_TRANSFORMERS, L, V, published, settings, tensors, theirs  # noqa: E402
 
 from lm.exchange.gguf import objection, read, write  # noqa: E402
 
@@ -276,6 +276,7 @@ def test_llama_cpp_cuts_text_as_our_tokenizers_do(kind, path):
         ("granite", dict(residual_multiplier=0.0), "residual_scale 0"),
         ("llama", dict(rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=2.0)), "rope_type yarn"),
         ("qwen3", dict(rope_parameters=dict(rope_theta=1e4, partial_rotary_factor=0.5)), "partial_rotary_factor 0.5"),
+        ("qwen3", dict(rope_parameters=LLAMA3), "rope_type llama3: llama.cpp has it not for a qwen3"),
         ("llama", dict(value_residual=True), "value_residual True: llama.cpp has no place for it"),
         ("llama", dict(rms_norm_eps=None), "config.json has no rms_norm_eps"),
         ("llama", dict(model_type="nanochat"), "model_type nanochat"),
