@@ -11,6 +11,8 @@ from lm import probe
 
 LEVEL = 0.9
 """Coverage of the intervals."""
+BELOW = dict(loc="upper center", bbox_to_anchor=(0.5, -0.14))
+"""Where legends stand: curves and marks are everywhere else."""
 NUMBERS = {
     "accuracy": "words left out", "accuracy_unexcluded": "not left out", "only_c": "c alone", "only_b": "b alone",
     "shuffled": "pairs shuffled",
@@ -77,7 +79,7 @@ def pooled(rows: Sequence[dict], entry: int) -> tuple[float, tuple[float, float]
 
 def draw(found: dict, path: Path) -> None:
     """Draw the analogies with their controls, and facts and BLiMP by depth."""
-    with probe.canvas(path, 1, 3, figsize=(15.5, 5.2), width_ratios=(1.25, 1, 1)) as axes:
+    with probe.canvas(path, 1, 3, figsize=(17, 6), width_ratios=(1.25, 1, 1)) as axes:
         draw_analogies(axes[0], found["analogies"])
         draw_facts(axes[1], found["facts"])
         draw_blimp(axes[2], found["blimp"])
@@ -104,7 +106,7 @@ def draw_analogies(axis, rows: Sequence[dict]) -> None:
     axis.set(xlim=(-0.03, 1.03), xlabel="share of answers right", title="king - man + woman, and all such")
     axis.grid(False, axis="y")
     axis.invert_yaxis()
-    axis.legend(loc="lower right", fontsize=10, frameon=True)
+    axis.legend(**BELOW, ncols=3, fontsize=9.5, columnspacing=1.2)
 
 
 def draw_facts(axis, rows: Sequence[dict]) -> None:
@@ -122,7 +124,7 @@ def draw_facts(axis, rows: Sequence[dict]) -> None:
         axis.plot(depth, others, ":", color=f"C{i}", label="another subject's answer")
     axis.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="depth: layers passed, of all", title="facts by the logit lens")
     axis.set_ylabel("share of answers that come first")
-    axis.legend(loc="upper left", fontsize=10)
+    axis.legend(**BELOW, ncols=1, fontsize=9.5)
 
 
 def draw_blimp(axis, rows: Sequence[dict]) -> None:
@@ -141,4 +143,4 @@ def draw_blimp(axis, rows: Sequence[dict]) -> None:
     axis.axhline(0.5, color="0.4", linestyle="--", linewidth=1)
     axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="depth: layers passed, of all", title="SmolLM2: BLiMP by early exit")
     axis.set_ylabel("share of pairs right")
-    axis.legend(loc="lower right", fontsize=8.5)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9.5)

@@ -25,6 +25,8 @@ from lm.model.loss import OBJECTIVES, Batch
 from lm.model.trained import Trained
 from lm.typed import coerce
 
+MOST_PLACES, MOST_LOGITS = 1 << 14, 1 << 27
+"""Places read at once, however many windows a batch has; logits that exist at once, half a gigabyte."""
 Window = tuple[np.ndarray, np.ndarray]
 """T+1 tokens, and for each of the last T whether it is scored: 1 or 0."""
 
@@ -95,6 +97,8 @@ def score_rows(
     for number in itertools.count():
         if not (some := list(itertools.islice(rows, batch))):
             return Score(nats, tokens, size)
+        if number == 0 and mesh is None:  # all there is may be less than a batch
+            batch = min(batch, _power_of_two(len(some), least=1))
         columns = {name: _stacked([row[name] for row in some], batch) for name in some[0]}
         with parallel.using(mesh):
             placed = Batch(**parallel.place(mesh, columns, axis=0))
@@ -298,7 +302,6 @@ def open_examples(m: Trained, path: str | None = None) -> ExampleFile:
 
 def _validation(m: Trained) -> Prepared:
     """The corpus or the examples of a model's run, read again from where they came from."""
-    require(not m.run.source, f"{m.run.path} was imported, and knows no text of its own; give --text FILE")
     return prepare_again(m.experiment.data, m.run.path, m.run.record["hashes"])
 
 
@@ -317,7 +320,13 @@ def _score(
     """opening: the token that documents begin with, where that is not the end of text."""
     eot = (m.tokenizer.eot_token if opening is None else opening) if m.experiment.data.packing else None
     bytes_V, objective = tokenizers.token_bytes(m.tokenizer), m.experiment.train.objective
-    return score_rows(m.model, m.params, rows, bytes_V, objective=objective, eot=eot, batch=batch, report=report)
+    c = m.model.config
+    if parallel.mesh_under(m.params) is None:
+        batch = min(batch, max(1, MOST_PLACES // c.context))
+    chunk = None if batch * c.context * c.V <= MOST_LOGITS else max(1, MOST_LOGITS // c.V)
+    return score_rows(
+        m.model, m.params, rows, bytes_V, objective=objective, eot=eot, batch=batch, chunk=chunk, report=report
+    )
 
 
 def _towards(report: Callable[[int, int | None], None] | None, total: int | None) -> Callable[[int], None] | None:

@@ -24,7 +24,15 @@ from lm.data import readers
 from lm.data.corpora import open_text
 from lm.data.supply import prepare
 from lm.errors import UserError
-from lm.evaluation import Score, baselines, evaluate, evaluate_validation, score_columns, strided_windows
+from lm.evaluation import (
+    Score,
+    baselines,
+    evaluate,
+    evaluate_validation,
+    score_columns,
+    score_continuations,
+    strided_windows,
+)
 from lm.model.api import Inputs, build
 from lm.run import load
 
@@ -62,6 +70,30 @@ def many(m):
 @pytest.fixture(scope="module")
 def texts(m):
     return np.array(m.tokenizer.encode_ordinary(TEXT), np.int32)
+
+
+# --- continuations ---------------------------------------------------------------------------------------------------
+def test_continuations_cost_what_their_tokens_cost_one_by_one(m):
+    """Lengths mixed over batches of two; contexts beyond the model's lose their beginning; what greedy says is told."""
+    c, rng = m.experiment.model, np.random.default_rng(0)
+    lengths = [(1, 1), (5, 3), (c.context, 1), (c.context + 7, 4), (1, c.context), (2, 9), (9, 2)]
+    requests = [tuple(rng.integers(0, m.tokenizer.n_vocab, n).tolist() for n in pair) for pair in lengths]
+    context = requests[1][0]
+    padded = np.pad(context, (0, c.context - len(context)))[None]
+    likeliest = int(plain_log_probabilities(c, m.params, padded)[0, len(context) - 1].argmax())
+    requests.append((context, [likeliest]))
+    done = []
+    scores = score_continuations(m, requests, batch=2, report=lambda *at: done.append(at))
+    for (context, continuation), score in zip(requests, scores, strict=True):
+        row, nats = np.array([*context, *continuation])[-(c.context + 1) :], 0.0
+        for place in range(len(row) - len(continuation), len(row)):
+            padded = np.pad(row[:place], (0, c.context - place))[None]
+            nats -= float(plain_log_probabilities(c, m.params, padded)[0, place - 1, row[place]])
+        assert score.nats == pytest.approx(nats, abs=1e-4)
+    assert scores[-1].greedy and not scores[4].greedy and done[-1] == (8, 8) and len(done) == 4
+    for wrong in (([], [1]), ([1], []), ([1], [1] * (c.context + 1))):
+        with pytest.raises(UserError, match="request 0"):
+            score_continuations(m, [wrong])
 
 
 # --- windows ---------------------------------------------------------------------------------------------------------

@@ -49,6 +49,9 @@ ALLOWED = {
     ("experiments/sound.py", "np.savez"): "into a file of `whole`",
     ("lm/data/examples.py", "open"): "too large to hold; written in a folder that is renamed when it is whole",
     ("lm/data/examples.py", "np.save"): "into that file",
+    ("lm/exchange/huggingface.py", "made / 'config.json'.write_text"): "in a folder that is renamed when it is whole",
+    ("lm/exchange/huggingface.py", "made / name.write_text"): "in that folder",
+    ("experiments/exchange.py", "folder / file.write_text"): "in a temporary folder",
 }
 """What may write otherwise, and why."""
 

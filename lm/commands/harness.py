@@ -106,8 +106,8 @@ def _print(run: str, record: dict[str, Any]) -> None:
     parts = [f"{run} at step {record['step']}, lm-eval {record['lm_eval']}, {of}", "", table(titles, rows, left=2)]
     if any(metric == "bits_per_byte" for _, metric, *_ in rows):
         parts.append(
-            "bits_per_byte is the harness's, each document alone and its last window reaching back to a whole context;"
-            " lm eval begins that window where the one before ends, so that its figure is higher for long texts"
+            "bits_per_byte is the harness's: each document alone, its last window reaching back to a whole context; lm"
+            " eval lays documents end to end and cuts that into windows, where long documents cost a little more"
         )
     if record["cut"]:
         parts.append(f"{record['cut']:,} requests were longer than the context, and lost their beginning")

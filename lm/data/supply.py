@@ -23,8 +23,9 @@ def prepare_again(data: DataConfig, folder: Path, hashes: dict[str, str]) -> Pre
     """What a run was trained on, read again from where it came from.
 
     data, hashes: as the run recorded them. folder: the run's, whose tokenizer is used where the setting makes another
-    by now. Raises UserError where the text has changed.
+    by now. Raises UserError where the text has changed, and for a model that others trained.
     """
+    require(bool(hashes["corpus"]), f"{folder} was imported, and knows no text of its own; give --text FILE")
     made = prepare(data)
     if made.hashes["corpus"] == hashes["corpus"] and made.hashes["tokenizer"] != hashes["tokenizer"]:
         made = prepare(dataclasses.replace(data, tokenizer=str(folder / "tokenizer.json")))

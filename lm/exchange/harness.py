@@ -137,7 +137,7 @@ class HarnessModel(TemplateLM):
     def windows(self, tokens: list[int]) -> list[tuple[list[int], list[int]]]:
         """A text as (context, tokens to score): windows side by side, the last of which reaches back to be as long.
 
-        So its tokens have more before them than under `lm.evaluate`, whose last window begins where the others end.
+        `lm.evaluate` lays documents end to end and reaches back for none: tokens have less before them there.
         """
         if not tokens:
             return []
@@ -184,8 +184,8 @@ class HarnessModel(TemplateLM):
             before, after = self._encode_pair(context, continuation)
             if not after:  # the context's last token took all of it in
                 *before, last = self.tok_encode(context + continuation)
-                before, after = before or [self.prefix_token_id], [last]
-            return before, after
+                after = [last]
+            return before or [self.prefix_token_id], after
         tokens, prefix = self.tok_encode(continuation, add_special_tokens=False), self.prefix_token_id
         return (tokens[:1], tokens[1:]) if tokens[0] == prefix and len(tokens) > 1 else ([prefix], tokens)
 

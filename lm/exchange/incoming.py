@@ -121,9 +121,10 @@ def _write_run(
     """Make the run's directory, whole or not at all."""
     model = build(experiment.model)
     total, nonembedding = model.parameter_count()
+    # Its makers' texts ended where tokens said so: `documents` counts them, more than one being all that matters here.
     nothing = {field.name: 0 for field in dataclasses.fields(Steps)}
     facts = dict(
-        documents=0, train_tokens=0, epoch_tokens=0, params_total=total, params_nonembedding=nonembedding,
+        documents=2, train_tokens=0, epoch_tokens=0, params_total=total, params_nonembedding=nonembedding,
         flops_per_token=model.cost().training_flops, steps=nothing, source=source,
     )  # fmt: skip
     digests = json.dumps(sorted(published.hashes.items()))
@@ -135,8 +136,8 @@ def _write_run(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name[:40]}.") as partial:
         with open_run(experiment, hashes, tokenizer, facts, Path(partial), lambda run: None) as run:
-            writer = Checkpoints(run.checkpoint_folder, keep=1)
-            writer.save(0, None, params=params)
-            writer.close()
+            checkpoints = Checkpoints(run.checkpoint_folder, keep=1)
+            checkpoints.save(0, None, params=params)
+            checkpoints.close()
             (run.path / "metrics.jsonl").touch()
         (Path(partial) / experiment.name).rename(target)

@@ -74,10 +74,11 @@ class Same:
 @dataclass(frozen=True)
 class Only:
     """A key that changes the function, of which only these values are understood. It is written as the first, for which
-    it is also taken where it is absent."""
+    it is also taken where it is absent; written: whether `transformers` reads it at all."""
 
     theirs: str
     values: tuple[Any, ...]
+    written: bool = True
 
     def read(self, keys: Keys, known: Settings) -> Settings:
         value = keys.take(self.theirs, self.values[0])
@@ -86,7 +87,7 @@ class Only:
         return {}
 
     def write(self, c: ModelConfig) -> dict[str, Any]:
-        return {self.theirs: self.values[0]}
+        return {self.theirs: self.values[0]} if self.written else {}
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Our models in others' forms: a Hugging Face folder or a GGUF file, with what they are said beside them."""
 
 import dataclasses
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from lm import __version__
 from lm.config import ModelConfig
 from lm.errors import UserError, require
 from lm.exchange import folding, gguf, huggingface, shapes, tensors, tokenizers
@@ -153,7 +153,7 @@ def card(m: Trained, form: Form) -> str:
     """A model card: what it is, what it was trained on, how well it does, and how it was said in the family's terms."""
     record, source = (m.run.record, m.run.source) if m.run else ({}, {})
     lines = [
-        ("written by", f"lm {__version__}"),
+        ("written by", f"lm {importlib.metadata.version('lm-lab')}"),
         ("step", f"{m.step:,}"),
         ("parameters", f"{m.model.parameter_count()[0]:,}"),
         ("architecture", f"{form.family.architecture} ({form.family.model_type})"),

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import os
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -95,13 +96,14 @@ def test_continuations_are_worth_what_they_cost_token_by_token(m):
 
 def test_a_continuation_is_what_both_together_have_beyond_the_context(m):
     """Tokens that would span both belong to the context; where all of them do, the last one is the continuation's."""
-    pairs = {"ab": [2], "abcd": [2, 2], "abc": [2, 1], "a": [1]}
+    pairs = {"ab": [2], "abcd": [2, 2], "abc": [2, 1], "a": [1], " a": [2], "": []}
     merging = SimpleNamespace(name="pairs", eot_token=9, n_vocab=10, encode_ordinary=pairs.__getitem__)
     model = HarnessModel(dataclasses.replace(m, tokenizer=merging))
     assert model._pair("ab", "cd") == ([2], [2])
     assert model._pair("abc", "d") == ([2], [2])
     assert model._pair("", "abc") == ([9], [2, 1])
     assert model._pair("a", "b") == ([9], [2])
+    assert model._pair(" ", "a") == ([9], [2])  # the space goes to the continuation, and nothing is before it
 
 
 def test_rolling_has_more_context_in_its_last_window_than_evaluate(m):
@@ -290,3 +292,12 @@ def test_the_harness_knows_our_model_beside_its_own():
     assert get_model("lm") is HarnessModel and {"hf", "gguf", "local-completions"} <= set(model_registry.keys())
     (there,) = importlib.metadata.entry_points(group="lm_eval.models", name="lm") or [None]
     assert there is None or there.load() is HarnessModel  # None where lm was installed before it had one
+
+
+def test_without_the_harness_one_line_says_what_to_install(lm, runs, monkeypatch):
+    for name in ("lm.exchange.harness", "lm.exchange.tasks"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
+    status, out, err = lm("harness", runs, "--tasks", "x")
+    assert status == 2 and out == "" and err.count("\n") == 1
+    assert "needs the package lm-eval: pip install -e '.[harness]'" in err

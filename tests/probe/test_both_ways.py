@@ -35,5 +35,5 @@ def test_attention_is_shown_with_what_each_place_sees(masked):
 
 
 def test_a_logit_is_no_sum_behind_norms_after_the_halves():
-    with pytest.raises(UserError, match="the residual stream is no sum of what the parts add"):
+    with pytest.raises(UserError, match="the residual stream is no sum of what the parts give"):
         attribute_logits(lively(norm_place="post"), TEXT, "a")
