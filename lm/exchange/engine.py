@@ -11,6 +11,7 @@ import numpy as np
 from lm.config import Experiment
 from lm.errors import require, tell
 from lm.exchange import gguf, shapes
+from lm.exchange.gguf_reader import telling
 from lm.exchange.llama_cpp import Decoder, Entry
 from lm.exchange.outgoing import export_gguf
 from lm.exchange.tokenizers import from_texts
@@ -88,8 +89,9 @@ def generator(run: str, checkpoint: str = "latest") -> LlamaGenerator:
 def described(path: str | Path) -> Trained:
     """The shape and the tokenizer of a GGUF file, without its parameters."""
     published = gguf.read(path)
-    require("tokenizer.json" in published.texts, f"{path}: the file has no tokenizer")
-    return Trained({}, from_texts(published.texts), Experiment(model=shapes.read(published.config)), step=0)
+    with telling(path):
+        require("tokenizer.json" in published.texts, "the file has no tokenizer")
+        return Trained({}, from_texts(published.texts), Experiment(model=shapes.read(published.config)), step=0)
 
 
 def exported(m: Trained) -> Path:

@@ -57,7 +57,7 @@ class Decoder:
         settings = api.llama_context_default_params()
         settings.n_ctx, settings.n_seq_max = _multiple(room) * rows, rows
         settings.n_batch = settings.n_ubatch = min(settings.n_ctx, max(512, rows))
-        settings.n_threads = settings.n_threads_batch = threads or os.cpu_count() or 1
+        settings.n_threads = settings.n_threads_batch = threads or cores()
         if exact:
             settings.type_k = settings.type_v = 0  # float32
             settings.flash_attn_type = 0
@@ -89,6 +89,11 @@ class Decoder:
         for row, place in enumerate(places):
             logits_CV[row] = np.ctypeslib.as_array(api.llama_get_logits_ith(self.context, place), (self.vocab,))
         return logits_CV
+
+
+def cores() -> int:
+    """Cores that this process may use: llama.cpp's threads wait for each other, and one too many holds all up."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free(api, batch, context, model) -> None:
