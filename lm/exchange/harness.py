@@ -84,7 +84,7 @@ class HarnessModel(TemplateLM):
             return self._prefix
         run, begin = self.m.run, getattr(self.m.tokenizer, "bos_token", None)
         require(
-            run is None or bool(run.source) or run.record["documents"] > 1,
+            run is None or run.record["documents"] > 1,
             "some texts have nothing before them, and this model was trained on one text: it never saw the end-of-text "
             r"token that would stand there; say what does, such as a line's end: --prefix '\n'",
         )

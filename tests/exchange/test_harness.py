@@ -45,7 +45,7 @@ def m(tiny_run):
     """A model whose documents began with the end of text."""
     m = load(tiny_run)
     record = m.run.record | {"documents": 3}
-    return dataclasses.replace(m, run=SimpleNamespace(record=record, path=m.run.path, source={}))
+    return dataclasses.replace(m, run=SimpleNamespace(record=record, path=m.run.path))
 
 
 @pytest.fixture

@@ -247,7 +247,7 @@ def test_a_config_that_lies_is_refused_in_one_line(how, place, capsys):
         ("import copy --name ../ours", "name '../ours'"),
         ("import copy/config.json --name ours", "config.json"),
         ("import copy --name ours --model.context 0", "--model.context 0"),
-        ("export taken", "where to? --to hf FOLDER, or --to gguf FILE"),
+        ("export taken", "where to? --to hf FOLDER, --to gguf FILE"),
         ("export taken --to hg out", "--to hg: one of hf, gguf"),
         ("export taken --to hf copy", "copy is there already: choose another"),
         ("export taken --to hf out --family lama", "model_type 'lama' is not supported; did you mean llama"),
