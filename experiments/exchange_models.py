@@ -85,7 +85,7 @@ def their_model(case: str):
                 is_scale = name.endswith("weight")
                 weight.copy_(0.6 + 0.2 * noise if is_scale else 0.3 * noise)
             elif len(weight) in (VOCAB, 2048, 2050):  # a table, or a head
-                weight.copy_(noise * 0.07)
+                weight.copy_(noise * (0.03 if "gemma" in case else 0.07))  # Gemma's is times sqrt(D)
             else:
                 weight.copy_(noise * weight.shape[-1] ** -0.5)
     return model

@@ -98,6 +98,7 @@ class Model(lm.Transformer):
         self.blocks = nnx.vmap(lambda r: Block(c, r))(rngs.split(c.layers))
         self.final_norm = Normalise(c)
         self.head = nnx.Param(jax.random.normal(rngs.params(), (c.width, c.V)) * c.width**-0.5, axes=("D", "V"))
+        self.head_bias = None
 
     @staticmethod
     def taps(c: Study) -> dict[str, parts.Tap]:

@@ -8,7 +8,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lm.config import ModelConfig
 
@@ -26,38 +25,39 @@ def _layers_differ(c: ModelConfig) -> bool:
     return c.rotary_skips is not None or (c.rotary_base_windowed is not None and len(c.layers_by_window) > 1)
 
 
-def frequencies(c: ModelConfig) -> np.ndarray:
-    """The table in radians a token, float32: [L, H/2], or [H/2] where all layers have one row."""
+def frequencies(c: ModelConfig) -> jax.Array:
+    """The table in radians a token, float32: [L, H/2], or [H/2] where all layers have one row.
+
+    The program that uses it computes it: a constant is fused otherwise in one program than in another, and runs of a
+    pack would not have the bits of the runs alone.
+    """
     if not _layers_differ(c):
         return _row(c, windowed=None not in c.layers_by_window)
     rows = {windowed: _row(c, windowed) for windowed in (False, True)}
-    return np.stack([
-        np.zeros_like(rows[False]) if c.rotary_skips and (layer + 1) % c.rotary_skips == 0 else rows[window is not None]
+    return jnp.stack([
+        jnp.zeros_like(rows[False]) if c.rotary_skips and (layer + 1) % c.rotary_skips == 0
+        else rows[window is not None]
         for layer, window in enumerate(c.windows)
     ])  # fmt: skip
 
 
-def _row(c: ModelConfig, windowed: bool) -> np.ndarray:
-    """A layer's frequencies: base^(-2i/n) of the n entries that are rotated, then zeros.
-
-    Rounded where `transformers` rounds them: at position 1,000 an ulp is 1e-4 of a radian.
-    """
+def _row(c: ModelConfig, windowed: bool) -> jax.Array:
+    """A layer's frequencies: base^(-2i/n) of the n entries that are rotated, then zeros."""
     own = windowed and c.rotary_base_windowed is not None
     base, half = c.rotary_base_windowed if own else c.rotary_base, c.H // 2
     turning = round(c.rotary_fraction * half)
-    row_R = np.zeros(half, np.float32)
-    exponents = (np.arange(turning, dtype=np.float32) / np.float32(turning)).astype(np.float64)
-    row_R[:turning] = 1 / (base**exponents).astype(np.float32)
-    return row_R if own else _rescaled(c, row_R)
+    row_R = base ** (-jnp.arange(turning, dtype=jnp.float32) / turning)
+    row_R = row_R if own else _rescaled(c, row_R)
+    return row_R if turning == half else jnp.pad(row_R, (0, half - turning))
 
 
-def _rescaled(c: ModelConfig, row_R: np.ndarray) -> np.ndarray:
+def _rescaled(c: ModelConfig, row_R: jax.Array) -> jax.Array:
     """Frequencies for a context longer than was trained on, as c.rotary_scaling says."""
     if c.rotary_scaling == "none":
         return row_R
     if c.rotary_scaling == "linear":
-        return row_R / np.float32(c.rotary_factor)
+        return row_R / c.rotary_factor
     low, high = c.rotary_band
-    turns_R = row_R * c.rotary_context / (2 * math.pi)
-    kept_R = np.clip((turns_R - low) / (high - low), 0, 1)
-    return ((1 - kept_R) * row_R / c.rotary_factor + kept_R * row_R).astype(np.float32)
+    turns_R = row_R * (c.rotary_context / (2 * math.pi))
+    kept_R = jnp.clip((turns_R - low) / (high - low), 0, 1)
+    return (1 - kept_R) * row_R / c.rotary_factor + kept_R * row_R

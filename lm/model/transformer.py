@@ -7,7 +7,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from lm import parallel
@@ -225,7 +224,7 @@ class Transformer(nnx.Module):
         if c.window is not None or c.layer_windows:  # one program for windowed and global layers: the window is data
             windows = jnp.array([UNLIMITED if w is None else w for w in c.windows], jnp.int32)
         turning = frequencies(c) if c.positions == "rotary" else None  # [H/2], or such a row for each layer
-        differ = np.ndim(turning) == 2
+        differ = turning is not None and turning.ndim == 2
         about = None if cache is None else (cache.places(), jnp.max(cache.length_B))
         across_BTS = None if kept is None else Mask(causal=False)(Places(here.positions_BS), kept.places)
 
