@@ -35,6 +35,17 @@ class Exported:
     check: Check
 
 
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A model as a family says it: the shape that was said, and how it came to that."""
+
+    family: Family
+    shape: ModelConfig
+    foldings: tuple[folding.Folding, ...]
+    config: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+
+
 def export_folder(m: Trained, folder: str | Path, *, family: str | None = None, check: bool = True) -> Exported:
     """Write a folder for `AutoModelForCausalLM` and `AutoTokenizer`, whole or not at all.
 
@@ -63,12 +74,12 @@ def export_gguf(m: Trained, path: str | Path, *, dtype: str = "f32", check: bool
     return _exported(Path(path), form, checked)
 
 
-def _exported(path: Path, form: "Form", check: Check) -> Exported:
+def _exported(path: Path, form: Form, check: Check) -> Exported:
     count = sum(x.size for x in form.tensors.values())
     return Exported(path, form.family.model_type, count, tuple(f.name for f in form.foldings), check)
 
 
-def publish(m: Trained, family: str | None = None, *, for_gguf: bool = False) -> tuple[Published, "Form"]:
+def publish(m: Trained, family: str | None = None, *, for_gguf: bool = False) -> tuple[Published, Form]:
     """The model as it is written, and the form that it has there; see `export_folder`."""
     require(isinstance(m.experiment.model, ModelConfig), "only transformers have a form that others read")
     c, params = folding.without_base(m.experiment.model, jax.device_get(m.params))
@@ -87,17 +98,6 @@ def _preferred(m: Trained, asked: str | None) -> list[Family]:
         return [shapes.family(asked)]
     came = m.run.source.get("family") if m.run else None
     return sorted(FAMILIES.values(), key=lambda f: f.model_type != came)
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """A model as a family says it: the shape that was said, and how it came to that."""
-
-    family: Family
-    shape: ModelConfig
-    foldings: tuple[folding.Folding, ...]
-    config: dict[str, Any]
-    tensors: dict[str, np.ndarray]
 
 
 def _form(c: ModelConfig, params: dict, families: list[Family], for_gguf: bool) -> Form:
@@ -138,7 +138,9 @@ def _own_words(m: Trained) -> list[str]:
 
 # --- what is said of it ----------------------------------------------------------------------------------------------
 def _summary(m: Trained) -> str:
-    """The run, its step and its loss in one sentence."""
+    """The run, its step and its loss in one sentence; where it came from, if from elsewhere."""
+    if m.run and m.run.source:
+        return f"{_name(m)}, a {m.run.source['family']} imported from {m.run.source['path']}"
     records = m.run.metrics() if m.run else []
     losses = [record["val_loss"] for record in records if record["step"] == m.step and "val_loss" in record]
     loss = f", validation loss {losses[-1]:.4f} nats/token" if losses else ""
