@@ -9,28 +9,44 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lm.errors import UserError
+from lm.errors import UserError, one_line, require
 from lm.exchange import llama_cpp
 from lm.model.api import Inputs, LanguageModel
 
+ALIKE, ALIKE_IN_LLAMA = 1e-3, 5e-2
+"""Largest differences that rounding explains, as shares of logits' deviation; llama.cpp's GELU is of half precision."""
 TOKENS = 48
 """Tokens of the text that is compared."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Which library was compared with, its version, and the largest difference between logits; None for none."""
+    """Which library was compared with, its version, and the largest difference between logits; None for none.
 
-    against: str | None
-    largest_difference: float | None
+    deviation: the standard deviation of logits. why: what kept them from being compared.
+    """
+
+    against: str | None = None
+    largest_difference: float | None = None
+    deviation: float = 1.0
+    why: str = "no other library is installed that reads it"
 
     def __str__(self) -> str:
         if self.against is None:
-            return "not compared with another library: none is installed that reads it"
+            return f"logits were not compared: {self.why}"
         return f"logits within {self.largest_difference:.1e} of {self.against}'s"
 
+    def require_alike(self, most: float, consequence: str) -> None:
+        """Raise UserError where logits differ by more than this share of their deviation."""
+        alike = self.largest_difference is None or self.largest_difference <= most * self.deviation
+        require(
+            alike,
+            f"logits are {self.largest_difference or 0:.1e} from {self.against}'s, whose deviation is "
+            f"{self.deviation:.2g}: more than rounding explains, so {consequence} (--no-check leaves this out)",
+        )
 
-NONE = Check(None, None)
+
+NONE = Check()
 
 
 def some_tokens(model: LanguageModel) -> list[int]:
@@ -58,14 +74,17 @@ def check_folder(folder: Path, model: LanguageModel, params: dict) -> Check:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    tokens = some_tokens(model)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
-    )
-    with torch.no_grad():
-        theirs_TV = theirs(torch.tensor([tokens])).logits[0].numpy()
+    tokens, name = some_tokens(model), f"transformers {transformers.__version__}"
+    try:
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+        )
+        with torch.no_grad():
+            theirs_TV = theirs(torch.tensor([tokens])).logits[0].numpy()
+    except Exception as error:  # whatever it makes of a folder that this version does not know
+        return Check(why=f"{name} does not read it ({one_line(f'{type(error).__name__}: {error}', [])[:100]})")
     difference = np.abs(theirs_TV - our_logits(model, params, tokens)).max()
-    return Check(f"transformers {transformers.__version__}", float(difference))
+    return Check(name, float(difference), float(theirs_TV.std()))
 
 
 def check_gguf(path: Path, model: LanguageModel, params: dict) -> Check:
@@ -75,5 +94,6 @@ def check_gguf(path: Path, model: LanguageModel, params: dict) -> Check:
         version = llama_cpp.library().__version__
     except UserError:
         return NONE
-    difference = llama_cpp.check(path, tokens, our_logits(model, params, tokens))
-    return Check(f"llama.cpp (llama-cpp-python {version})", difference)
+    ours_TV = our_logits(model, params, tokens)
+    difference = llama_cpp.check(path, tokens, ours_TV)
+    return Check(f"llama.cpp (llama-cpp-python {version})", difference, float(ours_TV.std()))

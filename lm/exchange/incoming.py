@@ -17,7 +17,7 @@ from lm.checkpoints import Checkpoints
 from lm.config import DataConfig, Experiment, ModelConfig, Steps
 from lm.errors import UserError, require
 from lm.exchange import gguf, huggingface, shapes, tensors, tokenizers
-from lm.exchange.checking import Check, check_folder
+from lm.exchange.checking import ALIKE, NONE, Check, check_folder
 from lm.exchange.published import Published
 from lm.model.api import build
 from lm.records import RUNS
@@ -72,10 +72,9 @@ def import_model(
     data = DataConfig(corpus="unknown", tokenizer=str(target / "tokenizer.json"))
     experiment = dataclasses.replace(experiment, model=c, data=data)
     source_record = {"path": path.name, "family": f.model_type, "files": dict(published.hashes)}
+    checked = check_folder(path, build(c), params) if check and path.is_dir() else NONE
+    checked.require_alike(ALIKE, "it is not imported")
     _write_run(experiment, params, tokenizer, published, source_record, Path(folder))
-    checked = Check(None, None)
-    if check and path.is_dir():
-        checked = check_folder(path, build(c), params)
     return Imported(Run(target), f.model_type, c.context, checked)
 
 

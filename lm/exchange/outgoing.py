@@ -1,7 +1,11 @@
 """Our models in others' forms: a Hugging Face folder or a GGUF file, with what they are said beside them."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
+import math
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import numpy as np
 from lm.config import ModelConfig
 from lm.errors import UserError, require
 from lm.exchange import folding, gguf, huggingface, shapes, tensors, tokenizers
-from lm.exchange.checking import NONE, Check, check_folder, check_gguf
+from lm.exchange.checking import ALIKE, ALIKE_IN_LLAMA, NONE, Check, check_folder, check_gguf
 from lm.exchange.families import FAMILIES, Family
 from lm.exchange.gguf_tokenizer import to_gguf
 from lm.exchange.published import Published
@@ -56,6 +60,8 @@ def export_folder(m: Trained, folder: str | Path, *, family: str | None = None, 
     published, form = publish(m, family)
     huggingface.write(published, folder)
     checked = check_folder(Path(folder), m.model, m.params) if check else NONE
+    with _removing(Path(folder)):
+        checked.require_alike(ALIKE, "nothing is exported")
     return _exported(Path(folder), form, checked)
 
 
@@ -71,7 +77,19 @@ def export_gguf(m: Trained, path: str | Path, *, dtype: str = "f32", check: bool
     about = {"name": _name(m), "description": _summary(m)}
     gguf.write(published, path, about=about, dtype=dtype)
     checked = check_gguf(Path(path), m.model, m.params) if check else NONE
+    with _removing(Path(path)):
+        checked.require_alike(ALIKE_IN_LLAMA if dtype == "f32" else math.inf, "nothing is exported")
     return _exported(Path(path), form, checked)
+
+
+@contextlib.contextmanager
+def _removing(path: Path) -> Iterator[None]:
+    """Remove what was written where it is refused after all."""
+    try:
+        yield
+    except UserError:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
 
 
 def _exported(path: Path, form: Form, check: Check) -> Exported:

@@ -17,6 +17,7 @@ safetensors = pytest.importorskip("safetensors.numpy", reason="needs the extra e
 pytest.importorskip("tokenizers", reason="needs the extra exchange")
 from lively import lively  # noqa: E402
 
+from lm.exchange import checking, incoming, outgoing  # noqa: E402
 from lm.exchange.incoming import import_model  # noqa: E402
 from lm.exchange.outgoing import export_folder  # noqa: E402
 
@@ -103,6 +104,21 @@ def test_an_imported_run_is_a_run(place, capsys):
              "--train.steps", "2", "--train.batch", "2", "--train.diverged", "9", "--json"]  # fmt: skip
     assert main(tuned) == 0
     assert json.loads(capsys.readouterr().out)["step"] == 2
+
+
+def test_what_another_library_computes_otherwise_is_left(place, capsys, monkeypatch):
+    """Neither a run nor a folder stays where logits differ by more than rounding explains."""
+    far = checking.Check("transformers 0", 0.5, 2.0)
+    monkeypatch.setattr(incoming, "check_folder", lambda *_: far)
+    monkeypatch.setattr(outgoing, "check_folder", lambda *_: far)
+    said = "logits are 5.0e-01 from transformers 0's, whose deviation is 2: more than rounding explains, so"
+    assert f"{said} it is not imported" in refusal(capsys, "import", "copy", "--name", "ours")
+    import_model("copy", "ours", check=False)
+    assert f"{said} nothing is exported" in refusal(capsys, "export", "ours", "--to", "hf", "out")
+    assert not (place / "out").exists()
+    monkeypatch.setattr(outgoing, "check_folder", lambda *_: checking.Check("transformers 0", 1e-6, 2.0))
+    assert main(["export", "ours", "--to", "hf", "out"]) == 0
+    assert "logits within 1.0e-06 of transformers 0's" in capsys.readouterr().out
 
 
 def test_a_context_may_be_asked_for(place, capsys):
