@@ -313,7 +313,7 @@ def load(run: str | Path | Run, step: int | str = "latest", *, parallel: Paralle
     c = run.experiment.model
     n_vocab = run.tokenizer.n_vocab
     require(
-        n_vocab == c.vocab or (run.tokenizer.name == "hf" and n_vocab < c.vocab),  # rows without a token
+        tokenizer.serves(run.tokenizer, c.vocab),
         f"{run.path}: the tokenizer has {n_vocab} tokens and the model {c.vocab}; one was replaced",
     )
     require(

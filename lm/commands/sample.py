@@ -83,9 +83,8 @@ def run(arguments: list[str]) -> None:
         return _search(m.trained, o)
     prompts = _said(m.trained.tokenizer, o.prompt) if o.chat else list(o.prompt)
     stream = not o.json and len(o.prompt) * o.samples == 1
-    shown = iter(
-        () if o.chat else o.prompt
-    )  # the prompt comes with the first piece of text: nothing is printed before a refusal
+    # The prompt comes with the first piece of text: nothing is printed before a refusal.
+    shown = iter(() if o.chat else o.prompt)
     start = time.perf_counter()
     samples = generate(
         m,

@@ -31,6 +31,12 @@ def encode_within(tokenizer: Tokenizer, text: str) -> np.ndarray:
     return encode(tokenizer, text)
 
 
+def serves(tokenizer: Tokenizer, vocab: int) -> bool:
+    """Whether a model with so many entries is of this tokenizer; those that came with theirs may have more rows than
+    tokens."""
+    return tokenizer.n_vocab == vocab or (tokenizer.name == "hf" and tokenizer.n_vocab < vocab)
+
+
 def prefix(tokenizer: Tokenizer) -> list[int]:
     """The tokens that a model from elsewhere wants before every text; none for ours."""
     return getattr(tokenizer, "prefix", [])

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from lm import checkpoints, parallel, processes, settings
+from lm import tokenizer as tokenizers
 from lm.config import Experiment, Steps
 from lm.data.batches import Feed
 from lm.data.supply import prepare
@@ -219,10 +220,9 @@ def branch(trunk: Run, experiment: Experiment, step: int, *, folder: str | Path 
 def with_vocabulary(experiment: Experiment, data: Prepared) -> Experiment:
     """Returns the experiment with its vocabulary filled in from the tokenizer, or checked against it."""
     vocab, n = experiment.model.vocab, data.tokenizer.n_vocab
-    name = data.tokenizer.name
-    fits = vocab in (None, n) or (name == "hf" and vocab > n)  # others' embeddings may have more rows
     require(
-        fits, f"model.vocab {vocab} is not the {n} tokens of tokenizer {data.tokenizer.name}; leave model.vocab out"
+        vocab is None or tokenizers.serves(data.tokenizer, vocab),
+        f"model.vocab {vocab} is not the {n} tokens of tokenizer {data.tokenizer.name}; leave model.vocab out",
     )
     return settings.replace(experiment, {"model.vocab": vocab or n})
 
