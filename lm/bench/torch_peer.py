@@ -70,7 +70,7 @@ class Attention(nn.Module):
     def forward(self, x_BTD, turns):
         c, (B, T, _) = self.c, x_BTD.shape
         q_BTNH, k_BTKH, v_BTKH = self.qkv(x_BTD).view(B, T, -1, c.H).split((c.heads, c.K, c.K), 2)
-        q_BTNH, k_BTKH = self.query_norm(q_BTNH), self.key_norm(k_BTKH)
+        q_BTNH, k_BTKH = self.query_norm(q_BTNH.float()), self.key_norm(k_BTKH.float())  # float32, as ours are
         if turns is not None:
             q_BTNH, k_BTKH = rotate(q_BTNH, *turns), rotate(k_BTKH, *turns)
         q_BNTH, k_BKTH, v_BKTH = (x.transpose(1, 2).to(v_BTKH.dtype) for x in (q_BTNH, k_BTKH, v_BTKH))
