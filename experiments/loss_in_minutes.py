@@ -153,9 +153,9 @@ def draw(attempts: Sequence[Attempt], goal: float, path: Path) -> None:
             seeds = f"mean of {len(some)} seeds" if len(some) > 1 else "one seed"
             axes.plot([], [], "o-", color=colour, label=f"{who}: {mean:.4f}, {seeds}")
         axes.axhline(goal, color="0.3", linewidth=1.2, linestyle="--", label=f"{goal:g}: nanoGPT on an A100, published")
-        lowest = min(goal, *(a.val_loss for a in attempts))
+        ends = [goal, *(a.val_loss for a in attempts)]
         axes.set(xlabel="seconds since the process started", ylabel="validation loss, nats per character")
-        axes.set(xlim=(0, None), ylim=(lowest - 0.08, max(2.6, lowest + 0.5)))
+        axes.set(xlim=(0, None), ylim=(min(ends) - 0.08, max(2.6, max(ends) + 0.2)))
         axes.legend(loc="upper right")
         save(figure, path)
 
