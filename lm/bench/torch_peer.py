@@ -24,6 +24,8 @@ KNOWN = {
     "zero_init", "remat", "unroll", "dtype", "attention",
 }  # fmt: skip
 """Settings that are followed, or that say how ours starts and is run rather than what it computes."""
+UNKNOWN = {"positions": "sinusoidal", "qk_norm": "width"}
+"""Values of these that are not."""
 ACTIVATIONS = {
     "gelu": lambda x: F.gelu(x, approximate="tanh"), "gelu_exact": F.gelu, "relu": F.relu,
     "relu2": lambda x: F.relu(x).square(),
@@ -32,12 +34,13 @@ GATES = {"swiglu": F.silu, "geglu": ACTIVATIONS["gelu"], "geglu_exact": F.gelu, 
 
 
 def check(e: Experiment) -> None:
-    """Raise UserError unless PyTorch can be given the same work, naming the first setting that it does not know."""
+    """Raise UserError unless PyTorch can be given the same work, naming the settings that it does not know."""
     c = e.model
     require(isinstance(c, ModelConfig), f"{type(c).__name__}: PyTorch's side knows transformers alone")
-    other = [f.name for f in dataclasses.fields(c) if f.name not in KNOWN and getattr(c, f.name) != f.default]
-    other += ["positions"] * (c.positions == "sinusoidal") + ["qk_norm"] * (c.qk_norm == "width")
-    require(not other, f"PyTorch's side does not know model.{other and other[0]} {other and getattr(c, other[0])}")
+    others = [f.name for f in dataclasses.fields(c) if f.name not in KNOWN and getattr(c, f.name) != f.default]
+    others += [name for name, value in UNKNOWN.items() if getattr(c, name) == value]
+    listed = ", ".join(f"model.{name} {getattr(c, name)!s:.40}" for name in others)
+    require(not others, f"PyTorch's side does not know {listed}")
     require(e.train.objective == "next_token", f"PyTorch's side does not know train.objective {e.train.objective}")
     known = hasattr(torch.optim, "Muon") or e.optimizer.name != "muon"
     require(known and e.optimizer.name in ("adamw", "muon"), f"PyTorch {torch.__version__} has no {e.optimizer.name}")
@@ -50,10 +53,9 @@ def norm(c: ModelConfig) -> nn.Module:
     return nn.LayerNorm(c.width, eps=c.norm_epsilon, bias=c.bias is True)
 
 
-def rotate(x_BTNH, cos_T1R, sin_T1R):
-    """Turn the pair (i, i + H/2) of each head by its position's angle; R = H/2."""
-    a_BTNR, b_BTNR = x_BTNH.chunk(2, -1)
-    return torch.cat((a_BTNR * cos_T1R - b_BTNR * sin_T1R, b_BTNR * cos_T1R + a_BTNR * sin_T1R), -1)
+def rotate(x_BTNH, cos_T1H, sin_T1H):
+    """Turn the pair (i, i + H/2) of each head by its position's angle; sines of first halves are negative."""
+    return x_BTNH * cos_T1H + x_BTNH.roll(x_BTNH.shape[-1] // 2, -1) * sin_T1H  # faster than by halves
 
 
 class Attention(nn.Module):
@@ -128,9 +130,9 @@ class TorchTransformer(nn.Module):
             self.head.weight = self.embedding.weight
         if c.positions == "rotary":
             frequencies_R = c.rotary_base ** (-torch.arange(c.H // 2) / (c.H // 2))
-            angles_T1R = torch.outer(torch.arange(c.context), frequencies_R)[:, None]
-            self.register_buffer("cos_T1R", angles_T1R.cos(), persistent=False)
-            self.register_buffer("sin_T1R", angles_T1R.sin(), persistent=False)
+            angles_T1H = torch.outer(torch.arange(c.context), torch.cat((-frequencies_R, frequencies_R)))[:, None]
+            self.register_buffer("cos_T1H", angles_T1H.cos(), persistent=False)
+            self.register_buffer("sin_T1H", angles_T1H.sin(), persistent=False)
 
     def logits(self, x_BT):
         """[B, T, V] logits of tokens that fill the context."""
@@ -140,7 +142,7 @@ class TorchTransformer(nn.Module):
         if c.embedding_norm:
             x_BTD = F.rms_norm(x_BTD, (c.width,), eps=c.norm_epsilon)
         x_BTD = self.dropout(x_BTD)
-        turns = (self.cos_T1R, self.sin_T1R) if c.positions == "rotary" else None
+        turns = (self.cos_T1H, self.sin_T1H) if c.positions == "rotary" else None
         for block in self.blocks:
             x_BTD = block(x_BTD, turns)
         return self.head(self.norm(x_BTD))
