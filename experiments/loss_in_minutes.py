@@ -1,7 +1,7 @@
 """Which loss on Shakespeare's characters can eight minutes on two CPU cores buy? nanoGPT's published 1.4697, or less?
 
-python experiments/loss_in_minutes.py path/to/input.txt                   an hour on two CPU cores; nothing else may run
-python experiments/loss_in_minutes.py path/to/input.txt --seconds 1800 --train.steps 4000     what 30 minutes can buy
+python experiments/loss_in_minutes.py path/to/input.txt      an hour on two CPU cores, on which nothing else should run
+python experiments/loss_in_minutes.py path/to/input.txt --seconds 1800 --train.steps 4000 --figure longer.svg
 nanoGPT publishes 1.4697 for 10.65M parameters after 5,000 steps of 64 x 256, some 3 minutes on an A100. Ours is `lm
 train` of a configuration (--config), to which options that are not this script's are passed on, in a process from its
 start to its end, for each seed. The first finds no compiled programs and no prepared data ("cold"), the others what it
@@ -22,7 +22,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from race import Attempt, attempt, lm_train, mean_and_each, torch_recipe
@@ -48,22 +48,27 @@ COLOURS = ("C1", "C3", "C4")
 
 def main() -> int:
     o, passed_on = options()
-    corpus, attempts = o.corpus.resolve(), []
+    attempts = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in o.seeds:
-            command, log = lm_train(o.config, corpus, seed, passed_on)
-            attempts.append(attempt(OURS, seed, command, Path(folder), Path(folder, log)))
-            require_whole(lm.Run(Path(folder, log).parent), corpus)
-        for name in o.rivals:
-            words, how = RIVALS[name]
-            how = ["--recipe", "gpu", "--seconds", f"{o.seconds:g}", *how, *o.torch]
-            command, log = torch_recipe(corpus, o.seeds[0], how)
-            attempts.append(attempt(words, o.seeds[0], command, Path(folder), Path(folder, log)))
-    keep(attempts, o.figure.with_suffix(".json"))
+        for who, seed, (command, log) in contestants(o, passed_on):
+            attempts.append(attempt(who, seed, command, Path(folder), Path(folder, log)))
+            if who == OURS:
+                require_whole(lm.Run(Path(folder, log).parent), o.corpus)
+            keep(attempts, o, passed_on)
     print(table(attempts))
     draw(attempts, o.goal, o.figure)
     print(o.figure)
     return verdict([a for a in attempts if a.who == OURS], o.goal, o.seconds)
+
+
+def contestants(o: argparse.Namespace, passed_on: Sequence[str]) -> Iterator[tuple[str, int, tuple[list[str], str]]]:
+    """Who, with which seed, and the command with the log it writes."""
+    for seed in o.seeds:
+        yield OURS, seed, lm_train(o.config, o.corpus.resolve(), seed, passed_on)
+    for name in o.rivals:
+        words, how = RIVALS[name]
+        how = ["--recipe", "gpu", "--seconds", f"{o.seconds:g}", *how, *o.torch]
+        yield words, o.seeds[0], torch_recipe(o.corpus.resolve(), o.seeds[0], how)
 
 
 def options() -> tuple[argparse.Namespace, list[str]]:
@@ -85,9 +90,7 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     require(o.seconds > 0, f"--seconds {o.seconds:g}: must be above 0")
     check_format(o.figure, "--figure")
     has_torch = importlib.util.find_spec("torch") is not None
-    require(
-        has_torch or not o.rivals, "the rivals need PyTorch: pip install -e '.[parity]', or give --rivals and no name"
-    )
+    require(has_torch or not o.rivals, "rivals need PyTorch: pip install -e '.[parity]'; or give --rivals and no name")
     return o, passed_on
 
 
@@ -100,15 +103,15 @@ def require_whole(run: lm.Run, corpus: Path) -> None:
     require(enough, f"train.eval_tokens {scored}: the validation split is a tenth of {characters:,} characters")
 
 
-def keep(attempts: Sequence[Attempt], path: Path) -> None:
-    """All that was found, as JSON."""
+def keep(attempts: Sequence[Attempt], o: argparse.Namespace, passed_on: Sequence[str]) -> None:
+    """All that was found so far, as JSON beside the figure."""
     about = {
-        "command": f"python {' '.join(sys.argv)}", "date": f"{datetime.date.today()}", "cores": os.cpu_count(),
-        "attempts": [dataclasses.asdict(a) for a in attempts],
+        "config": o.config, "settings": list(passed_on), "seconds": o.seconds, "rivals": o.torch,
+        "date": f"{datetime.date.today()}", "cores": os.cpu_count(),
     }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as file:
-        file.write(json.dumps(about) + "\n")
+    o.figure.parent.mkdir(parents=True, exist_ok=True)
+    with whole(o.figure.with_suffix(".json")) as file:
+        file.write(json.dumps(about | {"attempts": [dataclasses.asdict(a) for a in attempts]}) + "\n")
 
 
 # --- what a person sees ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ The model is lm/bench/torch_peer.py's; the recipes are nanoGPT's (github.com/kar
 layers, D=128, 4 heads, T=64, 2,000 steps of 12 x 64, no dropout) and "gpu" of config/train_shakespeare_char.py (6
 layers, D=384, 6 heads, T=256, 5,000 steps of 64 x 256, dropout .2: some 3 minutes on an A100). In both: no biases,
 AdamW, betas 0.9 and 0.99, decay 0.1 of matrices, rate 1e-3 after 100 steps of warm-up then a cosine to 1e-4, clip 1.
+With --fit the whole schedule, warm-up and all, is stretched over the seconds instead of the steps.
 Attention's weights are not dropped, though nanoGPT drops them: with that PyTorch has no fused attention on a CPU.
 Logs training loss and the loss of a subset of the validation text; the time of that watching is told apart and not
 counted. Prints one JSON object; val_loss is of the last tenth of the text, in windows side by side as `lm.evaluate`
@@ -193,6 +194,8 @@ def main() -> None:
     o = parser.parse_args()
     if o.fit and o.seconds == math.inf:
         parser.error("--fit needs --seconds")
+    if not o.corpus.is_file():
+        parser.error(f"{o.corpus}: no such file")
     changes = {name: value for name in ("batch", "steps") if (value := getattr(o, name))}
     recipe = dataclasses.replace(RECIPES[o.recipe], **changes)
     how = dict(seed=o.seed, log=o.log, compiled=o.compile, seconds=o.seconds, fit=o.fit, bfloat16=o.bfloat16)
