@@ -169,6 +169,8 @@ def surprises(experiment: Experiment, changed: Iterable[str]) -> list[str]:
         for key, (choice, users) in USED_BY.items()
         if key in keys and values[choice] not in users
     ]
+    if "schedule.context_growth" in keys and values["schedule.context_start"] is None:
+        told.append("schedule.context_growth does nothing without schedule.context_start")
     rates = {"optimizer.learning_rate", "optimizer.matrix_learning_rate"}
     if values["optimizer.name"] == "muon" and keys & rates == {"optimizer.learning_rate"}:
         matrix = values["optimizer.matrix_learning_rate"]
