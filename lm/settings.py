@@ -32,6 +32,9 @@ COMPILED = frozenset({
 })  # fmt: skip
 """Those of them that programs depend on."""
 
+STAGED = frozenset({"schedule.context_start", "schedule.context_growth"})
+"""Settings that say which programs a run takes one after another; none of these depends on them."""
+
 PACKABLE = frozenset({
     "name", "optimizer.learning_rate", "optimizer.matrix_learning_rate", "optimizer.weight_decay", "optimizer.clip",
     "schedule.warmup", "schedule.decay", "schedule.final", "train.seed", "train.z_loss", "train.diverged",

@@ -271,6 +271,7 @@ def another(key, value):
         "model.remat": "dots", "parallel.model": 2,
         "model.norm_place": "post", "data.examples": "other.tsv", "model.parallel": "one_norm",
         "model.rotary_scaling": "linear", "model.rotary_band": [1.0, 8.0], "model.layer_windows": [8, 8, 8, 0],
+        "schedule.context_start": 64,
     }  # fmt: skip
     if key in special:
         return special[key]

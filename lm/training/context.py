@@ -45,7 +45,7 @@ def stage_at(found: tuple[Stage, ...], step: int) -> Stage:
 
 
 def agreement(e: Experiment, one: Steps, other: Steps) -> int:
-    """Counts the steps, from the first on, that read the same windows in two lengths of a run; at most the shorter's."""
+    """Counts the steps, from the first on, whose windows are as long in two lengths of a run; at most the shorter's."""
     both, shorter = (stages(e, one), stages(e, other)), min(one.total, other.total)
     changes = sorted({stage.begin for found in both for stage in found if stage.begin < shorter})
     return next((step for step in changes if len({stage_at(found, step).pieces for found in both}) > 1), shorter)

@@ -109,7 +109,8 @@ def require_healthy(member: Member, report: dict) -> None:
 def training_figures(member: Member, report: dict, speed: float | None, devices: int = 1) -> dict:
     """Returns what is logged of training: means over the steps since the last log point, as the report sums them up.
 
-    speed: tokens a second over some of these steps, the last stage's, where it is known. devices: how many worked on it.
+    speed: tokens a second over those of them with windows as long as the last's, where it is known. devices: how many
+    worked on it.
     """
     e, sums = member.e, report["sums"]
     figures = {

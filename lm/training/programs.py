@@ -29,9 +29,9 @@ def make_train_steps(
 ):
     """Returns train_steps, compiled when it is first called; the state it is given is overwritten.
 
-    pieces: how many a window is read in. way: one of WAYS. mesh: the devices that the runs of a pack are spread over, if they are. Experiments that differ
-    only in what is traced share one program, whose tracing and compiling JAX then does once a process: a sweep compiles
-    each shape once.
+    pieces: how many a window is read in. way: one of WAYS. mesh: the devices that the runs of a pack are spread over,
+    if they are. Experiments that differ only in what is traced share one program, whose tracing and compiling JAX then
+    does once a process: a sweep compiles each shape once.
     """
     return _jitted(static(e), eot if e.data.packing else None, pieces, way, mesh)
 

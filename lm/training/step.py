@@ -20,7 +20,8 @@ from lm.training import optimizers, schedules
 TRACED_OR_UNUSED = frozenset(
     {key for key in settings.settings() if key.startswith("data.") and key not in ("data.packing", "data.examples")}
     | settings.PACKABLE
-    | {"train.start", "schedule.context_start", "schedule.context_growth"}
+    | settings.STAGED
+    | {"train.start"}
     | settings.FREE - settings.COMPILED
 )
 """Settings that no compiled program depends on: programs trace them, or never ask for them."""

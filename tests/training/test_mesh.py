@@ -179,7 +179,7 @@ def test_what_does_not_go_is_refused_in_one_line():
 @pytest.mark.parametrize(("cut", "sizes"), [({}, [2, 1]), ({"fsdp": True}, [1, 1, 1]), ({"model": 2}, [1, 1, 1])])
 def test_a_sweep_packs_no_runs_that_are_cut_over_devices(cut, sizes):
     runs = [Experiment(parallel=ParallelConfig(**cut), train=TrainConfig(seed=seed)) for seed in range(3)]
-    trunks = [(Job(run, run.steps(1_000_000), {}, 0, 0, 0.0),) for run in runs]
+    trunks = [(Job(run, run.steps(1_000_000), {}, 0, 0),) for run in runs]
     assert [len(pack) for pack in packs(trunks, most=2)] == sizes
 
 
