@@ -251,7 +251,7 @@ class Experiment:
         pieces, rest = divmod(T, start)
         require(
             rest == 0 and pieces.bit_count() == 1,
-            f"schedule.context_start {start}: must be model.context {T} divided by a power of two, such as {T // 2}",
+            f"schedule.context_start {start}: must be model.context {T} divided by a power of two",
         )
         require(
             self.data.examples is None,

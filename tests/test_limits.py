@@ -170,6 +170,8 @@ MUON = "under muon optimizer.learning_rate leaves hidden matrices alone: their m
         ({}, ["optimizer.momentum"], ["optimizer.momentum does nothing under optimizer.name adamw"]),
         ({}, ["schedule.decay", "train.seed"], ["schedule.decay does nothing under schedule.name cosine"]),
         ({"data.tokenizer": "bpe"}, ["data.vocab"], []),
+        ({}, ["schedule.context_growth"], ["schedule.context_growth does nothing without schedule.context_start"]),
+        ({"schedule.context_start": 64}, ["schedule.context_growth"], []),
     ],
 )
 def test_overrides_say_what_they_leave_alone(values, changed, told):

@@ -67,6 +67,11 @@ class Pack:
         """Returns the state of run p, which the next advance overwrites."""
         return _take(self.states, p) if self.together else self.states[p]
 
+    @property
+    def train_steps(self) -> jax.stages.Wrapped:
+        """The program that trains them now."""
+        return self.programs(pieces=self.pieces)
+
     def read_in(self, pieces: int) -> bool:
         """Reads windows in so many pieces from now on. Tells whether that takes another program than before."""
         changes = pieces != self.pieces
@@ -80,8 +85,7 @@ class Pack:
         Before the threads begin: each could compile, without this thread's jax.config.
         """
         with parallel.using(None if self.together else self.mesh):
-            program = self.programs(pieces=self.pieces)
-            self.compiled = program.lower(*self._calls(store, windows, counts)[0]).compile()
+            self.compiled = self.train_steps.lower(*self._calls(store, windows, counts)[0]).compile()
         require_plan(self.compiled)
 
     def advance(self, store, windows: Sequence, counts: Sequence[int]) -> list[dict]:

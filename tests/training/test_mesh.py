@@ -28,7 +28,7 @@ SHORT = [
     "muon:transformer:8x1", "muon:transformer:4x2:fsdp",
 ]  # fmt: skip
 TOPOLOGIES = ("1x1", "8x1", "8x1:fsdp", "4x2:fsdp", "1x8", "2x1", "2x2", "2x4:fsdp")
-OTHERS = ("adamw:lstm", "muon:lstm", "adamw:accumulated", "adamw:remat")
+OTHERS = ("adamw:lstm", "muon:lstm", "adamw:accumulated", "adamw:remat", "adamw:halves")
 FULL = [f"{optimizer}:transformer:{shape}" for optimizer in ("adamw", "muon") for shape in TOPOLOGIES]
 FULL += [f"{other}:{shape}" for other in OTHERS for shape in ("1x1", "8x1:fsdp", "4x2:fsdp")]
 
