@@ -98,10 +98,10 @@ class ScheduleConfig:
     final: limits.Fraction = 0.0
     """Rate at the end, as a fraction of the peak."""
     context_start: limits.MaybeCount = None
-    """Tokens in the first windows, model.context divided by a power of two: short ones cost less, and a step has as
-    many more of them. None: whole windows from the beginning."""
+    """Tokens in the first windows: model.context divided by a power of two. Short windows cost less, and a step has as
+    many more of them. None: whole ones from the beginning."""
     context_growth: limits.Length = "50%"
-    """Until when windows grow from context_start: they double at equal intervals, and are whole from here on."""
+    """Length of their growth from context_start: windows double at equal intervals, and are whole from there on."""
 
     def __post_init__(self):
         check_types(self, "schedule.")

@@ -116,10 +116,10 @@ def _measure(pack: Sequence[Job]) -> tuple[float, float]:
 
 
 def _tame(job: Job) -> Experiment:
-    """The job's experiment at rates that random tokens do not make diverge; its program is the same."""
+    """The job's experiment on whole windows, at rates that random tokens do not make diverge: the same program."""
     rates = dict.fromkeys(("optimizer.learning_rate", "optimizer.matrix_learning_rate"), 1e-6)
     steps = {"train.steps": job.steps.total, "schedule.warmup": job.steps.warmup, "schedule.decay": job.steps.decay}
-    return settings.replace(job.experiment, rates | steps)
+    return settings.replace(job.experiment, rates | steps | {"schedule.context_start": None})
 
 
 def _evaluated(e: Experiment, data: Prepared, params: dict) -> float:

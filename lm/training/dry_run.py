@@ -42,6 +42,7 @@ class Forecast:
     """Everything else in the forward pass and the loss, by part."""
     flops_optimizer_per_step: float
     flops_exact_per_token: float
+    """In whole windows."""
     flops_6nd_per_token: float
     flops_conventions_per_token: dict[str, float]
     """Of training, as papers count it: see lm/model/conventions.py."""

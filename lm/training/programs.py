@@ -51,8 +51,8 @@ def _jitted(e: Experiment, eot: int | None, pieces: int, way: str, runs: Mesh | 
 
 
 def batch_at(i, windows, store, T: int, pieces: int) -> Batch:
-    """Returns batch i of the windows, each in so many pieces; the store, if there is one, says what they are: see
-    above."""
+    """Returns batch i of the windows, of which the store, if there is one, says what they are; see above. Each is cut
+    into so many pieces."""
     window = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), windows)
     if store is None:
         return _batch(window, pieces)
