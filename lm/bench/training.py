@@ -91,9 +91,10 @@ class Program:
     """The compiled training program of a run, or of a pack of them (see lm/training/pack.py), with what it works on.
 
     A unit of work is an optimizer step of every run. dispatch: most steps in one call, and each call is waited for.
+    pieces: how many each window is read in, by a schedule of context.
     """
 
-    def __init__(self, *runs: Experiment, how: str = "auto", dispatch: int = MOST_STEPS):
+    def __init__(self, *runs: Experiment, how: str = "auto", dispatch: int = MOST_STEPS, pieces: int = 1):
         e, self.dispatch = runs[0], dispatch
         require_memory(e, len(runs))
         self.tokens, starts = _random_data(e, dispatch)
@@ -101,6 +102,7 @@ class Program:
         hypers = [hyperparameters(run, run.steps(self.tokens.size)) for run in runs]
         states = [init_state(dataclasses.replace(run, parallel=ONE_DEVICE) if len(runs) > 1 else run) for run in runs]
         self.pack = make_pack(states, hypers, e, e.model.vocab - 1, how=how, devices=e.parallel.data)
+        self.pack.read_in(pieces)
         self.tokens = self.pack.place(self.tokens)
         start = time.perf_counter()
         self.pack.compile(self.tokens, self.starts, [1] * len(runs))
