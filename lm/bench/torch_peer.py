@@ -42,6 +42,7 @@ def check(e: Experiment) -> None:
     listed = ", ".join(f"model.{name} {getattr(c, name)!s:.40}" for name in others)
     require(not others, f"PyTorch's side does not know {listed}")
     require(e.train.objective == "next_token", f"PyTorch's side does not know train.objective {e.train.objective}")
+    require(not e.data.packing, "PyTorch's side does not know data.packing")
     known = hasattr(torch.optim, "Muon") or e.optimizer.name != "muon"
     require(known and e.optimizer.name in ("adamw", "muon"), f"PyTorch {torch.__version__} has no {e.optimizer.name}")
 

@@ -10,7 +10,7 @@ from lively import lively
 
 from lm import bench
 from lm.bench.decoding import AnyText
-from lm.config import Experiment, ModelConfig, OptimizerConfig, RecurrentConfig, TrainConfig
+from lm.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, RecurrentConfig, TrainConfig
 from lm.errors import UserError
 from lm.model.api import Inputs, build
 
@@ -98,6 +98,7 @@ def test_torch_drops_where_we_drop():
         (dict(model=ModelConfig(positions="sinusoidal")), "does not know model.positions sinusoidal"),
         (dict(model=RecurrentConfig()), "RecurrentConfig: PyTorch's side knows transformers alone"),
         (dict(optimizer=OptimizerConfig(name="lion")), "has no lion"),
+        (dict(data=DataConfig(packing=True)), "does not know data.packing"),
     ],
 )
 def test_what_torch_cannot_be_given_is_told(changes, said):
