@@ -1,6 +1,6 @@
 """How fast is lm beside PyTorch, transformers and llama.cpp, on the same machine at the same time?
 
-python experiments/bench_peers.py                                  every row, about 90 minutes on two CPU cores
+python experiments/bench_peers.py                                  every row, about an hour on two CPU cores
 python experiments/bench_peers.py --rows train-small start-up      some of them again; the others stay as they were
 python experiments/bench_peers.py --rows                           none: table and figure from what was measured
 Needs the extra `bench` (pip install -e '.[bench]'), and for torch.compile a C++ compiler. Both sides do the same work
@@ -91,7 +91,7 @@ WORKS = {
     "recipe-192-long": recipe(192, 6, 512, seconds=6),
     "recipe-192-no-dropout": recipe(192, 6, 256, seconds=5, dropout=0.0),
     "recipe-192-bfloat16": recipe(192, 6, 256, seconds=5, dtype="bfloat16"),
-    "recipe-256": recipe(256, 8, 256, seconds=7),
+    "recipe-256": recipe(256, 8, 256, seconds=9),
     "recipe-384": recipe(384, 6, 256, seconds=12),
     "decode-1": Work("decode", "write 256 characters", LONG, 1, "one text"),
     "decode-16": Work("decode", "write 256 characters", LONG, 16, "16 texts at once"),
