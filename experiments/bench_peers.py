@@ -220,10 +220,6 @@ FIRST_STEP = {
 
 def start_up(work: Work) -> list[lm.bench.Timing]:
     """Seconds from the start of a process to the end of its first training step, all compiled programs being cached."""
-    shape = {
-        key: getattr(work.model, key) for key in ("layers", "width", "heads", "context", "vocab", "vocab_multiple")
-    }
-    made = f"lm.Experiment(model=lm.ModelConfig.gpt2('124M', **{shape}), train=lm.TrainConfig(batch={work.batch}))"
     with tempfile.TemporaryDirectory() as folder:
         caches = {
             "JAX_COMPILATION_CACHE_DIR": f"{folder}/jax", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -231,8 +227,8 @@ def start_up(work: Work) -> list[lm.bench.Timing]:
         }  # fmt: skip
 
         def start(name: str) -> subprocess.Popen:
-            code = f"import lm; experiment = {made}; {FIRST_STEP[name]}; print('stepped', flush=True)"
-            command = [sys.executable, "-c", code]
+            made = f"import lm; from lm.config import *; experiment = {work.experiment!r}"
+            command = [sys.executable, "-c", f"{made}; {FIRST_STEP[name]}; print('stepped', flush=True)"]
             return subprocess.Popen(command, env=os.environ | caches, stdout=subprocess.PIPE, text=True)
 
         def until_first_step(name: str) -> None:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import lm
+from lm import config
 from lm.bench import Spread, Timing
 
 SCRIPT = "bench_peers"
@@ -69,6 +70,8 @@ def test_what_was_measured_becomes_rows(script, monkeypatch):
     monkeypatch.setattr(script, "start_up", lambda work: found)
     [made] = script.measured("start-up", 7, 2.0)
     assert (made.peer, made.ratio, made.ours, made.theirs) == ("PyTorch", Spread(3, 2, 4), 2, 5)
+    experiment = script.WORKS["start-up"].experiment
+    assert eval(repr(experiment), vars(config)) == experiment  # as its processes make it
     assert made.unit == "seconds" and "5 starts" in made.markdown() and "jax" in made.hardware
 
 
