@@ -64,7 +64,7 @@ def train(
     with display or Display(quiet=True) as display:
         display.stage("compiling", 0, None)
         program = Program(e)
-        limits, copying = machine.matmul_limits(str(model.dtype)), machine.copy_limit()
+        limits, copying = machine.matmul_limits(str(model.product_dtype)), machine.copy_limit()
         others, absent = gather(training_peers(e), display) if peers and isinstance(e.model, ModelConfig) else ([], [])
         contestants = [Contestant("lm", program.run), *others, *(x.contestant for x in (*limits, copying))]
         timings = compare(contestants, seconds, rounds, report=lambda done, total: display.stage("timing", done, total))

@@ -330,5 +330,5 @@ def headline(e: Experiment, group: Sequence[Member], devices: int) -> str:
     return (
         f"{names(group)}: {record['params_total']:,} parameters, {record['steps']['total']:,} steps of "
         f"{e.batch_tokens:,} tokens from {e.data.learnt} ({record['train_tokens']:,} tokens), "
-        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'}{side_by_side} in {build(e.model).dtype}"
+        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'}{side_by_side} in {build(e.model).precision}"
     )

@@ -119,7 +119,7 @@ def training_figures(member: Member, report: dict, speed: float | None, devices:
         "learning_rate": float(report["rate"]) * e.optimizer.learning_rate,
     }
     if speed is not None:
-        peak, _ = peak_flops(str(build(e.model).dtype))
+        peak, _ = peak_flops(str(build(e.model).product_dtype))
         spent = speed * flops_per_token(e.model, stage_at(member.stages, int(report["step"]) - 1).context)
         figures |= {"tokens_per_second": speed, "mfu": spent / (devices * peak)}
     return figures
