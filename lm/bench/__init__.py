@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "rates": ["peak_flops", "training_rates"],
         "results": ["Absent", "Bench", "DecodeBench", "Peer", "TrainBench"],
         "rounds": ["Contestant", "Spread", "Timing", "compare"],
-        "torch_peer": ["GPT2", "torch_trainer"],
+        "torch_peer": ["TorchTransformer", "torch_optimizers", "torch_trainer"],
         "training": ["Program", "train"],
     },
 )

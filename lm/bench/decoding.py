@@ -23,6 +23,8 @@ from lm.sample.samplers import Sampler
 from lm.training.display import Display
 
 TOKENS, PROMPT_TOKENS = 256, 16
+PEERS = "; peers are GPT-2s of the same shape"
+"""Said where there are any."""
 
 
 def decode(
@@ -64,8 +66,9 @@ def decode(
         timings = compare(contestants, seconds, rounds, report=report)
         operations = profiled(lambda: ours.run(timings[0].units), profile) if profile else []
     rates, bandwidth = timings[0].seconds.per(batch * tokens), machine.fastest(reading, timings)
+    said = PEERS if others else ""
     return DecodeBench(
-        what=f"decoding, {describe(c, f'batch {batch}, {tokens} tokens after {prompt_tokens}')}",
+        what=f"decoding, {describe(c, f'batch {batch}, {tokens} tokens after {prompt_tokens}')}{said}",
         tokens_per_second=rates.median, quartiles=(rates.low, rates.high), rounds=rounds,
         batch=batch, tokens=tokens, prompt_tokens=prompt_tokens, compile_seconds=ours.compile_seconds,
         flops_per_second=rates.median * flops_per_token(model, tokens, prompt_tokens),

@@ -1,4 +1,5 @@
-"""The peers: other programs that do the same work, where they are installed (extra `bench`). All are GPT-2s.
+"""The peers: other programs that do the same work, where they are installed (extra `bench`). PyTorch trains the same
+architecture; those that decode are GPT-2s of the same shape.
 
 Each is imported only when it takes part; one that is missing or does not run is named, with the reason.
 """
@@ -12,6 +13,7 @@ import jax
 from lm.bench.results import Absent
 from lm.bench.rounds import Contestant
 from lm.config import Experiment, ModelConfig
+from lm.errors import UserError
 from lm.training.display import Display
 
 WARM_UP = 2
@@ -82,6 +84,8 @@ def gather(entries: Sequence[Entry], display: Display) -> tuple[list[Contestant]
             run = entry.make()
             run(WARM_UP)
             present.append(Contestant(entry.name, run))
+        except UserError as error:  # there is no such peer
+            absent.append(Absent(entry.name, str(error)))
         except Exception as error:  # whatever another program's trouble is (no compiler, a shape), ours goes on
             first = next(iter(str(error).strip().splitlines()), "")
             absent.append(Absent(entry.name, f"does not run here: {type(error).__name__}: {first}"))

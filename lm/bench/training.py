@@ -15,7 +15,7 @@ from lm.bench.profile import make_folder
 from lm.bench.profile import profile as profiled
 from lm.bench.results import TrainBench, describe, peers_of
 from lm.bench.rounds import Contestant, check_turns, compare
-from lm.config import ONE_DEVICE, Experiment, ModelConfig
+from lm.config import ONE_DEVICE, Experiment
 from lm.errors import require
 from lm.model.api import build
 from lm.training.display import Display
@@ -32,6 +32,8 @@ VOCABULARY = {"bytes": 257, "chars": 65}
 """Entries where neither the model nor the data says: bytes and end of text; Shakespeare's characters."""
 PUBLISHED = 50257
 """GPT-2's vocabulary, for any other tokenizer."""
+PEERS = "; peers train the same architecture with the same optimizer"
+"""Said where there are any."""
 
 
 def with_random_vocabulary(e: Experiment) -> Experiment:
@@ -52,7 +54,7 @@ def train(
 ) -> TrainBench:
     """Time an experiment's training steps in `rounds` turns of `seconds`, and in the same rounds what limits them.
 
-    peers: also time PyTorch, eager and compiled, where it is installed, training a GPT-2 of the same shape and batch.
+    peers: also time PyTorch, eager and compiled, where it is installed, training the same architecture in the same way.
     profile: a folder for a trace of a few dispatches, whose costliest operations the result then lists.
     No corpus is read and no run is made.
     """
@@ -65,16 +67,17 @@ def train(
         display.stage("compiling", 0, None)
         program = Program(e)
         limits, copying = machine.matmul_limits(str(model.product_dtype)), machine.copy_limit()
-        others, absent = gather(training_peers(e), display) if peers and isinstance(e.model, ModelConfig) else ([], [])
+        others, absent = gather(training_peers(e), display) if peers else ([], [])
         contestants = [Contestant("lm", program.run), *others, *(x.contestant for x in (*limits, copying))]
         timings = compare(contestants, seconds, rounds, report=lambda done, total: display.stage("timing", done, total))
         traced = min(timings[0].units, TRACED * program.dispatch)
         operations = profiled(lambda: program.run(traced), profile) if profile else []
     rates = timings[0].seconds.per(e.batch_tokens)
     flops_per_token = model.cost().training_flops
+    said = PEERS if others else ""
     flops, peak = rates.median * flops_per_token, machine.fastest(limits, timings)
     return TrainBench(
-        what=f"training, {describe(e.model, f'batch {e.train.batch}')}",
+        what=f"training, {describe(e.model, f'batch {e.train.batch}, {e.optimizer.name}')}{said}",
         tokens_per_second=rates.median, quartiles=(rates.low, rates.high), rounds=rounds,
         flops_per_token=flops_per_token, flops_per_second=flops, peak_flops_per_second=peak,
         utilization=flops / peak, copied_bytes_per_second=machine.fastest([copying], timings),

@@ -24,7 +24,8 @@ class TrainOptions:
     seconds: Positive = 2.0
     """Length of a turn."""
     peers: bool = True
-    """Also time what is installed of the extra `bench`, on a GPT-2 of the same shape."""
+    """Also time what is installed of the extra `bench`: PyTorch trains the same architecture, and those that decode
+    are GPT-2s of the same shape."""
     profile: Path | None = None
     """A folder for a trace of one more turn; its costliest operations are listed."""
     json: Json = False

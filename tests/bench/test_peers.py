@@ -2,50 +2,140 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
+from libraries import library
+from lively import lively
 
 from lm import bench
 from lm.bench.decoding import AnyText
-from lm.model.api import build
+from lm.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, RecurrentConfig, TrainConfig
+from lm.errors import UserError
+from lm.model.api import Inputs, build
 
 pytestmark = pytest.mark.parity
 PROMPT, TOKENS = [3, 1, 4, 1, 5], 7
+SHAPE = dict(layers=2, width=16, heads=4, context=12, vocab=29, vocab_multiple=8, dtype="float32")
+ARCHITECTURES = {
+    "GPT-2": ModelConfig.gpt2(**SHAPE),
+    "the recipe": ModelConfig(**SHAPE, activation="swiglu", embedding_norm=True, dropout=0.1),
+    "squared ReLU, grouped heads, biases": ModelConfig(
+        **SHAPE, kv_heads=2, head_width=6, bias=True, norm="layernorm", tied=True, rotary_base=100.0
+    ),
+    "no positions, biases on queries, keys and values": ModelConfig(
+        **SHAPE, positions="none", bias="qkv", activation="geglu_exact", qk_norm=False, feedforward=20
+    ),
+}
 
 
-def test_torch_trains_as_many_parameters_as_we_do(gpt2):
-    pytest.importorskip("torch")
-    from lm.bench.torch_peer import GPT2
+def torch_state(c: ModelConfig, params: dict) -> dict:
+    """Our parameters under the names of TorchTransformer, matrices turned over."""
+    torch = library("torch")
+    params = jax.tree.map(np.asarray, params)
+    state = {"embedding.weight": params["embedding"]}
+    state["head.weight"] = params["embedding"] if c.tied else params["head"].T
 
-    assert sum(p.numel() for p in GPT2(gpt2.model).parameters()) == build(gpt2.model).parameter_count()[0]
+    def put(name: str, module: dict) -> None:
+        for ours, theirs in (("kernel", "weight"), ("scale", "weight"), ("bias", "bias")):
+            if module.get(ours) is not None:
+                state[f"{name}.{theirs}"] = module[ours].T if ours == "kernel" else module[ours]
+
+    def side_by_side(*modules: dict) -> dict:
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=-1), *modules)
+
+    put("norm", params["final_norm"])
+    if c.positions == "learned":
+        state["position.weight"] = params["position"]
+    for i in range(c.layers):
+        block = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+        attention, feedforward = block["attention"], block["feedforward"]
+        put(f"blocks.{i}.attention.qkv", side_by_side(attention["query"], attention["key"], attention["value"]))
+        put(f"blocks.{i}.attention.out", attention["out"])
+        put(f"blocks.{i}.attention_norm", block["attention_norm"])
+        put(f"blocks.{i}.feedforward_norm", block["feedforward_norm"])
+        for name in ("query_norm", "key_norm") if c.qk_norm else ():
+            put(f"blocks.{i}.attention.{name}", attention[name])
+        inner = feedforward["inner"]
+        put(f"blocks.{i}.feedforward.inner", side_by_side(feedforward["gate"], inner) if c.gated else inner)
+        put(f"blocks.{i}.feedforward.outer", feedforward["outer"])
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
 
 
-def test_torch_is_our_function(gpt2):
-    """The same weights give the same loss in both, so both do the same arithmetic."""
-    torch = pytest.importorskip("torch")
-    from lm.bench.torch_peer import GPT2
-    from lm.exchange import shapes
-    from lm.exchange.tensors import to_ours
-    from lm.model.loss import Batch, next_token
-
-    c = dataclasses.replace(gpt2.model, vocab=gpt2.model.V)  # no padding: it would count in their softmax alone
-    model = GPT2(c)
-    names = {
-        "embedding": "wte", "position": "wpe", "norm": "ln_f", "attention_norm": "ln_1", "feedforward_norm": "ln_2",
-        "qkv": "attn.c_attn", "out": "attn.c_proj", "inner": "mlp.c_fc", "outer": "mlp.c_proj", "blocks": "h",
-    }  # fmt: skip
-    theirs = {}
-    for name, value in model.state_dict().items():
-        value = value.numpy()
-        flipped = any(part in name for part in ("qkv", "out.", "inner", "outer")) and value.ndim == 2
-        theirs[".".join(names.get(part, part) for part in name.split("."))] = value.T if flipped else value
-    tokens_BT = np.random.default_rng(0).integers(c.vocab, size=(3, c.context + 1))
-    f = shapes.family("gpt2")
-    params = to_ours(f, shapes.write(f, c), c, theirs)
-    nats_BT = next_token(build(c), params, Batch(tokens_BT)).nats.target
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_torch_computes_our_logits_from_our_parameters(name):
+    """Every parameter has its place there, and none is left over; dropout is off while evaluating."""
+    torch = library("torch")
+    c = ARCHITECTURES[name]
+    params = lively(c)
+    model = bench.TorchTransformer(c).eval()
+    model.load_state_dict(torch_state(c, params), strict=True)
+    assert sum(p.numel() for p in model.parameters()) == build(c).parameter_count()[0]
+    tokens_BT = np.random.default_rng(0).integers(c.vocab, size=(3, c.context))
+    ours_BTV, _ = jax.jit(build(c).apply)(params, Inputs(tokens_BT))
     with torch.no_grad():
-        loss = float(model(torch.tensor(tokens_BT[:, :-1]), torch.tensor(tokens_BT[:, 1:])))
-    assert loss == pytest.approx(float(nats_BT.mean()), abs=1e-5)
+        theirs_BTV = model.logits(torch.from_numpy(tokens_BT)).numpy()
+    assert np.abs(theirs_BTV).max() > 1
+    np.testing.assert_allclose(theirs_BTV[..., : c.vocab], ours_BTV[..., : c.vocab], atol=1e-4)
+
+
+def test_torch_drops_where_we_drop():
+    """On the embedding and on what each half of a block adds, at the model's rate and nowhere else."""
+    torch = library("torch")
+    model, dropped = bench.TorchTransformer(ARCHITECTURES["the recipe"]), []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.register_forward_hook(lambda _, inputs, output: dropped.append(output == 0))
+    model.logits(torch.zeros(64, 12, dtype=torch.long))
+    assert len(dropped) == 1 + 2 * 2
+    assert [float(zeros.float().mean()) for zeros in dropped] == pytest.approx([0.1] * 5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(model=ModelConfig(window=4)), "does not know model.window 4"),
+        (dict(model=ModelConfig(positions="sinusoidal")), "does not know model.positions sinusoidal"),
+        (dict(model=RecurrentConfig()), "RecurrentConfig: PyTorch's side knows transformers alone"),
+        (dict(optimizer=OptimizerConfig(name="lion")), "has no lion"),
+        (dict(data=DataConfig(packing=True)), "does not know data.packing"),
+    ],
+)
+def test_what_torch_cannot_be_given_is_told(changes, said):
+    library("torch")
+    with pytest.raises(UserError, match=said):
+        bench.torch_trainer(Experiment(**changes), compiled=False)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_torch_trains_with_the_experiment_s_optimizer_and_precision(name, dtype, monkeypatch):
+    """One optimizer moves each parameter, Muon the matrices of blocks alone; products are in the dtype."""
+    torch = library("torch")
+    if name == "muon" and not hasattr(torch.optim, "Muon"):
+        pytest.skip("this PyTorch has no Muon")
+    model = dataclasses.replace(ARCHITECTURES["the recipe"], dtype=dtype)
+    e = Experiment(model=model, train=TrainConfig(batch=4, accumulation=2), optimizer=OptimizerConfig(name=name))
+    made, dtypes = [], set()
+    from lm.bench import torch_peer
+
+    class Watched(torch_peer.TorchTransformer):
+        def __init__(self, c):
+            super().__init__(c)
+            self.before = {name: p.detach().clone() for name, p in self.named_parameters()}
+            self.head.register_forward_hook(lambda _, inputs, output: dtypes.add(str(output.dtype)))
+            made.append(self)
+
+    monkeypatch.setattr(torch_peer, "TorchTransformer", Watched)
+    bench.torch_trainer(e, compiled=False)(2)
+    assert dtypes == {f"torch.{dtype}"}
+    [model] = made
+    assert all((p != model.before[key]).any() for key, p in model.named_parameters())
+    first, *others = bench.torch_optimizers(model, e.optimizer)
+    moved = [p for group in first.param_groups for p in group["params"]]
+    by_muon = [p for other in others for group in other.param_groups for p in group["params"]]
+    assert len(moved) + len(by_muon) == len(list(model.parameters()))
+    assert len(by_muon) == (4 * 2 if name == "muon" else 0)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
