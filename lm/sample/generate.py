@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm import tokenizer as tokenizers
@@ -54,7 +53,7 @@ class Generator:
         self.trained = m
         self._laid_out: dict[bool, dict] = {}
 
-    def read(self, rows: list["Row"], capacity: int, seen_BV: jax.Array) -> Decoding:
+    def read(self, rows: list["Row"], capacity: int, seen_BV: np.ndarray | jax.Array) -> Decoding:
         """Each row read but for its last token; one that outgrew the context has been cut."""
         m, read = self.trained, [row.reading for row in rows]
         longest = max(len(reading.tokens) for reading in read) - 1
