@@ -53,7 +53,7 @@ class Generator:
         self.trained = m
         self._laid_out: dict[bool, dict] = {}
 
-    def read(self, rows: list["Row"], capacity: int, seen_BV: np.ndarray | jax.Array) -> Decoding:
+    def read(self, rows: list["Row"], capacity: int, seen_BV: jax.Array) -> Decoding:
         """Each row read but for its last token; one that outgrew the context has been cut."""
         m, read = self.trained, [row.reading for row in rows]
         longest = max(len(reading.tokens) for reading in read) - 1
@@ -61,8 +61,8 @@ class Generator:
         return Decoding(
             memory=prefill(m.model, self.parameters(len(rows)), inputs, capacity=capacity),
             seen_BV=seen_BV,
-            token_B=np.array([reading.tokens[-1] for reading in read], np.int32),
-            place_B=np.array([row.place for row in rows], np.int32),
+            token_B=jax.device_put(np.array([reading.tokens[-1] for reading in read], np.int32)),
+            place_B=jax.device_put(np.array([row.place for row in rows], np.int32)),
             done_B=np.zeros(len(rows), bool),
         )
 
@@ -123,7 +123,7 @@ def generate(
         return []
 
     capacity = min(_room(max(row.held for row in rows) + max_tokens), context)
-    decoding, seen_BV, made = None, _seen(rows, m.model.config.V), 0
+    decoding, seen_BV, made = None, jax.device_put(_seen(rows, m.model.config.V)), 0
     chunk = WATCHED if on_text or stop else CHUNK
     while made < max_tokens and not all(row.ended for row in rows):
         if decoding is None or any(row.full(capacity) for row in rows):
