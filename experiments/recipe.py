@@ -24,20 +24,15 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import ticker
 
 import lm
-from lm.data import Batches, prepare, validation_windows
-from lm.evaluation import score_columns
 from lm.figures import STYLE, save
 from lm.files import whole
 from lm.hardware import keep_compiled_programs
 from lm.settings import FREE, PACKABLE, flatten, to_dict
-from lm.tokenizer import token_bytes
-from lm.training import hyperparameters, init_state, make_train_steps, with_vocabulary
 
 FIGURE = Path(__file__).parent / "figures" / "recipe.svg"
 BASELINE = lm.Experiment(
@@ -53,8 +48,6 @@ BASELINE = lm.Experiment(
 ModelConfig's own."""
 PACK = 4
 """Most runs side by side: few enough that little is lost when the command is stopped."""
-DISPATCH = 64
-"""Most steps in one call of a program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +82,7 @@ class Variant:
     steps: float = 1.0
     """Steps of a run times this, for a variant so slow that its line would be drawn too far."""
     short_windows: bool = False
-    """The first half of the run reads windows of half the length, twice as many."""
+    """The first half of the run reads windows of half the length, twice as many: schedule.context_start."""
 
 
 def rate(learning_rate: float, matrix_learning_rate: float = 0.03) -> dict:
@@ -143,6 +136,8 @@ def experiment(cell: str, name: str, longer: bool, seed: int, corpus: str | None
     steps = round(size.steps * (1 + longer) * variant.steps / variant.batch)
     e = lm.replace(BASELINE, {f"model.{key}": value for key, value in size.model.items()} | data)
     e = lm.replace(e, {"train.steps": steps, "train.batch": round(size.batch * variant.batch)} | variant.changes)
+    if variant.short_windows:
+        e = lm.replace(e, {"schedule.context_start": e.model.context // 2})
     rates = rate(variant.rates * e.optimizer.learning_rate, variant.rates * e.optimizer.matrix_learning_rate)
     slug = name.replace(" ", "-").replace("%", "")
     return lm.replace(e, rates | {"train.seed": seed, "name": f"{cell}/{slug}/{steps}-seed{seed}"})
@@ -164,19 +159,15 @@ def program_of(e: lm.Experiment) -> str:
 def train(cells: Sequence[str], names: Sequence[str], seeds: Sequence[int], folder: Path, corpus: str | None) -> None:
     """Train what is not trained yet, in packs of runs that share a program."""
     for cell in cells:
-        packs: dict[tuple[str, bool], list[lm.Experiment]] = {}
+        packs: dict[str, list[lm.Experiment]] = {}
         for name, longer, seed in itertools.product(names, (False, True), seeds):
             e = experiment(cell, name, longer, seed, corpus)
             if validation_loss(folder, e) is None:
-                packs.setdefault((program_of(e), VARIANTS[name].short_windows), []).append(e)
-        for (_, short), runs in packs.items():
+                packs.setdefault(program_of(e), []).append(e)
+        for runs in packs.values():
             for start in range(0, len(runs), PACK):
                 pack = runs[start : start + PACK]
-                if short:
-                    for e in pack:
-                        train_on_short_windows(e, folder)
-                else:
-                    train_pack(pack, folder)
+                train_pack(pack, folder)
                 for e in pack:
                     print(f"{e.name:<55}{validation_loss(folder, e) or math.nan:8.4f}", flush=True)
 
@@ -191,38 +182,13 @@ def train_pack(pack: list[lm.Experiment], folder: Path) -> None:
         shutil.rmtree(lm.Run(folder / e.name).checkpoint_folder, ignore_errors=True)  # one that diverged has none
 
 
-def short_windows(e: lm.Experiment) -> lm.Experiment:
-    """The same tokens a step in windows of half the length."""
-    return lm.replace(e, {"model.context": e.model.context // 2, "train.batch": 2 * e.train.batch})
-
-
-def train_on_short_windows(e: lm.Experiment, folder: Path) -> None:
-    """Half the steps on short windows, half on whole ones, under one schedule."""
-    data = prepare(e.data)
-    e, tokens, eot = with_vocabulary(e, data), data.train, data.tokenizer.eot_token
-    total, state = e.train.steps, init_state(e)
-    hyper = hyperparameters(e, e.steps(tokens.count))
-    for part, first, end in ((short_windows(e), 0, total // 2), (e, total // 2, total)):
-        batches = Batches(tokens, context=part.model.context, batch=part.train.batch, seed=e.train.seed)
-        resident, steps = jax.numpy.asarray(batches.store()), make_train_steps(part, eot)
-        for step in range(first, end, DISPATCH):
-            n = np.int32(min(DISPATCH, end - step))
-            state, _ = steps(state, hyper, resident, batches.starts(step, DISPATCH).astype(np.int32), n)
-    windows = validation_windows(data.validation, e.model.context, e.train.eval_tokens)
-    score = score_columns(lm.build(e.model), state.params, windows, token_bytes(data.tokenizer), batch=e.train.batch)
-    (folder / e.name).mkdir(parents=True, exist_ok=True)
-    record = {"step": total, "tokens": total * e.batch_tokens, "val_loss": score.loss}
-    with whole(folder / e.name / "metrics.jsonl") as file:
-        file.write(json.dumps(record) + "\n")
-
-
 # --- how long a step takes -------------------------------------------------------------------------------------------
 class Steps:
     """Optimizer steps of an experiment, half of them on short windows if it has any, as a unit of work."""
 
-    def __init__(self, e: lm.Experiment, short: bool):
+    def __init__(self, e: lm.Experiment):
         e = lm.replace(e, {"model.vocab": 257 if e.data.tokenizer == "bytes" else 65})
-        self.programs = [lm.bench.Program(part) for part in ([short_windows(e), e] if short else [e])]
+        self.programs = [lm.bench.Program(e, pieces=n) for n in ([2, 1] if e.schedule.context_start else [1])]
 
     def run(self, n: int) -> None:
         """n times as many steps as there are programs."""
@@ -234,10 +200,10 @@ def time_steps(cells: Sequence[str], names: Sequence[str], folder: Path, rounds:
     """Write times.json: for each cell and variant its step's time over the baseline's, median and quartiles."""
     file = folder / "times.json"
     for cell in cells:
-        made = {name: (experiment(cell, name, False, 0, None), VARIANTS[name].short_windows) for name in names}
-        programs = {name: (program_of(e), short) for name, (e, short) in made.items()}
+        made = {name: experiment(cell, name, False, 0, None) for name in names}
+        programs = {name: program_of(e) for name, e in made.items()}
         distinct = {kind: name for name, kind in reversed(programs.items())}  # the first of each kind
-        steps = {name: Steps(*made[name]) for name in names if name in distinct.values()}
+        steps = {name: Steps(made[name]) for name in names if name in distinct.values()}
         contestants = [lm.bench.Contestant(name, of.run) for name, of in steps.items()]  # the baseline first
         timings = {timing.name: timing for timing in lm.bench.compare(contestants, seconds, rounds)}
         ratios = {}

@@ -87,7 +87,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate over the run, as a fraction of its peak."""
+    """What changes over the run: the learning rate, as a fraction of its peak, and the length of windows."""
 
     name: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """wsd: warm-up, stable, then a linear decay (Hu et al. 2024)."""
@@ -97,6 +97,11 @@ class ScheduleConfig:
     """Length of wsd's final decay."""
     final: limits.Fraction = 0.0
     """Rate at the end, as a fraction of the peak."""
+    context_start: limits.MaybeCount = None
+    """Tokens in the first windows: model.context divided by a power of two. Short windows cost less, and a step has as
+    many more of them. None: whole ones from the beginning."""
+    context_growth: limits.Length = "50%"
+    """Length of their growth from context_start: windows double at equal intervals, and are whole from there on."""
 
     def __post_init__(self):
         check_types(self, "schedule.")
@@ -213,6 +218,7 @@ class Experiment:
             "step; must be below 2^31",
         )
         self._check_objective()
+        self._check_context()
         require(
             self.optimizer.name != "sgd" or not (self.model.base_width or self.model.base_layers),
             "optimizer.name sgd does not go with model.base_width or model.base_layers: what carries over from a base "
@@ -237,6 +243,21 @@ class Experiment:
             f"model.{' and '.join(sourced)}: nothing in a corpus is a source; give data.examples",
         )
 
+    def _check_context(self) -> None:
+        """Refuse a schedule of context that windows cannot be cut by."""
+        T, start = self.model.context, self.schedule.context_start
+        if start is None:
+            return
+        pieces, rest = divmod(T, start)
+        require(
+            rest == 0 and pieces.bit_count() == 1,
+            f"schedule.context_start {start}: must be model.context {T} divided by a power of two",
+        )
+        require(
+            self.data.examples is None,
+            f"schedule.context_start {start}: data.examples have rows of their own length; leave it out",
+        )
+
     @property
     def batch_tokens(self) -> int:
         """Tokens predicted in one optimizer step."""
@@ -254,7 +275,11 @@ class Experiment:
         warmup = duration_steps(self.schedule.warmup, "schedule.warmup", **known)
         decay = duration_steps(self.schedule.decay, "schedule.decay", **known)
         require(warmup <= total, f"schedule.warmup {self.schedule.warmup} is longer than the run's {total} steps")
-        return Steps(total=total, warmup=warmup, decay=min(decay, total - warmup), **every)
+        growth, told = 0, self.schedule.context_growth
+        if self.schedule.context_start is not None:
+            growth = duration_steps(told, "schedule.context_growth", **known)
+        require(growth <= total, f"schedule.context_growth {told} is longer than the run's {total} steps")
+        return Steps(total=total, warmup=warmup, decay=min(decay, total - warmup), growth=growth, **every)
 
 
 @dataclass(frozen=True)
@@ -267,3 +292,5 @@ class Steps:
     log_every: int
     eval_every: int
     checkpoint_every: int
+    growth: int = 0
+    """Of the context; runs from before there was such a schedule do not record it."""

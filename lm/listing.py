@@ -147,7 +147,7 @@ def _listed(run: Run, records: list[dict[str, Any]]) -> Listed:
         "val_bits_per_byte": newest.get("val_bits_per_byte"),
         "best_val_bits_per_byte": best(records, "val_bits_per_byte"),
         "seconds": newest.get("seconds"), "params_total": run.record["params_total"],
-        "flops": run.record["flops_per_token"] * newest.get("tokens", 0),
+        "flops": run.flops(newest),
         "optimizer": e.optimizer.name, "learning_rate": e.optimizer.learning_rate,
         "matrix_learning_rate": e.optimizer.matrix_learning_rate if e.optimizer.name == "muon" else None,
         "seed": e.train.seed, "date": _date(run.path), "corpus": e.data.learnt, "tokenizer": e.data.tokenizer,

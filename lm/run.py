@@ -94,6 +94,10 @@ class Run:
         """
         return records.read_metrics(self.path / "metrics.jsonl")
 
+    def flops(self, record: dict[str, Any]) -> float:
+        """Exact FLOPs of training up to a record; where that is too old to say so, all windows were whole."""
+        return record.get("flops", self.record["flops_per_token"] * record.get("tokens", 0))
+
     def best_step(self) -> int:
         """The kept checkpoint with the lowest validation loss."""
         losses = {record["step"]: record["val_loss"] for record in self.metrics() if "val_loss" in record}

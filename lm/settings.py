@@ -32,6 +32,9 @@ COMPILED = frozenset({
 })  # fmt: skip
 """Those of them that programs depend on."""
 
+STAGED = frozenset({"schedule.context_start", "schedule.context_growth"})
+"""Settings that say which programs a run takes one after another; none of these depends on them."""
+
 PACKABLE = frozenset({
     "name", "optimizer.learning_rate", "optimizer.matrix_learning_rate", "optimizer.weight_decay", "optimizer.clip",
     "schedule.warmup", "schedule.decay", "schedule.final", "train.seed", "train.z_loss", "train.diverged",
@@ -169,6 +172,8 @@ def surprises(experiment: Experiment, changed: Iterable[str]) -> list[str]:
         for key, (choice, users) in USED_BY.items()
         if key in keys and values[choice] not in users
     ]
+    if "schedule.context_growth" in keys and values["schedule.context_start"] is None:
+        told.append("schedule.context_growth does nothing without schedule.context_start")
     rates = {"optimizer.learning_rate", "optimizer.matrix_learning_rate"}
     if values["optimizer.name"] == "muon" and keys & rates == {"optimizer.learning_rate"}:
         matrix = values["optimizer.matrix_learning_rate"]

@@ -157,6 +157,17 @@ REFUSED = [
     (TrainConfig, dict(z_loss=10**400), "train.z_loss of 1329 bits: too large for a float"),
     (TrainConfig, dict(steps="9" * 400), "must be below 2^31 steps"),
     (TrainConfig, dict(eval_every="1e99 epochs"), "train.eval_every '1e99 epochs': must be below 2^63 epochs"),
+    (
+        Experiment,
+        dict(schedule=ScheduleConfig(context_start=96)),
+        "schedule.context_start 96: must be model.context 256 divided by a power of two",
+    ),
+    (Experiment, dict(schedule=ScheduleConfig(context_start=512)), "context_start 512: must be model.context 256"),
+    (
+        Experiment,
+        dict(schedule=ScheduleConfig(context_start=64), data=DataConfig(examples="a.tsv")),
+        "schedule.context_start 64: data.examples have rows of their own length; leave it out",
+    ),
     (Experiment, dict(name="../elsewhere"), "name '../elsewhere': letters, digits and any of . _ - + ="),
     (Experiment, dict(name="."), "name '.': letters, digits"),
     (Experiment, dict(name="two words"), "name 'two words': letters, digits"),
@@ -251,10 +262,14 @@ def test_an_experiments_durations():
     )
     steps = experiment.steps(epoch_tokens=1000)
     assert dataclasses.asdict(steps) == dict(
-        total=100, warmup=10, decay=90, log_every=1, eval_every=25, checkpoint_every=30
+        total=100, warmup=10, decay=90, log_every=1, eval_every=25, checkpoint_every=30, growth=0
     )
     with pytest.raises(UserError, match=r"train\.log_every '1G epochs': 5e\+10 steps; must be below 2\^31"):
         dataclasses.replace(experiment, train=TrainConfig(batch=2, log_every="1G epochs")).steps(1000)
+    growing = dataclasses.replace(experiment, schedule=ScheduleConfig(context_start=5, context_growth="30%"))
+    assert growing.steps(epoch_tokens=1000).growth == 30
+    with pytest.raises(UserError, match=r"schedule\.context_growth 101 is longer than the run's 100 steps"):
+        replace(growing, {"schedule.context_growth": 101}).steps(1000)
     with pytest.raises(UserError, match=r"schedule\.warmup 101 is longer than the run's 100 steps"):
         dataclasses.replace(experiment, schedule=ScheduleConfig(warmup=101)).steps(1000)
 
@@ -271,6 +286,7 @@ def another(key, value):
         "model.remat": "dots", "parallel.model": 2,
         "model.norm_place": "post", "data.examples": "other.tsv", "model.parallel": "one_norm",
         "model.rotary_scaling": "linear", "model.rotary_band": [1.0, 8.0], "model.layer_windows": [8, 8, 8, 0],
+        "schedule.context_start": 64,
     }  # fmt: skip
     if key in special:
         return special[key]

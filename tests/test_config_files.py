@@ -163,7 +163,8 @@ NEWER = (
     "model.parallel", "model.head_bias", "model.rotary_base_windowed", "model.rotary_fraction", "model.rotary_skips",
     "model.rotary_scaling", "model.rotary_factor", "model.rotary_band", "model.rotary_context", "model.layer_windows",
     "model.attention_softcap",
-    "train.start", "train.objective", "train.label_smoothing", "parallel.data", "parallel.model", "parallel.fsdp",
+    "train.start", "train.objective", "train.label_smoothing", "schedule.context_start",
+    "schedule.context_growth", "parallel.data", "parallel.model", "parallel.fsdp",
 )  # fmt: skip
 FINGERPRINT = "ae0b03279319783ee20238d421167c182456693b5173c965f2496032b218f207"
 

@@ -34,14 +34,15 @@ RANGES = {
     "optimizer.learning_rate": POSITIVE, "optimizer.matrix_learning_rate": POSITIVE, "optimizer.beta1": BELOW_ONE,
     "optimizer.beta2": BELOW_ONE, "optimizer.momentum": BELOW_ONE, "optimizer.newton_schulz": (1, 100),
     "optimizer.epsilon": POSITIVE, "optimizer.weight_decay": NOT_NEGATIVE, "optimizer.clip": POSITIVE,
-    "schedule.final": (0, 1), "train.batch": COUNT, "train.accumulation": COUNT, "train.seed": (0, 2**32 - 1),
-    "train.label_smoothing": BELOW_ONE,
+    "schedule.final": (0, 1), "schedule.context_start": COUNT, "train.batch": COUNT, "train.accumulation": COUNT,
+    "train.seed": (0, 2**32 - 1), "train.label_smoothing": BELOW_ONE,
     "train.z_loss": NOT_NEGATIVE, "train.loss_chunk": COUNT, "train.eval_tokens": COUNT, "train.keep": COUNT,
     "train.diverged": (1 + 2**-23, HUGE),
 }  # fmt: skip
 """Least and most of every number, of floats in float32."""
 DURATIONS = {
-    "schedule.warmup", "schedule.decay", "train.steps", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "schedule.warmup", "schedule.decay", "schedule.context_growth", "train.steps", "train.log_every",
+    "train.eval_every", "train.checkpoint_every",
 }  # fmt: skip
 PARTS = {f.name: f.default_factory for f in dataclasses.fields(Experiment) if f.name != "name"}
 FLOATS = {name: "float" in str(hints(PARTS[part])[leaf]) for name in RANGES for part, leaf in [name.split(".")]}
@@ -169,6 +170,8 @@ MUON = "under muon optimizer.learning_rate leaves hidden matrices alone: their m
         ({}, ["optimizer.momentum"], ["optimizer.momentum does nothing under optimizer.name adamw"]),
         ({}, ["schedule.decay", "train.seed"], ["schedule.decay does nothing under schedule.name cosine"]),
         ({"data.tokenizer": "bpe"}, ["data.vocab"], []),
+        ({}, ["schedule.context_growth"], ["schedule.context_growth does nothing without schedule.context_start"]),
+        ({"schedule.context_start": 64}, ["schedule.context_growth"], []),
     ],
 )
 def test_overrides_say_what_they_leave_alone(values, changed, told):

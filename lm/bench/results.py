@@ -143,7 +143,7 @@ def describe(c: ModelBase, rest: str) -> str:
     heads = f" N={c.heads}" if isinstance(c, ModelConfig) else ""
     shape = f"{c.layers} layers, D={c.width}{heads} T={c.context} V={c.V}"
     peers = "; peers are GPT-2 of the same shape" if isinstance(c, ModelConfig) else ""
-    return f"{shape}, {rest}, on {where} in {build(c).dtype}{peers}"
+    return f"{shape}, {rest}, on {where} in {build(c).precision}{peers}"
 
 
 def rate(value: float) -> str:

@@ -19,6 +19,7 @@ from lm.errors import UserError
 from lm.model.api import build
 from lm.sweep.jobs import MOST_PACKED, Job, added_steps, packs, parted, trunks
 from lm.sweep.planning import Rates
+from lm.training.context import flops_per_token, stages
 from lm.training.display import Display
 
 MEASURE_SECONDS = 1.0
@@ -56,7 +57,7 @@ def estimate(jobs: Sequence[Job], *, most: int = MOST_PACKED, display: Display |
     with display or Display(quiet=True) as display:
         rates = _measured(groups, display)
     listed = [_row(job, steps, trunk, rates) for trunk in found for job, steps in added_steps(trunk)]
-    programs = len({program(job.experiment) for job in jobs})
+    programs = len({(program(job.experiment), s.pieces) for job in jobs for s in stages(job.experiment, job.steps)})
     compiling = programs * rates.setup_seconds
     flops, seconds = (sum(row[key] for row in listed) for key in ("flops_added", "seconds"))
     return Estimate(
@@ -67,9 +68,9 @@ def estimate(jobs: Sequence[Job], *, most: int = MOST_PACKED, display: Display |
 
 def _row(job: Job, steps: int, trunk: Sequence[Job], rates: Rates) -> dict[str, Any]:
     """One run; its evaluations are forward passes, a third of a training step."""
-    e, added = job.experiment, steps * job.flops_per_step
+    e, added = job.experiment, job.flops - job.flops_until(job.steps.total - steps)
     evaluations = 1 + steps // min(job.steps.eval_every, job.steps.checkpoint_every)
-    scored = evaluations * e.train.eval_tokens * job.flops_per_step / e.batch_tokens / 3
+    scored = evaluations * e.train.eval_tokens * flops_per_token(e.model, e.model.context) / 3
     return dict(
         name=job.name, trunk=trunk[-1].name, params_total=job.params_total, steps=job.steps.total,
         branch_step=job.branch_step if len(trunk) > 1 else None, tokens=job.steps.total * e.batch_tokens,
@@ -79,7 +80,7 @@ def _row(job: Job, steps: int, trunk: Sequence[Job], rates: Rates) -> dict[str, 
 
 def program(e: Experiment) -> str:
     """The same for runs that are compiled alike: all but what is traced, how long they are and what they write down."""
-    free = settings.PACKABLE | settings.FREE - settings.COMPILED
+    free = settings.PACKABLE | settings.STAGED | settings.FREE - settings.COMPILED
     flat = settings.flatten(settings.to_dict(e))
     return json.dumps({key: value for key, value in flat.items() if key not in free})
 
@@ -108,16 +109,17 @@ def _measure(pack: Sequence[Job]) -> tuple[float, float]:
     ready = time.perf_counter() - start
     n = calibrate(Contestant(pack[0].name, program.run), MEASURE_SECONDS)
     seconds = timed(Contestant(pack[0].name, program.run), n, time.perf_counter)
-    rate = len(pack) * pack[0].flops_per_step * n / seconds
+    e = pack[0].experiment
+    rate = len(pack) * e.batch_tokens * flops_per_token(e.model, e.model.context) * n / seconds
     first, again = (_evaluated(pack[0].experiment, data, program.pack.state(0).params) for _ in range(2))
     return rate, ready + max(first - again, 1e-3)
 
 
 def _tame(job: Job) -> Experiment:
-    """The job's experiment at rates that random tokens do not make diverge; its program is the same."""
+    """The job's experiment on whole windows, at rates that random tokens do not make diverge: the same program."""
     rates = dict.fromkeys(("optimizer.learning_rate", "optimizer.matrix_learning_rate"), 1e-6)
     steps = {"train.steps": job.steps.total, "schedule.warmup": job.steps.warmup, "schedule.decay": job.steps.decay}
-    return settings.replace(job.experiment, rates | steps)
+    return settings.replace(job.experiment, rates | steps | {"schedule.context_start": None})
 
 
 def _evaluated(e: Experiment, data: Prepared, params: dict) -> float:

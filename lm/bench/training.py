@@ -64,7 +64,7 @@ def train(
     with display or Display(quiet=True) as display:
         display.stage("compiling", 0, None)
         program = Program(e)
-        limits, copying = machine.matmul_limits(str(model.dtype)), machine.copy_limit()
+        limits, copying = machine.matmul_limits(str(model.product_dtype)), machine.copy_limit()
         others, absent = gather(training_peers(e), display) if peers and isinstance(e.model, ModelConfig) else ([], [])
         contestants = [Contestant("lm", program.run), *others, *(x.contestant for x in (*limits, copying))]
         timings = compare(contestants, seconds, rounds, report=lambda done, total: display.stage("timing", done, total))
@@ -88,9 +88,10 @@ class Program:
     """The compiled training program of a run, or of a pack of them (see lm/training/pack.py), with what it works on.
 
     A unit of work is an optimizer step of every run. dispatch: most steps in one call, and each call is waited for.
+    pieces: how many each window is read in, by a schedule of context.
     """
 
-    def __init__(self, *runs: Experiment, how: str = "auto", dispatch: int = MOST_STEPS):
+    def __init__(self, *runs: Experiment, how: str = "auto", dispatch: int = MOST_STEPS, pieces: int = 1):
         e, self.dispatch = runs[0], dispatch
         require_memory(e, len(runs))
         self.tokens, starts = _random_data(e, dispatch)
@@ -98,6 +99,7 @@ class Program:
         hypers = [hyperparameters(run, run.steps(self.tokens.size)) for run in runs]
         states = [init_state(dataclasses.replace(run, parallel=ONE_DEVICE) if len(runs) > 1 else run) for run in runs]
         self.pack = make_pack(states, hypers, e, e.model.vocab - 1, how=how, devices=e.parallel.data)
+        self.pack.read_in(pieces)
         self.tokens = self.pack.place(self.tokens)
         start = time.perf_counter()
         self.pack.compile(self.tokens, self.starts, [1] * len(runs))

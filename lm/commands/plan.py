@@ -164,7 +164,7 @@ def _plan(o: Options, e: Experiment, rules: "Rules", sizes: list[tuple[int, int]
     from lm.hardware import peak_flops
     from lm.model.api import build
 
-    peak, _ = peak_flops(str(build(e.model).dtype))
+    peak, _ = peak_flops(str(build(e.model).product_dtype))
     planned(rates=Rates((1.0,), (2 * peak,)))  # more than any training reaches: what is impossible now stays so
     measured = chosen[:: max(1, len(chosen) - 1)] or sizes_to_measure(e, seconds, rules)
     return planned(rates=training_rates(e, measured, display=display))

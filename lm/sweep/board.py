@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.live import Live
@@ -36,7 +36,8 @@ class Board:
         self.entries: dict[str, Entry] = {}
         self.live: Live | None = None
         self.current: Sequence[str] = ()
-        self.left = self.per_step = 0.0
+        self.left = 0.0
+        self.flops_until: Callable[[int], float] = float
         self.first_step = self.made_before = 0
         self.preparing = ""
         self.began, self.made = time.perf_counter(), 0.0
@@ -55,9 +56,9 @@ class Board:
         finally:
             self.live = None
 
-    def start(self, names: Sequence[str], left: float, per_step: float, step: int) -> None:
-        """These runs are trained next, from `step` on; left: FLOPs in all, per_step: of one step of these."""
-        self.current, self.left, self.per_step = names, left, per_step
+    def start(self, names: Sequence[str], left: float, flops_until: Callable[[int], float], step: int) -> None:
+        """These runs are trained next, from `step` on; left: FLOPs in all, flops_until: of these runs before a step."""
+        self.current, self.left, self.flops_until = names, left, flops_until
         self.first_step, self.made_before = step, self.made
         for name in names:
             self.entries[name].status = "training"
@@ -129,7 +130,7 @@ class Board:
     def training(self, step: int, total: int, report: dict[str, Any], tokens_per_second: float) -> None:
         """Show the step of the runs in training, with the mean loss of their pack."""
         self.preparing = ""
-        self.made = self.made_before + self.per_step * (step - self.first_step)
+        self.made = self.made_before + self.flops_until(step) - self.flops_until(self.first_step)
         for name in self.current:
             if self.entries[name].status == "training":
                 self.entries[name].step, self.entries[name].loss = step, report["loss"]

@@ -18,6 +18,7 @@ from lm.data.tokens import Prepared
 from lm.errors import UserError
 from lm.model.api import build
 from lm.sweep.grids import require_distinct
+from lm.training.context import training_flops
 from lm.training.loop import with_vocabulary
 
 MOST_PACKED = 8
@@ -36,8 +37,6 @@ class Job:
     hashes: dict[str, str]
     params_total: int
     params_nonembedding: int
-    flops_per_step: float
-    """Exact FLOPs of a training step."""
 
     @property
     def name(self) -> str:
@@ -51,8 +50,12 @@ class Job:
 
     @property
     def flops(self) -> float:
-        """FLOPs of all its training steps."""
-        return self.flops_per_step * self.steps.total
+        """Exact FLOPs of all its training steps."""
+        return self.flops_until(self.steps.total)
+
+    def flops_until(self, step: int) -> float:
+        """Exact FLOPs of its training steps before this one."""
+        return training_flops(self.experiment, self.steps, step)
 
     def dotted(self, leave_out: Iterable[str] = ()) -> dict[str, Any]:
         """The experiment's dotted settings, without some."""
@@ -97,8 +100,7 @@ def _job(e: Experiment, data: Prepared) -> Job:
     epoch = Batches(data.train, context=e.model.context, batch=e.train.batch, seed=e.train.seed).epoch_tokens
     total, nonembedding = build(e.model).parameter_count()
     return Job(
-        experiment=e, steps=e.steps(epoch), hashes=data.hashes, params_total=total, params_nonembedding=nonembedding,
-        flops_per_step=build(e.model).cost().training_flops * e.batch_tokens,
+        experiment=e, steps=e.steps(epoch), hashes=data.hashes, params_total=total, params_nonembedding=nonembedding
     )  # fmt: skip
 
 
@@ -107,7 +109,8 @@ def trunks(jobs: Sequence[Job]) -> list[Trunk]:
 
     def shared(job: Job) -> Any:
         """A key of what a job does before it decays; with its log points, as a state holds the sums since the last."""
-        return [job.dotted(LENGTHS), job.steps.warmup, job.steps.log_every] if job.branch_step else job.name
+        steps = job.steps
+        return [job.dotted(LENGTHS), steps.warmup, steps.growth, steps.log_every] if job.branch_step else job.name
 
     groups = _grouped(jobs, shared)
     return [tuple(sorted(group, key=lambda job: (job.branch_step, job.steps.total))) for group in groups]
@@ -118,6 +121,7 @@ def parted(jobs: Sequence[Job]) -> str | None:
     groups = _grouped((job for job in jobs if job.branch_step), lambda job: job.dotted(LENGTHS))
     for setting, in_steps in (
         ("schedule.warmup", lambda job: job.steps.warmup),
+        ("schedule.context_growth", lambda job: job.steps.growth),
         ("train.log_every", lambda job: job.steps.log_every),
     ):
         percent = [group for group in groups if "%" in str(group[0].dotted()[setting])]

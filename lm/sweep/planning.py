@@ -261,6 +261,11 @@ def unplannable(e: Experiment) -> str | None:
             f"a vocabulary of {known:,} is too large for models this small: their embeddings would outweigh the rest; "
             f"use at most {LARGEST_VOCABULARY:,}: --data.tokenizer bytes, or bpe with --data.vocab {LARGEST_VOCABULARY}"
         )
+    if e.schedule.context_start is not None:
+        return (
+            f"schedule.context_start {e.schedule.context_start}: a plan counts on whole windows; give "
+            "--schedule.context-start None"
+        )
     if e.train.accumulation > 1:
         return f"train.accumulation {e.train.accumulation}: a plan chooses its batches; give --train.accumulation 1"
     return None

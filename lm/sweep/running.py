@@ -160,7 +160,7 @@ class Sweep:
             for job in trunk:
                 start = 0 if job is trunk[-1] else job.branch_step
                 if job.name not in self.out:
-                    total += job.flops_per_step * (job.steps.total - max(start, self.reached(job)))
+                    total += job.flops - job.flops_until(max(start, self.reached(job)))
         return total
 
     # --- training ---
@@ -238,8 +238,11 @@ class Sweep:
         if not wanted:
             return
         self.stop.look()
-        names = [job.name for job in wanted]
-        self.board.start(names, self.left(), sum(job.flops_per_step for job in wanted), self.reached(wanted[0]))
+
+        def flops_until(step: int) -> float:
+            return sum(job.flops_until(step) for job in wanted)
+
+        self.board.start([job.name for job in wanted], self.left(), flops_until, self.reached(wanted[0]))
         try:
             train_pack([job.experiment for job in wanted], folder=self.folder, display=self.board, until=until)
         except Diverged as error:

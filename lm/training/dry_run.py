@@ -15,6 +15,7 @@ from lm.data.tokens import Prepared
 from lm.model.api import LanguageModel, build
 from lm.model.conventions import conventions, parameters
 from lm.training.across import share, sizes
+from lm.training.context import stages, training_flops
 from lm.training.display import Display
 from lm.training.loop import with_vocabulary
 from lm.training.memory import readable, tree_bytes
@@ -41,6 +42,7 @@ class Forecast:
     """Everything else in the forward pass and the loss, by part."""
     flops_optimizer_per_step: float
     flops_exact_per_token: float
+    """In whole windows."""
     flops_6nd_per_token: float
     flops_conventions_per_token: dict[str, float]
     """Of training, as papers count it: see lm/model/conventions.py."""
@@ -60,6 +62,8 @@ class Forecast:
     memory_available: int | None
     """None where this machine does not say."""
     steps: int
+    steps_by_context: dict[int, int]
+    """Steps by the tokens of the windows that they read."""
     tokens: int
     epochs: float
     tokens_per_parameter: float
@@ -95,6 +99,7 @@ class Forecast:
             (f"{memory}: in all", ("" if self.fits else "at least ") + readable(self.memory_total)),
             (f"{memory}: there is", readable(self.memory_available) if self.memory_available else "unknown"),
             ("steps", f"{self.steps:,}"),
+            *((f"  in windows of {T:,} tokens", f"{n:,}") for T, n in self.steps_by_context.items()),
             ("tokens", f"{self.tokens:,}"),
             ("epochs", f"{self.epochs:.2f}"),
             ("tokens per parameter", f"{self.tokens_per_parameter:.2f}"),
@@ -130,9 +135,9 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Foreca
         here = devices <= jax.device_count()
         part, there = share(e, data_devices, model_devices), hardware.memory() if here else None
         need = part.memory
-        beside, rate = need.gradients + need.activations, None
+        beside, seconds = need.gradients + need.activations, None
         if here and (there is None or need.total <= there):
-            rate, beside = _measure(e, steps, data, there, display)
+            seconds, beside = _measure(e, steps, data, there, display)
     model, total, tokens = build(e.model), facts["params_total"], steps.total * e.batch_tokens
     cost, exact, six = model.cost(), facts["flops_per_token"], 6.0 * total
     return Forecast(
@@ -141,25 +146,40 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Foreca
         flops_elementwise_per_token=dict(cost.elementwise),
         flops_optimizer_per_step=optimizer_flops(e.optimizer, model),
         flops_exact_per_token=exact, flops_6nd_per_token=six, flops_conventions_per_token=conventions(model),
-        flops_exact=exact * tokens, flops_6nd=six * tokens,
+        flops_exact=training_flops(e, steps, steps.total), flops_6nd=six * tokens,
         memory_parameters=need.parameters, memory_optimizer=need.optimizer, memory_activations=beside,
         devices=devices, bytes_sent_per_step=part.sent,
         flops_per_device_per_step=(exact * e.batch_tokens) / devices,
         memory_total=need.parameters + need.optimizer + beside, memory_available=there,
-        steps=steps.total, tokens=tokens, epochs=tokens / facts["epoch_tokens"], tokens_per_parameter=tokens / total,
-        tokens_per_second=rate, eta_seconds=rate and tokens / rate,
+        steps=steps.total, steps_by_context={stage.context: stage.end - stage.begin for stage in stages(e, steps)},
+        tokens=tokens, epochs=tokens / facts["epoch_tokens"], tokens_per_parameter=tokens / total,
+        tokens_per_second=seconds and tokens / seconds, eta_seconds=seconds,
     )  # fmt: skip
 
 
 def _measure(
     e: Experiment, steps: Steps, data: Prepared, there: int | None, display: Display
 ) -> tuple[float | None, int]:
-    """Returns tokens a second of the compiled step after its first call, and the bytes XLA plans beside the state.
+    """Returns the seconds that all steps take, and the most bytes that XLA plans beside the state, over the stages of
+    the context; no seconds where there is less memory than that."""
+    seconds, most = 0.0, 0
+    for stage in stages(e, steps):
+        each, beside = _measure_stage(e, steps, data, there, display, stage.pieces)
+        if each is None:
+            return None, beside
+        seconds, most = seconds + (stage.end - stage.begin) * each, max(most, beside)
+    return seconds, most
 
-    No rate, and nothing allocated, where that plan is for more memory than there is.
+
+def _measure_stage(
+    e: Experiment, steps: Steps, data: Prepared, there: int | None, display: Display, pieces: int
+) -> tuple[float | None, int]:
+    """Returns the seconds of a compiled step after the first, and the bytes XLA plans beside the state.
+
+    No seconds, and nothing allocated, where that plan is for more memory than there is.
     """
-    mesh = parallel.mesh_of(e.parallel)
-    run, hyper = make_train_steps(e, data.tokenizer.eot_token), parallel.place(mesh, hyperparameters(e, steps))
+    mesh, hyper = parallel.mesh_of(e.parallel), hyperparameters(e, steps)
+    run, hyper = make_train_steps(e, data.tokenizer.eot_token, pieces=pieces), parallel.place(mesh, hyper)
     store = jnp.zeros(max(e.model.context + 1, 1024), jnp.uint16)
     if e.data.examples is not None:
         columns = open_batches(data.train, e.model, batch=e.train.batch, seed=0).at(0)
@@ -182,8 +202,7 @@ def _measure(
         n = min(64, 2 * made + 1)
         state, _ = jax.block_until_ready(compiled(state, hyper, store, starts, parallel.place(mesh, np.int32(n))))
         made += n
-    seconds = time.perf_counter() - start
-    return made * e.batch_tokens / seconds, beside
+    return (time.perf_counter() - start) / made, beside
 
 
 def parts(model: LanguageModel) -> dict[str, int]:

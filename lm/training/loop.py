@@ -19,6 +19,7 @@ from lm.data.tokens import Prepared
 from lm.errors import Diverged, Stopped, require
 from lm.model.api import build
 from lm.run import RUNS, Run
+from lm.training.context import stage_at
 from lm.training.display import Display
 from lm.training.member import (
     Member,
@@ -147,7 +148,10 @@ def train_pack(
 
             while alive(group) and step < goal and not stop:
                 # --- 4. Dispatch: n steps of every run, as many as fit before something is due -----------------------
-                start, sharing = time.perf_counter(), len(alive(group))
+                start, sharing, stage = time.perf_counter(), len(alive(group)), stage_at(first.stages, step)
+                if pack.read_in(stage.pieces):
+                    rate = None  # another program, to be compiled
+                    display.say(f"windows of {stage.context} tokens from step {step} on")
                 n, windows = feed(step, dispatch_length(group, step, goal, rate or 0.0, most))
                 waited = time.perf_counter() - start
                 if step + n < goal:  # what comes next is read while the device works
@@ -167,8 +171,8 @@ def train_pack(
                     rate, timed = processes.agree(n / seconds)[0], timed + seconds / sharing
                     loss = sum(float(reports[p]["loss"]) for p in going) / len(going)
                     display.training(step, steps.total, {"loss": loss}, e.batch_tokens * n * sharing / seconds)
-                else:  # the first dispatch compiled, which says nothing of speed
-                    rate, since = 0.0, step
+                else:  # the first dispatch of a program compiled it, which says nothing of speed
+                    rate, since, timed = 0.0, step, 0.0
 
                 # --- 5. Log, evaluate, save --------------------------------------------------------------------------
                 # In this order: a checkpoint keeps its validation loss, and a run that is killed in between forgets
@@ -232,6 +236,7 @@ def dispatch_length(group: Sequence[Member], step: int, goal: int, rate: float, 
     """Returns how many steps to make at once from `step` on, as fast as they go at present."""
     steps, going = group[0].steps, alive(group)
     ends = [end for p in going if (end := group[p].stable_end) is not None and end > step]
+    ends.append(stage_at(group[0].stages, step).end)
     every = (steps.log_every, steps.eval_every, steps.checkpoint_every)
     due = min(goal, *ends, *((step // interval + 1) * interval for interval in every))
     wanted = round(rate * DISPATCH_SECONDS * min(len(going), MOST_PATIENCE))
@@ -325,5 +330,5 @@ def headline(e: Experiment, group: Sequence[Member], devices: int) -> str:
     return (
         f"{names(group)}: {record['params_total']:,} parameters, {record['steps']['total']:,} steps of "
         f"{e.batch_tokens:,} tokens from {e.data.learnt} ({record['train_tokens']:,} tokens), "
-        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'}{side_by_side} in {build(e.model).dtype}"
+        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'}{side_by_side} in {build(e.model).precision}"
     )

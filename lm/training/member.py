@@ -23,6 +23,7 @@ from lm.model.api import build
 from lm.run import Run
 from lm.tokenizer import Tokenizer
 from lm.training import schedules
+from lm.training.context import Stage, flops_per_token, stage_at, stages, training_flops
 from lm.training.resume import stable_end
 from lm.training.start import begin_with
 from lm.training.step import TrainState, abstract_parts, all_finite, init_state, parts
@@ -42,6 +43,7 @@ class Member:
     bytes_V: np.ndarray
     eot: int
     stable_end: int | None
+    stages: tuple[Stage, ...]
     writer: Checkpoints
     trackers: list[Tracker]
     seconds: float = 0.0
@@ -67,7 +69,7 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack, *, packed:
         bytes_V=tokenizers.token_bytes(data.tokenizer),
         batches=open_batches(data.train, e.model, batch=e.train.batch, seed=e.train.seed),
         validation=held_out(data.validation, e.model, e.train.eval_tokens),
-        stable_end=stable, writer=writer,
+        stable_end=stable, stages=stages(e, steps), writer=writer,
         trackers=[TRACKERS[name](run) for name in e.train.trackers if processes.lead()],
     )  # fmt: skip
 
@@ -102,7 +104,8 @@ def require_healthy(member: Member, report: dict) -> None:
 def training_figures(member: Member, report: dict, speed: float | None, devices: int = 1) -> dict:
     """Returns what is logged of training: means over the steps since the last log point, as the report sums them up.
 
-    speed: tokens a second over the same steps, where it is known. devices: how many worked on it.
+    speed: tokens a second over those of them with windows as long as the last's, where it is known. devices: how many
+    worked on it.
     """
     e, sums = member.e, report["sums"]
     figures = {
@@ -111,8 +114,9 @@ def training_figures(member: Member, report: dict, speed: float | None, devices:
         "learning_rate": float(report["rate"]) * e.optimizer.learning_rate,
     }
     if speed is not None:
-        peak, _ = peak_flops(str(build(e.model).dtype))
-        figures |= {"tokens_per_second": speed, "mfu": speed * member.run.record["flops_per_token"] / (devices * peak)}
+        peak, _ = peak_flops(str(build(e.model).product_dtype))
+        spent = speed * flops_per_token(e.model, stage_at(member.stages, int(report["step"]) - 1).context)
+        figures |= {"tokens_per_second": speed, "mfu": spent / (devices * peak)}
     return figures
 
 
@@ -141,12 +145,17 @@ def validation_figures(member: Member, step: int, params: dict, look: Callable[[
 def write_record(member: Member, step: int, figures: dict) -> dict:
     """Writes a step's figures to metrics.jsonl and to the trackers. Returns the record."""
     waited = member.waited / member.seconds if member.seconds else 0.0
-    about = {"step": step, "tokens": step * member.e.batch_tokens}
-    record = about | figures | {"seconds": member.seconds, "data_wait": waited}
+    record = spent_until(member, step) | figures | {"seconds": member.seconds, "data_wait": waited}
     member.run.append(record)
     for track in member.trackers:
         track(record)
     return record
+
+
+def spent_until(member: Member, step: int) -> dict:
+    """Returns what every record begins with: a step, and what has been read and computed up to there."""
+    flops = training_flops(member.e, member.steps, step)
+    return {"step": step, "tokens": step * member.e.batch_tokens, "flops": flops}
 
 
 def save(member: Member, state: TrainState, val_loss: float | None = None) -> None:
@@ -162,7 +171,7 @@ def save(member: Member, state: TrainState, val_loss: float | None = None) -> No
 def diverged(member: Member, step: int, loss: float = math.nan, gradient_norm: float = math.nan) -> Diverged:
     """Notes in the run's records that it diverged. Returns the error that says where, and what to try."""
     e, o, kept = member.e, member.e.optimizer, member.run.steps()
-    member.run.append({"step": step, "tokens": step * e.batch_tokens, "diverged": 1, "seconds": member.seconds})
+    member.run.append(spent_until(member, step) | {"diverged": 1, "seconds": member.seconds})
     saved = f"the last good checkpoint is step {kept[-1]}" if kept else "nothing was saved"
     rates = f"--optimizer.learning-rate (now {o.learning_rate:g})"
     if o.name == "muon":

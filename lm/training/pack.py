@@ -11,8 +11,9 @@ A pack of one is a run alone, whatever the way.
 """
 
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 
@@ -39,7 +40,7 @@ def resolve(how: str) -> str:
 
 @dataclasses.dataclass
 class Pack:
-    """P states, and the program that trains them.
+    """P states, and the programs that train them: one for each number of pieces that windows are read in.
 
     together: states and hypers are each one tree with a leading axis P for one call of the program, rather than lists
     of P trees for as many calls.
@@ -47,9 +48,10 @@ class Pack:
 
     states: list[TrainState] | TrainState
     hypers: list[dict] | dict
-    train_steps: jax.stages.Wrapped
+    programs: Callable[..., jax.stages.Wrapped]
     together: bool
     mesh: Mesh | None = None
+    pieces: int = 1
     compiled: jax.stages.Compiled | None = None
 
     @property
@@ -64,6 +66,18 @@ class Pack:
     def state(self, p: int) -> TrainState:
         """Returns the state of run p, which the next advance overwrites."""
         return _take(self.states, p) if self.together else self.states[p]
+
+    @property
+    def train_steps(self) -> jax.stages.Wrapped:
+        """The program that trains them now."""
+        return self.programs(pieces=self.pieces)
+
+    def read_in(self, pieces: int) -> bool:
+        """Reads windows in so many pieces from now on. Tells whether that takes another program than before."""
+        changes = pieces != self.pieces
+        if changes:
+            self.pieces, self.compiled = pieces, None
+        return changes
 
     def compile(self, store, windows: Sequence, counts: Sequence[int]) -> None:
         """Compiles the program that `advance` will call. Raises UserError where it needs more memory than there is.
@@ -122,18 +136,19 @@ def make_pack(
 
     devices: how many the runs may be spread over; None: all.
     """
+    programs = functools.partial(make_train_steps, e, eot)
     if len(states) == 1:
         mesh = parallel.mesh_of(e.parallel)
-        return Pack(list(states), parallel.place(mesh, list(hypers)), make_train_steps(e, eot), False, mesh)
+        return Pack(list(states), parallel.place(mesh, list(hypers)), programs, False, mesh)
     mesh = parallel.mesh_of_runs(len(states), devices)
     way = resolve(how)
     if mesh is not None and way == "threads":
         require(how == "auto", "how 'threads': runs spread over several devices train in one program; use map")
         way = "map"
     if way == "threads":
-        return Pack(list(states), list(hypers), make_train_steps(e, eot), False)
+        return Pack(list(states), list(hypers), programs, False)
     states, hypers = parallel.place(mesh, (_stack(states), _stack(hypers)), axis=0)
-    return Pack(states, hypers, make_train_steps(e, eot, way=way, mesh=mesh), True, mesh)
+    return Pack(states, hypers, functools.partial(programs, way=way, mesh=mesh), True, mesh)
 
 
 def _stack(trees):

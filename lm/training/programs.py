@@ -7,6 +7,7 @@ that is not healthy.
             or the columns of all examples, by the names in Batch, of which windows holds the rows [U, B]; or None:
             windows then holds the columns themselves, each with leading axes [U, B]
   report    step, loss, gradient_norm, healthy and rate of the last step, and the sums since the last log point
+Windows are read whole, or each in so many pieces: see lm/training/context.py.
 Side by side all arguments but the store, and all results, have a leading axis P.
 """
 
@@ -19,48 +20,51 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lm import parallel
 from lm.config import Experiment
 from lm.model.loss import Batch
+from lm.training.context import cut
 from lm.training.step import abstract_state, state_shardings, static, train_step
 
 
-def make_train_steps(e: Experiment, eot: int | None, *, way: str = "threads", mesh: Mesh | None = None):
+def make_train_steps(
+    e: Experiment, eot: int | None, *, pieces: int = 1, way: str = "threads", mesh: Mesh | None = None
+):
     """Returns train_steps, compiled when it is first called; the state it is given is overwritten.
 
-    way: one of WAYS. mesh: the devices that the runs of a pack are spread over, if they are. Experiments that differ
-    only in what is traced share one program, whose tracing and compiling JAX then does once a process: a sweep compiles
-    each shape once.
+    pieces: how many a window is read in. way: one of WAYS. mesh: the devices that the runs of a pack are spread over,
+    if they are. Experiments that differ only in what is traced share one program, whose tracing and compiling JAX then
+    does once a process: a sweep compiles each shape once.
     """
-    return _jitted(static(e), eot if e.data.packing else None, way, mesh)
+    return _jitted(static(e), eot if e.data.packing else None, pieces, way, mesh)
 
 
 @functools.lru_cache(maxsize=32)
-def _jitted(e: Experiment, eot: int | None, way: str, runs: Mesh | None):
+def _jitted(e: Experiment, eot: int | None, pieces: int, way: str, runs: Mesh | None):
+    program = WAYS[way](e, eot, pieces)
     if runs is not None:
         whole, run = PartitionSpec(), PartitionSpec("data")
-        each = jax.shard_map(
-            WAYS[way](e, eot), mesh=runs, in_specs=(run, run, whole, run, run), out_specs=run, check_vma=False
-        )
+        each = jax.shard_map(program, mesh=runs, in_specs=(run, run, whole, run, run), out_specs=run, check_vma=False)
         return jax.jit(each, donate_argnums=0)
     mesh = parallel.mesh_of(e.parallel)
     if mesh is None:
-        return jax.jit(WAYS[way](e, eot), donate_argnums=0)
+        return jax.jit(program, donate_argnums=0)
     report = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(WAYS[way](e, eot), donate_argnums=0, out_shardings=(state_shardings(e, abstract_state(e)), report))
+    return jax.jit(program, donate_argnums=0, out_shardings=(state_shardings(e, abstract_state(e)), report))
 
 
-def batch_at(i, windows, store, T: int) -> Batch:
-    """Returns batch i of the windows, of which the store, if there is one, says what they are; see above."""
+def batch_at(i, windows, store, T: int, pieces: int) -> Batch:
+    """Returns batch i of the windows, of which the store, if there is one, says what they are; see above. Each is cut
+    into so many pieces."""
     window = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), windows)
     if store is None:
-        return _batch(window)
+        return _batch(window, pieces)
     if isinstance(store, dict):
-        return _batch({name: column[window] for name, column in store.items()})
+        return _batch({name: column[window] for name, column in store.items()}, pieces)
     places = window[:, None] + jnp.arange(T + 1, dtype=window.dtype)
-    return _batch({"tokens_BU": store[places % store.shape[0]]})
+    return _batch({"tokens_BU": store[places % store.shape[0]]}, pieces)
 
 
-def _batch(columns: dict) -> Batch:
+def _batch(columns: dict, pieces: int) -> Batch:
     whole = {name: x if name == "vectors_BIE" else x.astype(jnp.int32) for name, x in columns.items()}
-    return Batch(**whole)
+    return Batch(**whole | {"tokens_BU": cut(whole["tokens_BU"], pieces)})
 
 
 def no_metrics() -> dict:
@@ -68,7 +72,7 @@ def no_metrics() -> dict:
     return {name: jnp.float32(0) for name in ("loss", "gradient_norm", "rate")} | {"healthy": jnp.bool_(True)}
 
 
-def many_steps(e: Experiment, eot: int | None):
+def many_steps(e: Experiment, eot: int | None, pieces: int = 1):
     """Returns train_steps of one run."""
 
     def train_steps(state, hyper, store, windows, n):
@@ -78,7 +82,8 @@ def many_steps(e: Experiment, eot: int | None):
 
         def one(carry):
             i, state, _ = carry
-            return i + 1, *train_step(state, batch_at(i, windows, store, e.model.context), hyper, e, eot)
+            batch = batch_at(i, windows, store, e.model.context, pieces)
+            return i + 1, *train_step(state, batch, hyper, e, eot)
 
         _, state, metrics = jax.lax.while_loop(go_on, one, (jnp.int32(0), state, no_metrics()))
         return state, metrics | {"step": state.step, "sums": state.sums}
@@ -86,9 +91,9 @@ def many_steps(e: Experiment, eot: int | None):
     return train_steps
 
 
-def mapped_steps(e: Experiment, eot: int | None):
+def mapped_steps(e: Experiment, eot: int | None, pieces: int = 1):
     """Returns train_steps of P runs, one run after another."""
-    train_steps = many_steps(e, eot)
+    train_steps = many_steps(e, eot, pieces)
 
     def pack_steps(state, hyper, store, windows, n):
         def alone(run):
@@ -100,12 +105,12 @@ def mapped_steps(e: Experiment, eot: int | None):
     return pack_steps
 
 
-def batched_steps(e: Experiment, eot: int | None):
+def batched_steps(e: Experiment, eot: int | None, pieces: int = 1):
     """Returns train_steps of P runs at once. The state of a run that stopped early is computed further, to no effect:
     its report stays."""
 
     def step(i, state, hyper, store, windows):
-        batch = batch_at(i, windows, store, e.model.context)
+        batch = batch_at(i, windows, store, e.model.context, pieces)
         state, metrics = train_step(state, batch, hyper, e, eot)
         return state, metrics | {"step": state.step, "sums": state.sums}
 

@@ -44,7 +44,7 @@ class Summary:
             **{name: r.get(name) for name in names},
             "params_total": facts["params_total"],
             "params_nonembedding": facts["params_nonembedding"],
-            "flops_exact": facts["flops_per_token"] * r.get("tokens", 0),
+            "flops_exact": self.run.flops(r),
             "baselines": self.baselines,
         }
 

@@ -1,8 +1,8 @@
 """Run directories: made, or opened again where the run may be taken up, and from which of its checkpoints.
 
 A run that goes on must come out as if it had been made at once. Its settings are compared for that, and where its
-length changes, its learning rates: a longer run warms up and decays elsewhere, so it may go on only from a step up to
-which both lengths had the same rates.
+length changes, its learning rates and the length of its windows: a longer run warms up, decays and grows elsewhere, so
+it may go on only from a step up to which both lengths had the same.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from lm.data.tokens import Prepared
 from lm.errors import UserError, require
 from lm.model.api import build
 from lm.run import Run, differences, exists, open_run, refuse_differences
-from lm.training.schedules import agreement
+from lm.training import context, schedules
 from lm.training.start import digest, recorded_digest
 
 IN_SIGHT = 60.0
@@ -131,10 +131,12 @@ def resume_step(run: Run, experiment: Experiment, hashes: dict[str, str], steps:
     if not kept or old.total == steps.total:
         return max(kept, default=0)
     schedule = experiment.schedule
-    agreed = agreement(schedule.name, schedule.final, old, steps)
+    rates = schedules.agreement(schedule.name, schedule.final, old, steps)
+    agreed = min(rates, context.agreement(experiment, old, steps))
     if not (early := [step for step in kept if step <= agreed]):
+        changed = "learning rate" if rates == agreed else "context"
         raise UserError(
-            f"{run.path}: {steps.total} steps instead of {old.total} change the learning rate from step {agreed} on"
+            f"{run.path}: {steps.total} steps instead of {old.total} change the {changed} from step {agreed} on"
             f"{_why(experiment, old, steps)}, and its checkpoints ({', '.join(map(str, kept))}) are later: choose "
             "another --name for the longer run"
         )
@@ -149,8 +151,10 @@ def resume_step(run: Run, experiment: Experiment, hashes: dict[str, str], steps:
 def _why(e: Experiment, old: Steps, new: Steps) -> str:
     """Says which settings move with the length."""
     moved = []
-    for name in ("warmup", "decay") if e.schedule.name == "wsd" else ("warmup",):
-        before, after = getattr(old, name), getattr(new, name)
+    lengths = {"warmup": (old.warmup, new.warmup), "context_growth": (old.growth, new.growth)}
+    if e.schedule.name == "wsd":
+        lengths["decay"] = old.decay, new.decay
+    for name, (before, after) in lengths.items():
         if before != after:
             moved.append(f"schedule.{name} {getattr(e.schedule, name)} is {after} steps, was {before}")
     if e.schedule.name in ("cosine", "linear"):

@@ -20,6 +20,7 @@ from lm.training import optimizers, schedules
 TRACED_OR_UNUSED = frozenset(
     {key for key in settings.settings() if key.startswith("data.") and key not in ("data.packing", "data.examples")}
     | settings.PACKABLE
+    | settings.STAGED
     | {"train.start"}
     | settings.FREE - settings.COMPILED
 )

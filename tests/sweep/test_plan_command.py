@@ -130,6 +130,10 @@ def unmeasured(monkeypatch):
         (("--minutes", "1", "--out", "tiny.py/design.json"), "cannot write to"),
         (("--minutes", "1", "--out", "other.json"), "other.json is not a design"),
         (("--minutes", "1", "--pilot", "points.csv"), "--pilot points.csv: no such file"),
+        (
+            ("--minutes", "1", "--schedule.context-start", "8"),
+            "schedule.context_start 8: a plan counts on whole windows",
+        ),
         (("--minutes", "1", "--train.accumulation", "2", "--train.batch", "4"), "give --train.accumulation 1"),
         (("--minutes", "1", "--data.tokenizer", "bpe"), "a vocabulary of 4,096 is too large"),
         (("--minutes", "1", "--schedule.warmup", "999", *SMALL), "give a shorter --schedule.warmup"),

@@ -16,6 +16,7 @@ from lm import checkpoints
 from lm.bench.sweeps import program
 from lm.cli import main
 from lm.errors import Stopped, UserError
+from lm.model.api import build
 from lm.run import Run
 from lm.scaling.points import read_points
 from lm.settings import load_experiment
@@ -66,6 +67,25 @@ def test_a_branch_is_the_run_from_scratch(swept, tmp_path, name):
     branched = Run(result.folder / name)
     assert tiny.same_bits(state(branched, job.steps.total), state(scratch, job.steps.total))
     assert losses(branched)[-1] == losses(scratch)[-1]
+
+
+def test_runs_whose_windows_grow_share_a_trunk_and_count_their_flops(corpus, tmp_path):
+    """Where they grow by steps; in percent of the run each has a schedule of its own, and the sweep says so.
+
+    One branches off while windows are short: it is the run from scratch, and its FLOPs are those of its windows.
+    """
+    words, start = ("train.steps=12,20",), dict(schedule__context_start=8, model__dropout=0.1)
+    percent = jobs(corpus, *words, **start, train__log_every=4)
+    assert [len(trunk) for trunk in trunks(percent)] == [1, 1]
+    assert "schedule.context_growth 50% is 6, 10 steps" in parted(percent)
+    listed = jobs(corpus, *words, **start, schedule__context_growth=10, train__log_every=4)
+    assert [[job.branch_step for job in trunk] for trunk in trunks(listed)] == [[8, 14]]
+    result = sweep(listed, tmp_path / "runs")
+    scratch = train(listed[0].experiment, folder=tmp_path)
+    assert tiny.same_bits(state(Run(result.folder / "steps=12"), 12), state(scratch, 12))
+    short, long = (build(listed[0].experiment.model).cost(context).training_flops for context in (8, 16))
+    expected = [64 * (10 * short + 2 * long), 64 * (10 * short + 10 * long)]
+    assert read_points(result.points).flops == pytest.approx(expected, rel=1e-12)
 
 
 def test_branches_are_not_trained_twice(corpus, tmp_path, monkeypatch):

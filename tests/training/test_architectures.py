@@ -11,6 +11,8 @@ import tiny
 import lm
 from lm import settings
 from lm.config import RecurrentConfig
+from lm.training.programs import many_steps
+from lm.training.step import hyperparameters, init_state
 
 SHAPE = dict(layers=2, width=16, context=16)
 MODELS = {
@@ -53,6 +55,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, corpus, tmp_path, monk
     greedy = np.asarray(logits_1TV[0, len(text) - 1 : -1].argmax(-1))
     np.testing.assert_array_equal(greedy, sample.tokens)
     assert lm.evaluate(m, tiny.text(200, seed=1)).loss == pytest.approx(whole.metrics()[-1]["val_loss"], rel=0.2)
+
+
+@every_model
+def test_windows_that_are_cut_are_read_by_all(model):
+    """Traced, not compiled: a step on halves, whose shapes are those of one on whole windows."""
+    e = tiny.replaced(experiment(model, "text.txt"), model__vocab=21)
+    arguments = [
+        jax.eval_shape(lambda: init_state(e)), hyperparameters(e, e.steps(1000)), np.zeros(99, np.uint16),
+        np.zeros((3, 4), np.int32), 1,
+    ]  # fmt: skip
+    whole, halves = (jax.eval_shape(many_steps(e, 20, pieces), *arguments) for pieces in (1, 2))
+    assert whole == halves
 
 
 @pytest.mark.parametrize("name", ["lstm", "one's own"])

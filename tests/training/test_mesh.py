@@ -28,7 +28,7 @@ SHORT = [
     "muon:transformer:8x1", "muon:transformer:4x2:fsdp",
 ]  # fmt: skip
 TOPOLOGIES = ("1x1", "8x1", "8x1:fsdp", "4x2:fsdp", "1x8", "2x1", "2x2", "2x4:fsdp")
-OTHERS = ("adamw:lstm", "muon:lstm", "adamw:accumulated", "adamw:remat")
+OTHERS = ("adamw:lstm", "muon:lstm", "adamw:accumulated", "adamw:remat", "adamw:halves")
 FULL = [f"{optimizer}:transformer:{shape}" for optimizer in ("adamw", "muon") for shape in TOPOLOGIES]
 FULL += [f"{other}:{shape}" for other in OTHERS for shape in ("1x1", "8x1:fsdp", "4x2:fsdp")]
 
@@ -179,7 +179,7 @@ def test_what_does_not_go_is_refused_in_one_line():
 @pytest.mark.parametrize(("cut", "sizes"), [({}, [2, 1]), ({"fsdp": True}, [1, 1, 1]), ({"model": 2}, [1, 1, 1])])
 def test_a_sweep_packs_no_runs_that_are_cut_over_devices(cut, sizes):
     runs = [Experiment(parallel=ParallelConfig(**cut), train=TrainConfig(seed=seed)) for seed in range(3)]
-    trunks = [(Job(run, run.steps(1_000_000), {}, 0, 0, 0.0),) for run in runs]
+    trunks = [(Job(run, run.steps(1_000_000), {}, 0, 0),) for run in runs]
     assert [len(pack) for pack in packs(trunks, most=2)] == sizes
 
 

@@ -16,7 +16,7 @@ OTHERS = dict(
     train__z_loss=0.1, train__diverged=7.0, train__steps=77, train__log_every=3, train__eval_every=9,
     train__eval_tokens=64, train__checkpoint_every=4, train__keep=5, train__trackers=["wandb"], data__corpus="other",
     data__text_field="other", data__separator="", data__tokenizer="bytes", data__vocab=300, data__validation=0.2,
-    data__validation_corpus="other", train__start="other",
+    data__validation_corpus="other", train__start="other", schedule__context_start=4, schedule__context_growth="30%",
 )  # fmt: skip
 
 
@@ -51,8 +51,10 @@ def test_whatever_else_changes_has_a_program_of_its_own(change):
 
 
 def test_ways_have_programs_of_their_own():
-    """So has the end of text, where documents are kept apart by it; where they are not, it says nothing."""
+    """So has the end of text, where documents are kept apart by it; where they are not, it says nothing. And so has
+    each number of pieces that windows are read in."""
     assert len({make_train_steps(experiment(), 20, way=way) for way in ("threads", "map", "vmap")}) == 3
     packed, plain = experiment(data__packing=True), experiment()
     assert len({make_train_steps(packed, eot) for eot in (19, 20)}) == 2
     assert len({make_train_steps(plain, eot) for eot in (19, 20)}) == 1
+    assert len({make_train_steps(plain, 20, pieces=pieces) for pieces in (1, 2, 4)}) == 3

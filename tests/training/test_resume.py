@@ -238,6 +238,12 @@ LONGER = {  # (settings, checkpoints kept by 200 steps, where 400 go on, or what
     "cosine": (COSINE, [160, 200], r"from step 21 on \(cosine falls over the whole length\)"),
     "cosine, in its warm-up": (COSINE, [10, 20, 40], 20),
     "linear": (LINEAR, [160, 200], r"its checkpoints \(160, 200\) are later: choose another"),
+    "context in steps": (WSD | dict(schedule__context_start=4, schedule__context_growth=50), [120, 160], 120),
+    "context in percent, before it changes": (WSD | dict(schedule__context_start=8), [80, 100, 120], 100),
+    "context in percent": (
+        WSD | dict(schedule__context_start=8), [120],
+        r"change the context from step 100 on \(schedule\.context_growth 50% is 200 steps, was 100;",
+    ),
     "sums of other log points": (WSD | dict(train__log_every="15%"), [110, 120], 120),
     "sums that are dropped": (SUMS, [110, 115, 120], 120),
     "sums that differ": (SUMS, [115], "give --train.log-every 10, or choose another --name"),
