@@ -73,7 +73,7 @@ def recipe(width: int, heads: int, context: int, seconds: float, **changes) -> W
     """Training of the architecture that the configurations for characters train, 4,096 tokens a step."""
     shape = dict(layers=6, width=width, heads=heads, context=context, **CHARACTERS)
     model = lm.ModelConfig(**shape | dict(activation="swiglu", embedding_norm=True, dropout=0.1) | changes)
-    much = f"{context} characters" + ", no dropout" * (model.dropout == 0) + ", bfloat16" * (model.dtype == "bfloat16")
+    much = f"{context} characters" + ", no dropout" * (model.dropout == 0) + ", bfloat16" * model.dtype.startswith("bfloat16")
     return Work("train", "train the recipe", model, 4096 // context, much, seconds)
 
 
@@ -90,7 +90,7 @@ WORKS = {
     "recipe-192": recipe(192, 6, 256, seconds=5),
     "recipe-192-long": recipe(192, 6, 512, seconds=6),
     "recipe-192-no-dropout": recipe(192, 6, 256, seconds=5, dropout=0.0),
-    "recipe-192-bfloat16": recipe(192, 6, 256, seconds=5, dtype="bfloat16"),
+    "recipe-192-bfloat16": recipe(192, 6, 256, seconds=5, dtype="bfloat16_products"),
     "recipe-256": recipe(256, 8, 256, seconds=9),
     "recipe-384": recipe(384, 6, 256, seconds=12),
     "decode-1": Work("decode", "write 256 characters", LONG, 1, "one text"),

@@ -85,7 +85,7 @@ def weigh(X: np.ndarray, A: np.ndarray) -> np.ndarray:
     (H, S), T = X.shape, A.shape[1]
     with jax.enable_x64(True):
         taps = Taps(edits={"attention.weights": lambda weights, layer: jnp.asarray(A.T, float)[None, None]})
-        seen = KeysValues(jnp.zeros((1, H, S)), jnp.asarray(X.T, float)[None])
+        seen = KeysValues(jnp.zeros((1, S, H)), jnp.asarray(X.T, float)[None])
         return np.asarray(attend(jnp.zeros((1, 1, 1, T, H)), [seen], [jnp.ones((1, T, S), bool)], taps))[0, 0, 0].T
 
 

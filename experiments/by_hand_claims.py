@@ -265,7 +265,7 @@ def block_parts(T: int) -> tuple[Callable, Callable]:
     """Compiled: how T tokens attend to each other, and a block's projections with its feed-forward layer."""
     rng = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
-    q, k, v = normal(1, HEADS, 1, T, WIDTH // HEADS), normal(HEADS, WIDTH // HEADS, T), normal(HEADS, T, WIDTH // HEADS)
+    q, k, v = normal(1, HEADS, 1, T, WIDTH // HEADS), normal(HEADS, T, WIDTH // HEADS), normal(HEADS, T, WIDTH // HEADS)
     x, w, out = normal(1, T, WIDTH), normal(WIDTH, 3 * WIDTH), normal(WIDTH, WIDTH)
     layer = FeedForward(lm.ModelConfig(width=WIDTH, heads=HEADS, zero_init=False), nnx.Rngs(0))
     places = jnp.arange(T)[None]

@@ -186,8 +186,9 @@ class EncoderConfig(ModelBase):
     unroll: limits.MaybeCount = None
     """Blocks written out per iteration of the scan over layers: more is faster to run, slower to compile. None: all of
     up to 8 on a CPU, else one."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute dtype of matrix products; auto is bfloat16 on accelerators and float32 on CPU."""
+    dtype: Literal["auto", "float32", "bfloat16", "bfloat16_products"] = "auto"
+    """What is computed in: auto is bfloat16 on accelerators and float32 on a CPU. bfloat16_products: float32, but that
+    products with matrices round what they multiply; for CPUs that have instructions for it (AMX)."""
     base_width: limits.MaybeCount = None
     """Width at which rates, decay and Adam's epsilon were chosen: CompleteP (lm/model/parametrization.py) carries them
     over to this one. None: nothing is scaled with the width."""
@@ -373,8 +374,9 @@ class RecurrentConfig(ModelBase):
     """Use the embedding as the output head."""
     dropout: limits.BelowOne = 0.0
     """Probability of zeroing, on the embedding and on what each layer gives to the next."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute dtype of matrix products; auto is bfloat16 on accelerators and float32 on CPU."""
+    dtype: Literal["auto", "float32", "bfloat16", "bfloat16_products"] = "auto"
+    """What is computed in: auto is bfloat16 on accelerators and float32 on a CPU. bfloat16_products: float32, but that
+    products with matrices round what they multiply; for CPUs that have instructions for it (AMX)."""
 
     @property
     def pieces(self) -> dict[str, int]:

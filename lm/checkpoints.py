@@ -1,8 +1,8 @@
 """Checkpoints of a run, kept by orbax: atomic, one folder a step, parameters apart from what only training needs.
 
 Each save holds a digest of every part, and every load is checked against it: disks and copies do flip bits. Checkpoints
-from before there were digests load unchecked. Orbax is imported by the first save or load: the first step, or finding a
-run's checkpoints, should not wait for it.
+from before there were digests load unchecked. JAX and orbax are imported by the first save or load: a table of runs, or
+the first step, should not wait for them.
 """
 
 import contextlib
@@ -18,10 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from lm import parallel, processes
+from lm import processes
 from lm.errors import UserError, require
 
 
@@ -44,9 +41,14 @@ def digest(tree: Any) -> str:
     What counts is what was computed, not how it is laid out in files, so that every flipped bit that would be loaded
     shows, wherever it happened. At a gigabyte a second this costs a small part of what writing the files does.
     """
+    import jax
+    import numpy as np
+
+    from lm.parallel import on_host
+
     state = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
-        array = np.ascontiguousarray(parallel.on_host(leaf))
+        array = np.ascontiguousarray(on_host(leaf))
         state.update(f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {array.dtype}\n".encode())
         state.update(array.reshape(-1).view(np.uint8))
     return state.hexdigest()
@@ -69,15 +71,20 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
     """The named parts of a checkpoint, each like its abstract tree (jax.ShapeDtypeStruct leaves), and where
     those have shardings, on those devices.
 
+    Other arrays are tied to no device, as fresh ones are: JAX would compile every program anew for those that are.
     Raises UserError where a file is missing or damaged, a digest is not that of what was saved, or the shapes differ:
     nothing is ever filled in silently.
     """
+    import jax
     from orbax.checkpoint import v1 as ocp
 
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or device)
+
+    def untied(leaf: jax.Array, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+        return leaf if wanted.sharding else jax.device_put(jax.device_get(leaf))
 
     saved, loaded = _digests(folder, step), None
     _val_loss(folder, step)
@@ -86,12 +93,14 @@ def load(folder: Path, step: int, **abstract: Any) -> dict[str, Any]:
             loaded = ocp.load_checkpointables(folder.resolve() / str(step), jax.tree.map(place, abstract))
         except Exception:  # whatever the libraries below make of damaged files
             damaged = _damaged(folder, step)
+        if loaded is None:
+            gc.collect()  # what failed in orbax complains when it is collected: while nobody listens
     if loaded is None:
         raise damaged
     for name in abstract if saved else ():
         if digest(loaded[name]) != saved.get(name):
             raise _damaged(folder, step, f": its {name} are not what was saved")
-    return loaded
+    return jax.tree.map(untied, {name: loaded[name] for name in abstract}, abstract)
 
 
 def copy(folder: Path, step: int, to: Path, **abstract: Any) -> None:
@@ -134,7 +143,6 @@ def _quiet() -> Iterator[None]:
         try:
             yield
         finally:
-            gc.collect()
             asyncio.setLevel(level)
             ours = isinstance(hook, functools.partial)
             sys.unraisablehook = hook if ours else functools.partial(_tell_unless_late, hook)
@@ -180,6 +188,8 @@ class Checkpoints:
 
     def save(self, step: int, val_loss: float | None, **parts: Any) -> None:
         """Write the parts, whole or not at all, before returning: training goes on to overwrite their memory."""
+        import jax
+
         if processes.leads("saved", lambda: step in steps(self.folder)):
             return
         where = f"step {step} was not saved to {self.folder}"

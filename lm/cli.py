@@ -1,5 +1,6 @@
 """The `lm` command: finds the verb's module, runs it, and tells a user's mistake on one line."""
 
+import gc
 import importlib
 import os
 import sys
@@ -78,6 +79,7 @@ def _run(arguments: list[str]) -> int:
     verb, *rest = arguments
     require(verb in VERBS, f"{verb}: no such verb{nearest(verb, VERBS)} (`lm --help` lists them)")
     os.environ["JAX_ENABLE_X64"] = "0"  # parameters and losses are float32, whatever other programs want
+    gc.set_threshold(10_000, 10, 10)  # libraries and programs are 200,000 objects that stay: seldom look through them
     return importlib.import_module(f"lm.commands.{VERBS[verb]}").run(rest) or 0
 
 

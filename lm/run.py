@@ -11,16 +11,16 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from lm import checkpoints, processes, records, settings, tokenizer
 from lm.config import ONE_DEVICE, Experiment, ParallelConfig
 from lm.errors import UserError, nearest, require
 from lm.files import whole
-from lm.model.api import build
-from lm.model.trained import Trained
-from lm.parallel import mesh_of, on_mesh, shardings
 from lm.records import RUNS
+
+if TYPE_CHECKING:
+    from lm.model.trained import Trained
 
 
 class Run:
@@ -297,7 +297,7 @@ def _git_commit() -> str | None:
 
 
 # --- a trained model -------------------------------------------------------------------------------------------------
-def load(run: str | Path | Run, step: int | str = "latest", *, parallel: ParallelConfig = ONE_DEVICE) -> Trained:
+def load(run: str | Path | Run, step: int | str = "latest", *, parallel: ParallelConfig = ONE_DEVICE) -> "Trained":
     """The model of a run at its "latest" checkpoint, at its "best" by validation loss, or at a step.
 
     parallel: spreads the parameters over devices, for a model larger than one of them: data=8, fsdp=True leaves an
@@ -306,6 +306,10 @@ def load(run: str | Path | Run, step: int | str = "latest", *, parallel: Paralle
     Raises UserError where there is no such run or checkpoint, where it is damaged, or where the tokenizer's vocabulary
     is not the model's.
     """
+    from lm.model.api import build  # JAX, for which a table of the runs should not wait
+    from lm.model.trained import Trained
+    from lm.parallel import mesh_of, on_mesh, shardings
+
     run = run if isinstance(run, Run) else Run(run)
     kept = run.steps()
     require(bool(kept), f"{run.path} has no checkpoint yet; train it first: lm train")

@@ -42,7 +42,7 @@ def training_rates(
 
 def sizes_to_measure(e: Experiment, seconds: float, rules: Rules) -> list[Size]:
     """The smallest, the middle and the largest size that this machine at its peak could train in the time."""
-    peak, _ = peak_flops(str(build(e.model).dtype))
+    peak, _ = peak_flops(str(build(e.model).product_dtype))
     sizes = affordable_sizes(e.model, seconds * peak, rules)
     return [sizes[i] for i in sorted({0, len(sizes) // 2, len(sizes) - 1})] if sizes else []
 

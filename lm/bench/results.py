@@ -142,7 +142,7 @@ def describe(c: ModelBase, rest: str) -> str:
     where = device.device_kind if device.platform != "cpu" else "cpu"
     heads = f" N={c.heads}" if isinstance(c, ModelConfig) else ""
     shape = f"{c.layers} layers, D={c.width}{heads} T={c.context} V={c.V}"
-    return f"{shape}, {rest}, on {where} in {build(c).dtype}"
+    return f"{shape}, {rest}, on {where} in {build(c).precision}"
 
 
 def rate(value: float) -> str:

@@ -182,7 +182,7 @@ def torch_trainer(e: Experiment, compiled: bool, device: str = "cpu") -> Callabl
     steppers = torch_optimizers(model, e.optimizer)
     loss_of = torch.compile(model) if compiled else model
     data = torch.randint(e.model.vocab, (max(TOKENS, T + 2),))
-    half = e.model.dtype == "bfloat16" or (e.model.dtype == "auto" and device == "cuda")
+    half = e.model.dtype.startswith("bfloat16") or (e.model.dtype == "auto" and device == "cuda")
 
     def batch():
         starts = torch.randint(len(data) - T - 1, (B // parts,))

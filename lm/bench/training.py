@@ -66,7 +66,7 @@ def train(
     with display or Display(quiet=True) as display:
         display.stage("compiling", 0, None)
         program = Program(e)
-        limits, copying = machine.matmul_limits(str(model.dtype)), machine.copy_limit()
+        limits, copying = machine.matmul_limits(str(model.product_dtype)), machine.copy_limit()
         others, absent = gather(training_peers(e), display) if peers else ([], [])
         contestants = [Contestant("lm", program.run), *others, *(x.contestant for x in (*limits, copying))]
         timings = compare(contestants, seconds, rounds, report=lambda done, total: display.stage("timing", done, total))
@@ -97,7 +97,7 @@ class Program:
     def __init__(self, *runs: Experiment, how: str = "auto", dispatch: int = MOST_STEPS, pieces: int = 1):
         e, self.dispatch = runs[0], dispatch
         require_memory(e, len(runs))
-        self.tokens, starts = _random_data(e, dispatch)
+        self.tokens, starts = _random_data(e, dispatch, pieces * e.train.batch)
         self.starts = [starts] * len(runs)
         hypers = [hyperparameters(run, run.steps(self.tokens.size)) for run in runs]
         states = [init_state(dataclasses.replace(run, parallel=ONE_DEVICE) if len(runs) > 1 else run) for run in runs]
@@ -120,10 +120,10 @@ class Program:
             require(bad is None, f"training on random tokens diverged at step {bad and bad['step']}")
 
 
-def _random_data(e: Experiment, steps: int) -> tuple[jax.Array, np.ndarray]:
-    """Tokens on the device, and where the windows of `steps` batches start in them."""
+def _random_data(e: Experiment, steps: int, rows: int) -> tuple[jax.Array, np.ndarray]:
+    """Tokens on the device, and where the windows of `steps` batches of so many rows start in them."""
     rng, n = np.random.default_rng(0), max(TOKENS, e.model.context + 1)
     tokens = jnp.asarray(rng.integers(e.model.vocab, size=n, dtype=np.uint32))
     if e.model.vocab <= 1 << 16:
         tokens = tokens.astype(jnp.uint16)
-    return tokens, rng.integers(n, size=(steps, e.train.batch), dtype=np.int32)
+    return tokens, rng.integers(n, size=(steps, rows), dtype=np.int32)

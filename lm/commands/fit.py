@@ -55,6 +55,7 @@ def run(arguments: list[str]) -> None:
     o = parse(Options, arguments, "lm fit")
     prepare_jax()
     from lm import scaling
+    from lm.training.display import patience
 
     points = o.table.read(o.points, needs_loss=o.law not in ("learning_rate", "batch"))
     if o.score is not None:
@@ -63,10 +64,11 @@ def run(arguments: list[str]) -> None:
         return
     mask = None if o.hold_out is None else scaling.matching(points, o.hold_out)
     places, rows = [_place(pair) for pair in o.at], []
-    law = scaling.fit_by_name(
-        points, o.law, method=o.method, delta=o.delta, valley=o.valley, fixed=_assignments(o.fix),
-        hold_out=mask, bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed,
-    )  # fmt: skip
+    with patience(f"fitting {o.points}"):
+        law = scaling.fit_by_name(
+            points, o.law, method=o.method, delta=o.delta, valley=o.valley, fixed=_assignments(o.fix),
+            hold_out=mask, bootstraps=o.bootstraps, cluster=o.cluster, level=o.level, seed=o.seed,
+        )  # fmt: skip
     if isinstance(law, scaling.Frontier):
         law = law.warned(*scaling.against_law(law))
     if places:

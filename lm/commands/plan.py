@@ -14,10 +14,9 @@ from lm.arguments import parse, parse_train
 from lm.commands.common import Json, prepare_jax, print_json, split
 from lm.config import Experiment
 from lm.errors import UserError, require
-from lm.sweep import Design
 
 if TYPE_CHECKING:
-    from lm.sweep import Rules  # imports JAX, for which a typing mistake should not wait
+    from lm.sweep import Design, Rules  # import JAX, for which a typing mistake should not wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +57,8 @@ class Options:
 
 
 def run(arguments: list[str]) -> None:
-    require(bool(arguments), f"which config? lm plan CONFIG --minutes 15; {_taken(others=True)}")
+    if not arguments:
+        raise UserError(f"which config? lm plan CONFIG --minutes 15; {_taken(others=True)}")
     config, own, rest = split("plan", Options, arguments)
     o = parse(Options, own, "lm plan CONFIG")
     rules, sizes = _checked(o)
@@ -110,6 +110,8 @@ def _check_out(out: Path) -> None:
     """Refuse now what could not be written at the end, or would take the place of something else."""
     require(out.suffix == ".json", f"--out {out}: a design is written as .json")
     require(not out.is_dir(), f"--out {out}: a folder")
+    from lm.sweep import Design
+
     if out.is_file() and out.stat().st_size:
         try:
             Design.read(out)
@@ -139,7 +141,7 @@ def _taken(others: bool = False) -> str:
     return f"{told}; not {', '.join(refused)}" if refused and others else told
 
 
-def _plan(o: Options, e: Experiment, rules: "Rules", sizes: list[tuple[int, int]], assumed: dict, display) -> Design:
+def _plan(o: Options, e: Experiment, rules: "Rules", sizes: list[tuple[int, int]], assumed: dict, display) -> "Design":
     """The design. A rate is measured only once the budget is known to be possible at the machine's peak."""
     from lm.data.batches import Batches
     from lm.data.supply import prepare
@@ -162,7 +164,7 @@ def _plan(o: Options, e: Experiment, rules: "Rules", sizes: list[tuple[int, int]
     from lm.hardware import peak_flops
     from lm.model.api import build
 
-    peak, _ = peak_flops(str(build(e.model).dtype))
+    peak, _ = peak_flops(str(build(e.model).product_dtype))
     planned(rates=Rates((1.0,), (2 * peak,)))  # more than any training reaches: what is impossible now stays so
     measured = chosen[:: max(1, len(chosen) - 1)] or sizes_to_measure(e, seconds, rules)
     return planned(rates=training_rates(e, measured, display=display))

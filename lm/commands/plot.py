@@ -11,7 +11,6 @@ from lm.commands.common import Json, prepare_jax, print_json
 from lm.commands.table import Table
 from lm.errors import UserError, nearest, require, tell
 from lm.limits import Level, Seed, Whole
-from lm.training.display import patience
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +66,8 @@ def _names_a_table(arguments: list[str]) -> bool:
 
 def _runs(o: Options) -> None:
     require(bool(o.runs), "which runs? `lm runs` lists them")
+    from lm.training.display import patience
+
     with patience(f"drawing {o.out}"):
         from lm.plot import incomparable, loss_curves
         from lm.run import Run
@@ -85,6 +86,8 @@ def _runs(o: Options) -> None:
 
 
 def _scaling(o: ScalingOptions) -> None:
+    from lm.training.display import patience
+
     with patience(f"fitting and drawing {o.points}"):
         prepare_jax()
         from lm.scaling.plot import FIGURES, draw

@@ -14,7 +14,7 @@ from lm.arguments import parse, parse_train, tell_surprises
 from lm.commands.common import Json, prepare_jax, print_json, split, without
 from lm.config import Experiment
 from lm.errors import UserError, require
-from lm.run import RUNS
+from lm.records import RUNS
 from lm.training.stopping import end_when_told_to_stop
 
 

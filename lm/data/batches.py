@@ -69,6 +69,9 @@ class Batches:
     A window is context + 1 tokens: what the model reads, and each next token. Windows start at multiples of `context`,
     so a pass predicts each token once. From the second pass on all windows are shifted by a seeded offset and wrap
     around the end of the file: later passes cut the text elsewhere.
+
+    In k pieces, a step reads one of each window of its k steps (those from a multiple of k on): as many tokens, from k
+    times as many places, and after the k steps what they would have read whole.
     """
 
     file: TokenFile
@@ -77,9 +80,11 @@ class Batches:
     batch: int
     """B, windows in a step."""
     seed: int
+    pieces: int = 1
+    """k, which divides T."""
 
     def __post_init__(self):
-        for name, hint in (("context", Count), ("batch", Count), ("seed", Seed)):
+        for name, hint in (("context", Count), ("batch", Count), ("seed", Seed), ("pieces", Count)):
             object.__setattr__(self, name, coerce(getattr(self, name), hint, name))
         require(
             self.file.count > self.context,
@@ -107,28 +112,30 @@ class Batches:
         return np.array(self.file.tokens)
 
     def starts(self, step: int, k: int) -> np.ndarray:
-        """First token of every window of the k steps from `step`: int64 [k, B], in [0, count)."""
-        epoch, index = _places(step, k, self.batch, self.windows)
+        """First token of every window, or piece, of the k steps from `step`: int64 [k, B pieces], in [0, count)."""
+        turn = (step + np.arange(k)) % self.pieces
+        epoch, index = _places(step + np.arange(k) - turn, self.batch, self.pieces * self.batch, self.windows)
         key = epoch_key(self.seed, epoch)
         offset = np.where(epoch == 0, 0, (mix(~key) % np.uint64(self.context)).astype(np.int64))
-        return permute(index, self.windows, key) * self.context + offset
+        begin = turn[:, None] * (self.context // self.pieces)
+        return (permute(index, self.windows, key) * self.context + offset + begin) % self.file.count
 
     def dispatch(self, step: int, n: int, size: int) -> np.ndarray | dict[str, np.ndarray]:
         """What a program of at most `size` steps reads for the n from `step`, int32.
 
         Of a resident file, places [size, B] in it; otherwise {"tokens_BU": tokens [size, B, T+1]}, zeros after the
-        n-th step.
+        n-th step. In pieces, of B k rows and T/k + 1 tokens.
         """
         if self.resident:
             return self.starts(step, size).astype(np.int32)
-        tokens = np.zeros((size, self.batch, self.context + 1), np.int32)
+        tokens = np.zeros((size, self.pieces * self.batch, self.context // self.pieces + 1), np.int32)
         tokens[:n] = self.at(step, n)
         return {"tokens_BU": tokens}
 
     def at(self, step: int, k: int | None = None) -> np.ndarray:
-        """The tokens of one step, int32 [B, T+1], or of the k steps from `step`, int32 [k, B, T+1]."""
+        """The tokens of one step, int32 [B, T+1], or of the k steps from `step`, int32 [k, B, T+1]; see `dispatch`."""
         starts = self.starts(step, 1 if k is None else k)
-        places = (starts[..., None] + np.arange(self.context + 1)) % self.file.count
+        places = (starts[..., None] + np.arange(self.context // self.pieces + 1)) % self.file.count
         tokens = np.asarray(self.file.tokens[places], np.int32)
         return tokens[0] if k is None else tokens
 
@@ -177,7 +184,7 @@ class ExampleBatches:
 
     def rows(self, step: int, k: int) -> np.ndarray:
         """The example in every row of the k steps from `step`: int64 [k, B], in [0, N)."""
-        epoch, index = _places(step, k, self.batch, self.windows)
+        epoch, index = _places(step + np.arange(k), self.batch, self.batch, self.windows)
         return permute(index, self.windows, epoch_key(self.seed, epoch))
 
     def dispatch(self, step: int, n: int, size: int) -> np.ndarray | Columns:
@@ -198,9 +205,9 @@ class ExampleBatches:
         return {name: column[rows[0] if k is None else rows] for name, column in self.columns.items()}
 
 
-def _places(step: int, k: int, batch: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pass of every row of the k steps from `step`, and its place in that pass: int64 [k, B]."""
-    return np.divmod((step + np.arange(k)[:, None]) * batch + np.arange(batch), windows)
+def _places(steps: np.ndarray, batch: int, rows: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pass of so many rows from the first of each step on, and their places in that pass: int64 [k, rows]."""
+    return np.divmod(steps[:, None] * batch + np.arange(rows), windows)
 
 
 class Feed:

@@ -24,6 +24,7 @@ from lm.model.layers import (
     compute_dtype,
     dropout,
     loss_operations,
+    product_dtype,
     project,
     sinusoids,
     vocabulary_logits,
@@ -38,6 +39,6 @@ __all__ = [
     "ACTIVATIONS", "Attention", "Batch", "Cost", "CrossAttention", "FeedForward", "Inputs", "KVCache", "KeysValues",
     "LanguageModel", "Linear", "Mask", "Norm", "Places", "Tap", "Taps", "Trained", "attend", "attend_among", "build",
     "compute_dtype", "conventions", "corrupt", "dropout", "frequencies", "implements", "loss_operations", "masked",
-    "next_token", "over_layers", "parameters", "project", "recurrent", "rotate", "sinusoids", "transformer",
-    "vocabulary_logits",
+    "next_token", "over_layers", "parameters", "product_dtype", "project", "recurrent", "rotate", "sinusoids",
+    "transformer", "vocabulary_logits",
 ]  # fmt: skip

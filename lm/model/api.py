@@ -19,7 +19,7 @@ from lm import parallel
 from lm.errors import require
 from lm.model import kernels
 from lm.model.cost import Cost, Pairs
-from lm.model.layers import compute_dtype
+from lm.model.layers import compute_dtype, product_dtype
 from lm.model.taps import Tap, Taps
 
 
@@ -123,8 +123,19 @@ class LanguageModel:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The dtype of matrix products."""
+        """The dtype of what passes from product to product."""
         return compute_dtype(self.config)
+
+    @property
+    def product_dtype(self) -> jnp.dtype:
+        """The dtype that products with parameters round to, of which the machine's peak is spoken."""
+        return product_dtype(self.config)
+
+    @property
+    def precision(self) -> str:
+        """Both in words."""
+        own, products = str(self.dtype), str(self.product_dtype)
+        return own if own == products else f"{own} with products in {products}"
 
     # --- parameters --------------------------------------------------------------------------------------------------
     def init(self, seed: int) -> dict:

@@ -24,8 +24,9 @@ BLOCK = 32
 """Fewest queries in a block; sequences of up to two such are not worth cutting."""
 MASKED = -1e30
 """Score of a pair that must not attend: its weight and its gradient are exactly zero."""
-SOFTMAX = 7
-"""Operations a score: scale, mask, maximum, subtract, exponential, sum, divide."""
+SOFTMAX = 5
+"""Operations a score: mask, maximum, subtract, exponential, sum. Scaling and dividing are two for each of a query's H
+numbers."""
 PAIRS = ("attention.scores", "attention.weights")
 """Taps on every pair of query and key, which no fused or blockwise product ever holds."""
 
@@ -45,19 +46,24 @@ def attend(
     are float32. name: the first word of their taps. softcap: squashes scores, see `layers.squashed`.
     """
     B, K, G, T, H = q_BKGTH.shape
-    q_RQH = q_BKGTH.reshape(B * K, G * T, H)  # one batch axis, as the cache has: no operand needs another view
+    q_RQH = q_BKGTH.reshape(B * K, G * T, H) * H**-0.5  # one batch axis, as the cache has: no operand is copied
     scores_RQS = jnp.concatenate([memory.scores(q_RQH) for memory in memories], axis=-1)
-    scores_BNTS = taps(f"{name}.scores", squashed(scores_RQS.reshape(B, K * G, T, -1) * H**-0.5, softcap))
+    scores_BNTS = taps(f"{name}.scores", squashed(scores_RQS.reshape(B, K * G, T, -1), softcap))
     mask_BTS = jnp.concatenate([jnp.broadcast_to(mask, (B, *mask.shape[1:])) for mask in masks], axis=-1)
-    weights_BNTS = jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BNTS, MASKED), axis=-1)
-    weights_RQS = taps(f"{name}.weights", weights_BNTS).reshape(B * K, G * T, -1)
+    scores_BNTS = jnp.where(mask_BTS[:, None], scores_BNTS, MASKED)
+    # Softmax: the mixture is divided by the weights' sum, H numbers a query, where the weights would be S.
+    weights_BNTS = jnp.exp(scores_BNTS - jax.lax.stop_gradient(jnp.max(scores_BNTS, axis=-1, keepdims=True)))
+    sum_BNT1 = jnp.sum(weights_BNTS, axis=-1, keepdims=True)
+    if taps.wants(f"{name}.weights"):
+        weights_BNTS, sum_BNT1 = taps(f"{name}.weights", weights_BNTS / sum_BNT1), jnp.ones_like(sum_BNT1)
+    weights_RQS = weights_BNTS.reshape(B * K, G * T, -1)
 
     heads_RQH, start = 0.0, 0
     for memory, mask in zip(memories, masks, strict=True):
         end = start + mask.shape[-1]
         heads_RQH += memory.mix(weights_RQS[..., start:end])
         start = end
-    return heads_RQH.reshape(q_BKGTH.shape)
+    return (heads_RQH / sum_BNT1.reshape(B * K, G * T, 1)).astype(q_BKGTH.dtype).reshape(q_BKGTH.shape)
 
 
 def attend_among(
@@ -68,7 +74,7 @@ def attend_among(
     T = q_BKGTH.shape[3]
     heads = []
     for start, end in [(0, T)] if mask.looks_ahead or taps.wants(*PAIRS) else query_blocks(T):
-        seen = KeysValues(new.k_RHS[..., :end], new.v_RSH[:, :end])
+        seen = KeysValues(new.k_RSH[:, :end], new.v_RSH[:, :end])
         mask_BTS = mask(here.between(start, end), here.between(0, end))
         heads.append(attend(q_BKGTH[:, :, :, start:end], [seen], [mask_BTS], taps, softcap=softcap))
     return jnp.concatenate(heads, axis=3)
@@ -165,8 +171,8 @@ class Attention(nnx.Module):
             v_BTKH = own * v_BTKH + first * first_BTKH
         v_BTKH = taps("attention.value", v_BTKH)
 
-        k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
-        new = KeysValues(k_BKHT.reshape(-1, c.H, T), v_BKTH.reshape(-1, T, c.H))
+        k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+        new = KeysValues(k_BKTH.reshape(-1, T, c.H), v_BKTH.reshape(-1, T, c.H))
         if past is None and not mask.looks_ahead and self._fused(q_BTNH, here, mask, taps):
             heads_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, is_causal=True, implementation="cudnn")
         elif past is None:
@@ -178,7 +184,7 @@ class Attention(nnx.Module):
             heads_BKGTH = attend(_grouped(q_BTNH, c.K), [past, new], masks, taps, softcap=c.attention_softcap)
             heads_BTNH = _side_by_side(heads_BKGTH)
         heads_BTNH = taps("attention.heads", heads_BTNH)
-        return self.out(heads_BTNH.reshape(B, T, -1)), (k_BKHT, v_BKTH), first_BTKH
+        return self.out(heads_BTNH.reshape(B, T, -1)), (k_BKTH.swapaxes(2, 3), v_BKTH), first_BTKH
 
     @staticmethod
     def cost(c: ModelConfig, T: int, window: int | None, pairs: Pairs) -> Cost:
@@ -194,7 +200,7 @@ class Attention(nnx.Module):
                 "rotary positions": (N + K) * 3 * H * (c.positions == "rotary"),
                 "value residuals": 3 * K * H * c.value_residual,
                 "biases": (N + 2 * K) * H * bool(c.bias) + D * (c.bias is True),
-                "softmax": (SOFTMAX + 3 * (c.attention_softcap is not None)) * N * keys,
+                "softmax": (SOFTMAX + 3 * (c.attention_softcap is not None)) * N * keys + 2 * N * H,
             },
             kept=2 * (N + K) * H,
             remembered=2 * K * H * keys,
@@ -217,7 +223,7 @@ class Attention(nnx.Module):
     def _project(self, x_BTD):
         """Queries, keys and values, [B, T, heads, H]."""
         maps, x_MD = (self.query, self.key, self.value), x_BTD.reshape(-1, x_BTD.shape[-1])
-        made = side_by_side(x_MD, [m.kernel[...].astype(x_MD.dtype) for m in maps])
+        made = side_by_side(x_MD, [m.kernel[...] for m in maps], self.query.dtype)
         if self.c.bias:
             made = [y_MF + m.bias[...].astype(y_MF.dtype) for y_MF, m in zip(made, maps, strict=True)]
         return [y_MF.reshape(*x_BTD.shape[:2], -1, self.c.H) for y_MF in made]
@@ -245,8 +251,7 @@ class CrossAttention(nnx.Module):
         k_BSKH, v_BSKH = (m(states_BSD).reshape(B, S, c.K, c.H) for m in (self.key, self.value))
         if c.qk_norm:
             k_BSKH = self.key_norm(k_BSKH)
-        k_BKHS, v_BKSH = k_BSKH.transpose(0, 2, 3, 1), v_BSKH.swapaxes(1, 2)
-        return KeysValues(k_BKHS.reshape(-1, c.H, S), v_BKSH.reshape(-1, S, c.H))
+        return KeysValues(*(x_BSKH.swapaxes(1, 2).reshape(-1, S, c.H) for x_BSKH in (k_BSKH, v_BSKH)))
 
     def __call__(self, x_BTD: jax.Array, source: KeysValues, mask_BTS: jax.Array, taps: Taps) -> jax.Array:
         """What cross-attention gives, [B, T, D]."""
@@ -271,7 +276,7 @@ class CrossAttention(nnx.Module):
             elementwise={
                 "norms": (N + K * S / T) * Norm.operations(c, H, "rmsnorm") * bool(c.qk_norm),
                 "biases": (N * H + 2 * K * H * S / T) * bool(c.bias) + D * (c.bias is True),
-                "softmax": (SOFTMAX + 3 * (c.attention_softcap is not None)) * N * S,
+                "softmax": (SOFTMAX + 3 * (c.attention_softcap is not None)) * N * S + 2 * N * H,
             },
             kept=2 * (N + K * S / T) * H,
             remembered=2 * K * H * S,

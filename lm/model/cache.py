@@ -26,7 +26,7 @@ MOST_STRETCHES = 8
 
 # --- what attention reads --------------------------------------------------------------------------------------------
 def scores(q_RQH: jax.Array, k_RHS: jax.Array) -> jax.Array:
-    """Products of queries with keys, [R, Q, S] in float32."""
+    """Products of queries with the cache's keys, [R, Q, S] in float32."""
     return jnp.einsum("RQH,RHS->RQS", q_RQH, k_RHS, preferred_element_type=jnp.float32)
 
 
@@ -38,12 +38,12 @@ def mixture(weights_RQS: jax.Array, v_RSH: jax.Array) -> jax.Array:
 class KeysValues(NamedTuple):
     """Keys and values of S places, R = B K rows of key heads."""
 
-    k_RHS: jax.Array
+    k_RSH: jax.Array
     v_RSH: jax.Array
 
     def scores(self, q_RQH: jax.Array) -> jax.Array:
         """Products of queries with keys, [R, Q, S] in float32."""
-        return scores(q_RQH, self.k_RHS)
+        return jnp.einsum("RQH,RSH->RQS", q_RQH, self.k_RSH, preferred_element_type=jnp.float32)
 
     def mix(self, weights_RQS: jax.Array) -> jax.Array:
         """Values weighted, [R, Q, H]."""

@@ -34,9 +34,9 @@ class SplitMatrix:
         return SplitMatrix(self.parts_CFD.astype(dtype))
 
     def __rmatmul__(self, x_MD: jax.Array) -> jax.Array:
-        """x @ matrix, [M, F]."""
+        """x @ matrix, [M, F], of x's dtype."""
         x_CMD = jnp.broadcast_to(x_MD, (self.parts_CFD.shape[0], *x_MD.shape))
-        y_CMF = jax.lax.dot_general(x_CMD, self.parts_CFD, (((2,), (2,)), ((0,), (0,))))
+        y_CMF = _product(x_CMD, self.parts_CFD, ((2,), (2,)), x_MD.dtype, over=((0,), (0,)))
         return y_CMF.swapaxes(0, 1).reshape(x_MD.shape[0], -1)
 
 
@@ -79,19 +79,59 @@ def lay_out(params: dict, axes: dict, dtype: Any, few_rows: bool) -> dict:
     return jax.tree.map(leaf, axes, params, is_leaf=lambda x: isinstance(x, tuple))
 
 
-def side_by_side(x_MD: jax.Array, matrices: Sequence[Any]) -> list[jax.Array]:
-    """x @ w for each of several matrices, by one product where they can be joined: narrow ones keep a CPU less busy."""
-    if any(isinstance(w, SplitMatrix) for w in matrices):
-        return [x_MD @ w for w in matrices]
+# --- products --------------------------------------------------------------------------------------------------------
+def times(x_MD: jax.Array, w: Any, dtype: Any) -> jax.Array:
+    """x @ w, [M, F], of x's dtype: both are rounded to `dtype`, and where that is narrower the sums are x's."""
+    if isinstance(w, SplitMatrix) or dtype == x_MD.dtype:
+        return x_MD @ w.astype(dtype)
+    return _rounded_product(x_MD, w, dtype)
+
+
+def _product(a: jax.Array, b: jax.Array, summed: tuple, dtype: Any, *, over: tuple = ((), ())) -> jax.Array:
+    """The product of two arrays over these axes of each, a rounded to b's dtype; sums and result are of `dtype`."""
+    return jax.lax.dot_general(a.astype(b.dtype), b, (summed, over), preferred_element_type=dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rounded_product(x_MD: jax.Array, w_DF: jax.Array, dtype: Any) -> jax.Array:
+    """x @ w, both rounded; and so are the products of its derivative, which JAX would leave half rounded and slow."""
+    return _product(x_MD, w_DF.astype(dtype), ((1,), (0,)), x_MD.dtype)
+
+
+def _rounded_forward(x_MD, w_DF, dtype):
+    kept = x_MD.astype(dtype), w_DF.astype(dtype)
+    return _product(*kept, ((1,), (0,)), x_MD.dtype), (*kept, jnp.zeros((), w_DF.dtype))
+
+
+def _rounded_backward(dtype, kept, slope_MF):
+    x_MD, w_DF, like = kept
+    slope_x_MD = _product(slope_MF, w_DF, ((1,), (1,)), slope_MF.dtype)
+    return slope_x_MD, _product(x_MD, slope_MF.astype(dtype), ((0,), (0,)), like.dtype)
+
+
+_rounded_product.defvjp(_rounded_forward, _rounded_backward)
+
+JOINED = 192
+"""Columns up to which matrices are narrow for a CPU. Wider ones by one product: 1.08 times a step's time at D=384."""
+
+
+def side_by_side(x_MD: jax.Array, matrices: Sequence[Any], dtype: Any) -> list[jax.Array]:
+    """`times` for each of several matrices, by one product where they can be joined: narrow ones keep a CPU less busy,
+    and any a GPU."""
+    apart = any(isinstance(w, SplitMatrix) for w in matrices)
+    if apart or (jax.default_backend() == "cpu" and min(w.shape[1] for w in matrices) > JOINED):
+        return [times(x_MD, w, dtype) for w in matrices]
     ends = [sum(w.shape[1] for w in matrices[: i + 1]) for i in range(len(matrices) - 1)]
-    return jnp.split(x_MD @ jnp.concatenate(matrices, axis=1), ends, axis=1)
+    return jnp.split(times(x_MD, jnp.concatenate(matrices, axis=1), dtype), ends, axis=1)
 
 
-def times_transposed(x_MD: jax.Array, w_VD: jax.Array) -> jax.Array:
-    """x @ w.T, [M, V]; for one row the table already lies as a SplitMatrix does."""
+def times_transposed(x_MD: jax.Array, w_VD: jax.Array, dtype: Any) -> jax.Array:
+    """`times` of w.T, [M, V]; for one row the table already lies as a SplitMatrix does."""
     V, D = w_VD.shape
+    if dtype != x_MD.dtype and not few(x_MD.shape[0]):
+        return times(x_MD, w_VD.T, dtype)
     parts = _parts(V) if few(x_MD.shape[0]) else 1
-    return x_MD @ SplitMatrix(w_VD.reshape(parts, V // parts, D))
+    return x_MD @ SplitMatrix(w_VD.astype(dtype).reshape(parts, V // parts, D))
 
 
 def over_layers(layer: Callable, carry: Any, parameters: Any, others: Any, *, unroll: int) -> tuple[Any, Any]:

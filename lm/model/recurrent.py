@@ -15,7 +15,7 @@ from lm.config import RecurrentConfig
 from lm.model.api import Inputs, implements
 from lm.model.cost import Cost, Pairs
 from lm.model.kernels import over_layers, remembering
-from lm.model.layers import Linear, compute_dtype, dropout, loss_operations, project, vocabulary_logits
+from lm.model.layers import Linear, compute_dtype, dropout, loss_operations, product_dtype, project, vocabulary_logits
 from lm.model.taps import Tap, Taps
 
 TAPS = {
@@ -70,7 +70,9 @@ class Layer(nnx.Module):
             gates_BF, read_B, fresh_B = now
             if fresh_B is not None:
                 memory = jax.tree.map(lambda x_BD: jnp.where(fresh_B[:, None], 0, x_BD), memory)
-            gates_BF = (gates_BF + project(memory.h_LBD.astype(x_BTD.dtype), self.recurrent[...])).astype(jnp.float32)
+            gates_BF = (
+                gates_BF + project(memory.h_LBD.astype(x_BTD.dtype), self.recurrent[...], dtype=self.input.dtype)
+            ).astype(jnp.float32)
             new = Memory(jnp.tanh(gates_BF), None) if memory.c_LBD is None else Memory(*lstm(gates_BF, memory.c_LBD))
             kept = new
             if read_B is not None:
@@ -145,4 +147,6 @@ class Recurrent(nnx.Module):
 
     def logits(self, h: jax.Array, taps: Taps) -> jax.Array:
         """[..., V] float32 logits; the padded entries of the vocabulary can never be predicted."""
-        return taps("logits", vocabulary_logits(h, self.embedding, self.head, self.c.vocab))
+        return taps(
+            "logits", vocabulary_logits(h, self.embedding, self.head, self.c.vocab, dtype=product_dtype(self.c))
+        )

@@ -24,6 +24,7 @@ from lm.model.layers import (
     compute_dtype,
     dropout,
     loss_operations,
+    product_dtype,
     rms_normalise,
     scaled,
     sinusoids,
@@ -285,7 +286,13 @@ class Transformer(nnx.Module):
         """[..., V] float32 logits; the padded entries of the vocabulary can never be predicted."""
         h, c = scaled(h, logit_factor(self.c)), self.c
         logits = vocabulary_logits(
-            h, self.embedding, self.head, c.vocab, bias_V=self.head_bias, softcap=c.logit_softcap
+            h,
+            self.embedding,
+            self.head,
+            c.vocab,
+            bias_V=self.head_bias,
+            softcap=c.logit_softcap,
+            dtype=product_dtype(c),
         )
         return taps("logits", logits)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm import tokenizer as tokenizers
@@ -62,8 +61,8 @@ class Generator:
         return Decoding(
             memory=prefill(m.model, self.parameters(len(rows)), inputs, capacity=capacity),
             seen_BV=seen_BV,
-            token_B=jnp.array([reading.tokens[-1] for reading in read], jnp.int32),
-            place_B=jnp.array([row.place for row in rows], jnp.int32),
+            token_B=jax.device_put(np.array([reading.tokens[-1] for reading in read], np.int32)),
+            place_B=jax.device_put(np.array([row.place for row in rows], np.int32)),
             done_B=np.zeros(len(rows), bool),
         )
 
@@ -124,7 +123,7 @@ def generate(
         return []
 
     capacity = min(_room(max(row.held for row in rows) + max_tokens), context)
-    decoding, seen_BV, made = None, jnp.asarray(_seen(rows, m.model.config.V)), 0
+    decoding, seen_BV, made = None, jax.device_put(_seen(rows, m.model.config.V)), 0
     chunk = WATCHED if on_text or stop else CHUNK
     while made < max_tokens and not all(row.ended for row in rows):
         if decoding is None or any(row.full(capacity) for row in rows):

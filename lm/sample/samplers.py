@@ -1,12 +1,13 @@
-"""Sampler: how the next token is chosen. Imports no JAX, so the command's help stays instant."""
+"""Sampler: how the next token is chosen. Imports neither JAX nor NumPy, so the command's help stays instant."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from lm.errors import require
 from lm.typed import check_types
+
+if TYPE_CHECKING:
+    import numpy as np
 
 GREEDY = 1e-6
 """Temperatures below this count as zero: float32 could not divide by much less."""
@@ -15,11 +16,11 @@ GREEDY = 1e-6
 class Settings(NamedTuple):
     """A Sampler as numbers alone, a pytree: traced, so that no change of them compiles anything."""
 
-    temperature: np.ndarray
-    top_k: np.ndarray
-    top_p: np.ndarray
-    min_p: np.ndarray
-    repetition_penalty: np.ndarray
+    temperature: "np.ndarray"
+    top_k: "np.ndarray"
+    top_p: "np.ndarray"
+    min_p: "np.ndarray"
+    repetition_penalty: "np.ndarray"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Sampler:
 
     def settings(self) -> Settings:
         """The same as numbers, "off" being a value too: greedy is top-k with k = 1, which the rest needs not know."""
+        import numpy as np
+
         greedy = self.temperature < GREEDY
         most = np.iinfo(np.int32).max
         return Settings(

@@ -203,5 +203,4 @@ def logs_of(form: Form, columns: dict) -> dict[str, np.ndarray]:
 def evaluate(form: Form, p: dict, columns: dict) -> np.ndarray:
     """A law's prediction from parameters and columns by name, which broadcast together; in float64."""
     with double():
-        x = {name: jnp.asarray(value) for name, value in logs_of(form, columns).items()}
-        return np.asarray(form.predict({name: jnp.asarray(value) for name, value in p.items()}, x))
+        return np.asarray(form.predict(p, logs_of(form, columns)))

@@ -154,4 +154,4 @@ def jacobian(problem: Problem, theta_P) -> np.ndarray:
 def named(form: Form, theta_RP: np.ndarray) -> dict[str, np.ndarray]:
     """Parameters by name from search coordinates, one or many rows."""
     with double():
-        return {name: np.asarray(value) for name, value in unpack(form, jnp.asarray(theta_RP).T).items()}
+        return {name: np.asarray(value) for name, value in unpack(form, np.asarray(theta_RP).T).items()}

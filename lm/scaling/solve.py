@@ -20,6 +20,8 @@ STARTS = 24
 """Grid nodes that are polished."""
 BATCH = 64
 """Problems whose steps are taken together: few enough for their arrays to stay in the cache."""
+STRIDE = 10
+"""Steps between two looks at which problems are solved: half are after 15 steps, and the slowest take 50 or more."""
 ROWS = 48
 """Tables are filled up to multiples of so many points, without weight: one compiled program serves all such lengths."""
 
@@ -53,7 +55,8 @@ def filled(array) -> np.ndarray:
 
 def table(x: dict, y, w) -> tuple[dict, np.ndarray, np.ndarray]:
     """Columns, targets and weights of as many points as programs are compiled for: those that fill up weigh nothing."""
-    w_n = filled(w) * (np.arange(np.shape(filled(w))[-1]) < np.shape(w)[-1])
+    w_n = filled(np.asarray(w, float))  # counts, too: whole numbers would be another program
+    w_n = w_n * (np.arange(w_n.shape[-1]) < np.shape(w)[-1])
     return {name: filled(column) for name, column in x.items()}, filled(y), w_n
 
 
@@ -99,23 +102,35 @@ def metric(misfit: Misfit, theta_P, x: dict, y_n, w_n, delta):
 
 
 class _Descent(NamedTuple):
-    """Where a search is: the objective with its slopes there, its damping and steps so far, and whether it is over."""
+    """Where searches are: the objective with its slopes there, their damping, and whether they are over. [R, ...]"""
 
-    theta: jax.Array
-    value: jax.Array
-    gradient: jax.Array
-    hessian: jax.Array
-    damping: jax.Array
-    step: jax.Array
-    done: jax.Array
+    theta: np.ndarray
+    value: np.ndarray
+    gradient: np.ndarray
+    hessian: np.ndarray
+    damping: np.ndarray
+    done: np.ndarray
 
 
-def _descend(misfit: Misfit, theta_P, x, y_n, w_n, free_P, M_PP, delta, steps: int):
-    """Levenberg-damped Newton on the exact Hessian: a step is kept only if it lowers the objective."""
+def _begun(theta_RP: np.ndarray) -> _Descent:
+    """Searches before their first step, which goes nowhere, from worse than anything: so `expand` is compiled once."""
+    R, P = theta_RP.shape
+    return _Descent(
+        theta=np.array(theta_RP, float), value=np.full(R, np.inf), gradient=np.zeros((R, P)),
+        hessian=np.tile(np.eye(P), (R, 1, 1)), damping=np.full(R, 0.05), done=np.zeros(R, bool),
+    )  # fmt: skip
+
+
+def _descend(misfit: Misfit, start: _Descent, x, y_n, w_n, free_P, M_PP, delta) -> _Descent:
+    """STRIDE steps of one search, or as many as it takes.
+
+    Levenberg-damped Newton on the exact Hessian: a step is kept only if it lowers the objective.
+    """
     both = free_P[:, None] & free_P[None, :]
-    P = theta_P.shape[0]
+    P = free_P.shape[0]
 
-    def one(s: _Descent):
+    def one(carry):
+        step, s = carry
         move = -_solve(jnp.where(both, s.hessian + s.damping * M_PP, jnp.eye(P)), s.gradient)
         theta = s.theta + move
         value, gradient, hessian = expand(misfit, theta, x, y_n, w_n, delta)
@@ -123,21 +138,19 @@ def _descend(misfit: Misfit, theta_P, x, y_n, w_n, free_P, M_PP, delta, steps: i
         no_more = jnp.isfinite(s.value) & (jnp.abs(jnp.dot(move, s.gradient)) <= 1e-13 * s.value)
         damping = jnp.where(better, jnp.maximum(s.damping / 5, 1e-9), s.damping * 4)
         done = (no_more & (better | (s.damping <= 1))) | (damping > 1e9)
-        return _Descent(
+        return step + 1, _Descent(
             theta=jnp.where(better, theta, s.theta),
             value=jnp.where(better, value, s.value),
             gradient=jnp.where(better, jnp.where(free_P, gradient, 0), s.gradient),
             hessian=jnp.where(better, hessian, s.hessian),
-            damping=damping, step=s.step + 1, done=done,
+            damping=damping, done=done,
         )  # fmt: skip
 
-    # The first step goes nowhere, from worse than anything: so the expansion is compiled only once.
-    start = _Descent(
-        theta=theta_P, value=jnp.float64(jnp.inf), gradient=jnp.zeros(P), hessian=jnp.eye(P),
-        damping=jnp.float64(0.05), step=jnp.int32(0), done=jnp.bool_(False),
-    )  # fmt: skip
-    end = jax.lax.while_loop(lambda s: ~s.done & (s.step < steps), one, start)
-    return end.theta, end.value
+    def goes_on(carry):
+        step, s = carry
+        return ~s.done & (step < STRIDE)
+
+    return jax.lax.while_loop(goes_on, one, (jnp.int32(0), start))[1]
 
 
 def expand(misfit: Misfit, theta_P, x, y_n, w_n, delta):
@@ -161,32 +174,39 @@ def _solve(A_PP, b_P):
     return jax.lax.fori_loop(0, b_P.shape[0], eliminate, jnp.concatenate([A_PP, b_P[:, None]], 1))[:, -1]
 
 
-@functools.partial(jax.jit, static_argnames=("misfit", "steps"))
-def _descend_many(misfit: Misfit, theta_RP, x, y_Rn, w_Rn, free_RP, M_PP, delta, steps: int):
-    one = functools.partial(_descend, misfit, steps=steps)
-    return jax.vmap(one, in_axes=(0, None, 0, 0, 0, None, None))(theta_RP, x, y_Rn, w_Rn, free_RP, M_PP, delta)
+@functools.partial(jax.jit, static_argnames=("misfit",))
+def _descend_many(misfit: Misfit, start: _Descent, x, y_Rn, w_Rn, free_RP, M_PP, delta) -> _Descent:
+    one = functools.partial(_descend, misfit)
+    return jax.vmap(one, in_axes=(0, None, 0, 0, 0, None, None))(start, x, y_Rn, w_Rn, free_RP, M_PP, delta)
 
 
 def polish(misfit: Misfit, theta_RP, x, y, w, free, M_PP, deltas, steps: int = 120) -> tuple[np.ndarray, np.ndarray]:
-    """R problems to the bottom of their basins: theta_RP and cost_R.
+    """R problems to the bottom of their basins, in at most so many steps: theta_RP and cost_R.
 
     y, w: [n] or one row a problem. free: which parameters may move, [P] or [R, P]. deltas: Huber's delta of each stage,
-    the last the one that is meant. Whatever R is, one compiled program makes steps for BATCH problems, on each core.
+    the last the one that is meant. Whatever R is, one compiled program makes STRIDE steps for BATCH problems, on each
+    core; then those that are not done are put together anew.
     """
     R, (x, y, w) = len(theta_RP), table(x, y, w)
-    rows = [np.broadcast_to(np.asarray(a), (R, np.shape(a)[-1])) for a in (theta_RP, y, w, free)]
+    y_Rn, w_Rn, free_RP = (np.broadcast_to(a, (R, a.shape[-1])) for a in (y, w, np.asarray(free)))
 
-    def batch(first: int):
-        take = np.minimum(np.arange(first, first + BATCH), R - 1)
-        theta, y_Rn, w_Rn, free_RP = (row[take] for row in rows)
+    def advance(searches: _Descent, delta: float, chosen: np.ndarray) -> None:
+        take = np.resize(chosen, BATCH)
+        start = _Descent(*(field[take] for field in searches))
         with double():  # a context of this thread
-            for delta in deltas:
-                theta, value = _descend_many(misfit, theta, x, y_Rn, w_Rn, free_RP, M_PP, delta, steps)
-            return np.asarray(theta), np.asarray(value)
+            end = _descend_many(misfit, start, x, y_Rn[take], w_Rn[take], free_RP[take], M_PP, delta)
+        for field, new in zip(searches, end, strict=True):
+            field[chosen] = np.asarray(new)[: len(chosen)]
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
-        done = list(threads.map(batch, range(0, R, BATCH)))
-    return tuple(np.concatenate(parts)[:R] for parts in zip(*done, strict=True))
+        for delta in deltas:
+            searches = _begun(theta_RP)
+            for _ in range(0, steps, STRIDE):
+                going = np.flatnonzero(~searches.done)
+                batches = [going[first : first + BATCH] for first in range(0, len(going), BATCH)]
+                list(threads.map(functools.partial(advance, searches, delta), batches))
+            theta_RP = searches.theta
+    return searches.theta, searches.value
 
 
 @functools.partial(jax.jit, static_argnames=("misfit",))

@@ -1,17 +1,13 @@
 """The schedule of context: windows that begin short and double until they are whole (Press et al. 2021, section 4).
 
-A step predicts the same tokens in every stage. The data layer gives rows [B, T+1] as ever, and `cut` makes k rows of
-T/k + 1 tokens of each: the order of the data, epochs and resuming know nothing of it. Each length of windows has a
-program and a cost of its own. Evaluation reads whole windows throughout.
+A step predicts as many tokens in every stage. Short windows are pieces of whole ones: k steps read what they would have
+read whole, a piece of each window in each, so that a batch comes from k times as many places (lm/data/batches.py). Each
+length of windows has a program and a cost of its own. Evaluation reads whole windows throughout.
 """
 
 import dataclasses
 import functools
 
-import jax
-import jax.numpy as jnp
-
-from lm import parallel
 from lm.config import Experiment, ModelBase, Steps
 from lm.model.api import build
 
@@ -27,16 +23,17 @@ class Stage:
 
 
 def stages(e: Experiment, steps: Steps) -> tuple[Stage, ...]:
-    """Returns a run's stages in order; each has a step or more, and the last ends with the run."""
+    """Returns a run's stages in order; each has a step or more, and the last ends with the run.
+
+    A stage of k pieces ends at a multiple of k steps, when all pieces of its windows have been read.
+    """
     T = e.model.context
     doublings = (T // (e.schedule.context_start or T)).bit_length() - 1
-    ends = [*(steps.growth * made // doublings for made in range(1, doublings + 1)), steps.total]
+    pieces = [1 << left for left in range(doublings, -1, -1)]
+    ends = [steps.growth * made // doublings // k * k for made, k in enumerate(pieces[:-1], 1)] + [steps.total]
     begins = [0, *ends[:-1]]
-    return tuple(
-        Stage(begin, end, T >> left, 1 << left)
-        for begin, end, left in zip(begins, ends, range(doublings, -1, -1), strict=True)
-        if begin < end
-    )
+    found = (Stage(begin, end, T // k, k) for begin, end, k in zip(begins, ends, pieces, strict=True))
+    return tuple(stage for stage in found if stage.begin < stage.end)
 
 
 def stage_at(found: tuple[Stage, ...], step: int) -> Stage:
@@ -49,17 +46,6 @@ def agreement(e: Experiment, one: Steps, other: Steps) -> int:
     both, shorter = (stages(e, one), stages(e, other)), min(one.total, other.total)
     changes = sorted({stage.begin for found in both for stage in found if stage.begin < shorter})
     return next((step for step in changes if len({stage_at(found, step).pieces for found in both}) > 1), shorter)
-
-
-def cut(tokens_BU: jax.Array, pieces: int) -> jax.Array:
-    """Cuts windows [B, T+1] into pieces: [B k, T/k + 1], those of a window one after another, which overlap in one
-    token, the last target of one being the first input of the next. On a mesh each device keeps its rows."""
-    if pieces == 1:
-        return tokens_BU
-    T = tokens_BU.shape[1] - 1
-    inputs_BT = tokens_BU[:, :-1].reshape(-1, T // pieces)
-    last_B1 = tokens_BU[:, T // pieces :: T // pieces].reshape(-1, 1)
-    return parallel.rows(jnp.concatenate([inputs_BT, last_B1], axis=1))
 
 
 @functools.cache

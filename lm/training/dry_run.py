@@ -185,7 +185,7 @@ def _measure_stage(
         columns = open_batches(data.train, e.model, batch=e.train.batch, seed=0).at(0)
         store = {name: jnp.zeros(column.shape, column.dtype) for name, column in columns.items()}
     store = parallel.place(mesh, store)
-    starts = parallel.place(mesh, np.zeros((64, e.train.batch), np.int32), axis=1)
+    starts = parallel.place(mesh, np.zeros((64, pieces * e.train.batch), np.int32), axis=1)
     display.stage("compiling the step", 0, None)
     state = abstract_state(e)
     with parallel.using(mesh):

@@ -1,6 +1,7 @@
 """Training, top to bottom: data, run directories, state, then dispatch, log, evaluate, save, until the last step."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import time
@@ -255,7 +256,9 @@ def due_at(steps: Steps, step: int) -> tuple[bool, bool, bool]:
 
 def read_windows(group: Sequence[Member], most: int, step: int, n: int) -> list[Any]:
     """Returns what each run reads in the n steps from `step`: see Batches.dispatch."""
-    return [member.batches.dispatch(step, n, most) for member in group]
+    pieces = stage_at(group[0].stages, step).pieces
+    batches = [m.batches if pieces == 1 else dataclasses.replace(m.batches, pieces=pieces) for m in group]
+    return [read.dispatch(step, n, most) for read in batches]
 
 
 # --- runs of a pack, by their places in it ---------------------------------------------------------------------------
@@ -330,5 +333,5 @@ def headline(e: Experiment, group: Sequence[Member], devices: int) -> str:
     return (
         f"{names(group)}: {record['params_total']:,} parameters, {record['steps']['total']:,} steps of "
         f"{e.batch_tokens:,} tokens from {e.data.learnt} ({record['train_tokens']:,} tokens), "
-        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'}{side_by_side} in {build(e.model).dtype}"
+        f"on {device.device_kind if device.platform != 'cpu' else 'cpu'}{side_by_side} in {build(e.model).precision}"
     )

@@ -75,10 +75,7 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack, *, packed:
 
 
 def restore(member: Member, say: Callable[[str], Any]) -> TrainState:
-    """Returns a fresh state, or that of the latest checkpoint, and cuts the metrics back to it.
-
-    By way of the host: what orbax puts on a device is tied to it, and for such arguments JAX compiles anew.
-    """
+    """Returns a fresh state, or that of the latest checkpoint, and cuts the metrics back to it."""
     run, kept = member.run, member.run.steps()
     if not kept:
         run.forget_after(-1)
@@ -95,9 +92,7 @@ def restore(member: Member, say: Callable[[str], Any]) -> TrainState:
     for record in run.metrics():
         member.seconds = record.get("seconds", member.seconds)
         member.waited = record.get("data_wait", 0.0) * member.seconds
-    state = TrainState(loaded["params"], **loaded["training"])
-    on_mesh = parallel.mesh_under(state.params) is not None
-    return state if on_mesh else jax.tree.map(jnp.array, jax.device_get(state))
+    return TrainState(loaded["params"], **loaded["training"])
 
 
 def require_healthy(member: Member, report: dict) -> None:
@@ -119,7 +114,7 @@ def training_figures(member: Member, report: dict, speed: float | None, devices:
         "learning_rate": float(report["rate"]) * e.optimizer.learning_rate,
     }
     if speed is not None:
-        peak, _ = peak_flops(str(build(e.model).dtype))
+        peak, _ = peak_flops(str(build(e.model).product_dtype))
         spent = speed * flops_per_token(e.model, stage_at(member.stages, int(report["step"]) - 1).context)
         figures |= {"tokens_per_second": speed, "mfu": spent / (devices * peak)}
     return figures

@@ -7,7 +7,7 @@ that is not healthy.
             or the columns of all examples, by the names in Batch, of which windows holds the rows [U, B]; or None:
             windows then holds the columns themselves, each with leading axes [U, B]
   report    step, loss, gradient_norm, healthy and rate of the last step, and the sums since the last log point
-Windows are read whole, or each in so many pieces: see lm/training/context.py.
+In k pieces (see lm/training/context.py), B and T stand for B k rows of T/k tokens.
 Side by side all arguments but the store, and all results, have a leading axis P.
 """
 
@@ -20,7 +20,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lm import parallel
 from lm.config import Experiment
 from lm.model.loss import Batch
-from lm.training.context import cut
 from lm.training.step import abstract_state, state_shardings, static, train_step
 
 
@@ -50,21 +49,20 @@ def _jitted(e: Experiment, eot: int | None, pieces: int, way: str, runs: Mesh | 
     return jax.jit(program, donate_argnums=0, out_shardings=(state_shardings(e, abstract_state(e)), report))
 
 
-def batch_at(i, windows, store, T: int, pieces: int) -> Batch:
-    """Returns batch i of the windows, of which the store, if there is one, says what they are; see above. Each is cut
-    into so many pieces."""
+def batch_at(i, windows, store, T: int) -> Batch:
+    """Returns batch i of the windows, of which the store, if there is one, says what they are; see above."""
     window = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), windows)
     if store is None:
-        return _batch(window, pieces)
+        return _batch(window)
     if isinstance(store, dict):
-        return _batch({name: column[window] for name, column in store.items()}, pieces)
+        return _batch({name: column[window] for name, column in store.items()})
     places = window[:, None] + jnp.arange(T + 1, dtype=window.dtype)
-    return _batch({"tokens_BU": store[places % store.shape[0]]}, pieces)
+    return _batch({"tokens_BU": store[places % store.shape[0]]})
 
 
-def _batch(columns: dict, pieces: int) -> Batch:
+def _batch(columns: dict) -> Batch:
     whole = {name: x if name == "vectors_BIE" else x.astype(jnp.int32) for name, x in columns.items()}
-    return Batch(**whole | {"tokens_BU": cut(whole["tokens_BU"], pieces)})
+    return Batch(**whole)
 
 
 def no_metrics() -> dict:
@@ -82,7 +80,7 @@ def many_steps(e: Experiment, eot: int | None, pieces: int = 1):
 
         def one(carry):
             i, state, _ = carry
-            batch = batch_at(i, windows, store, e.model.context, pieces)
+            batch = batch_at(i, windows, store, e.model.context // pieces)
             return i + 1, *train_step(state, batch, hyper, e, eot)
 
         _, state, metrics = jax.lax.while_loop(go_on, one, (jnp.int32(0), state, no_metrics()))
@@ -110,7 +108,7 @@ def batched_steps(e: Experiment, eot: int | None, pieces: int = 1):
     its report stays."""
 
     def step(i, state, hyper, store, windows):
-        batch = batch_at(i, windows, store, e.model.context, pieces)
+        batch = batch_at(i, windows, store, e.model.context // pieces)
         state, metrics = train_step(state, batch, hyper, e, eot)
         return state, metrics | {"step": state.step, "sums": state.sums}
 

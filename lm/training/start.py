@@ -75,8 +75,7 @@ def _with_parameters(params: dict, model: LanguageModel, tokenizer: Tokenizer, o
         require(before == now, f"{where}: its {_dotted(path)} has shape {before}, this model's {now}")
 
     def take(path, fresh):
-        # By way of the host: what orbax puts on a device is tied to it, and for such arguments JAX compiles anew.
-        return jnp.array(jax.device_get(theirs.get(_keys(path), fresh)))
+        return theirs.get(_keys(path), fresh)
 
     said = f"{len(common)} of {len(ours)} parameters begin as in {other.run.path} at step {other.step}"
     for what, alone in (("fresh", ours.keys() - common), ("left there", theirs.keys() - common)):

@@ -62,7 +62,7 @@ def test_the_recipe_s_steps_are_all_of_4096_tokens_by_adamw(script):
         if name.startswith("recipe"):
             assert work.experiment.batch_tokens == 4096 and work.experiment.optimizer.name == "adamw"
             assert work.model.activation == "swiglu" and work.model.embedding_norm and work.model.qk_norm
-    assert script.WORKS["recipe-192-bfloat16"].model.dtype == "bfloat16"
+    assert script.WORKS["recipe-192-bfloat16"].model.dtype == "bfloat16_products"
 
 
 def test_what_was_measured_becomes_rows(script, monkeypatch):

@@ -14,7 +14,8 @@ from model_cases import forward, lively, loss_and_gradient, small, some_tokens
 
 from lm.model import transformer
 from lm.model.api import Inputs, build
-from lm.model.layers import dropout
+from lm.model.kernels import times
+from lm.model.layers import dropout, random_bits
 from lm.model.taps import Taps
 
 CLOSE = 1e-5
@@ -104,6 +105,39 @@ def test_bfloat16_compute_is_close_to_float32():
     assert_close(rough["attention.weights"].sum(-1), 1, relative=1e-6)
 
 
+def test_rounded_products_and_their_derivative_are_those_of_rounded_matrices():
+    """Operands of all three products are bfloat16, sums float32: as in float64 of what was rounded. A slope that JAX
+    derives itself would be half rounded."""
+    rng = np.random.default_rng(0)
+    x_MD, w_DF, slope_MF = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((6, 40), (40, 24), (6, 24)))
+    product = jax.jit(lambda x, w: times(x, w, jnp.dtype("bfloat16")))
+    y_MF, derive = jax.vjp(product, x_MD, w_DF)
+    x, w, s = (np.asarray(a.astype(jnp.bfloat16), np.float64) for a in (x_MD, w_DF, slope_MF))
+    made = (y_MF, *derive(slope_MF))
+    for found, expected, exact in zip(made, (x @ w, s @ w.T, x.T @ s), (x_MD @ w_DF, None, None), strict=True):
+        assert found.dtype == jnp.float32
+        assert_close(found, expected, relative=1e-6)
+        assert exact is None or relative_error(found, exact) > 1e-4
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_bfloat16_products_leave_all_else_in_float32(tied):
+    """The stream, the scores and the cache are float32; logits lie nearer to float32's than bfloat16's do, and
+    generation's layouts, of few rows and of many, give the same."""
+    c32, c16, c = (small(dtype=d, tied=tied) for d in ("float32", "bfloat16", "bfloat16_products"))
+    params, tokens_BT = lively(c32), some_tokens(c32)
+    names = ("logits", "residual.after", "attention.scores", "attention.key")
+    exact, rough, made = (values_of(x, *names)(params, tokens_BT) for x in (c32, c16, c))
+    assert {str(value.dtype) for value in made.values()} == {"float32"}
+    logits = [np.asarray(x["logits"])[..., : c.vocab] for x in (exact, rough, made)]
+    rougher, error = (np.sqrt(np.mean((x - logits[0]) ** 2)) / logits[0].std() for x in logits[1:])
+    assert 1e-4 < error < rougher
+    m = build(c)
+    for rows in (1, len(tokens_BT)):
+        laid_out = jax.jit(m.apply)(m.lay_out(params, rows), Inputs(tokens_BT[:rows]))[0]
+        assert_close(laid_out[..., : c.vocab], made["logits"][:rows, :, : c.vocab], relative=1e-5)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 def test_padded_vocabulary_entries_do_not_exist(tied, softcap):
@@ -168,6 +202,22 @@ def test_dropout_zeroes_at_its_rate_and_preserves_the_mean():
     assert set(np.unique(dropped)) == {0, np.float32(1 / (1 - rate))}
     assert abs((dropped == 0).mean() - rate) < 5 * (rate * (1 - rate) / count) ** 0.5
     assert abs(dropped.mean() - 1) < 5 * (rate / (1 - rate) / count) ** 0.5
+
+
+def test_random_bits_are_as_good_as_dropout_needs():
+    """Of three keys: every bit of a number is even odds, alone, beside that of the next place, the next row, another
+    key's, and every other bit; within five standard errors of 2^16 numbers. The shape does not matter, the key does."""
+    keys = [jax.random.key(0), jax.random.key(1), jax.random.fold_in(jax.random.key(0), 1)]
+    bits = [np.asarray(random_bits(key, (4, 128, 128))) for key in keys]
+    np.testing.assert_array_equal(bits[0].ravel(), random_bits(keys[0], (1 << 16,)))
+    unpack = lambda numbers: np.unpackbits(numbers.ravel().view(np.uint8)).reshape(-1, 32).astype(np.int8)  # noqa: E731
+    first = unpack(bits[0])
+    limit = 5 * 0.5 / first.shape[0] ** 0.5
+    assert abs(first.mean(0) - 0.5).max() < limit
+    beside = [first[1:], first[128:], first[128 * 128 :], *(unpack(other) for other in bits[1:])]
+    beside += [np.roll(first, shift, axis=1) for shift in range(1, 32)]
+    for other in beside:
+        assert abs((first[: len(other)] == other).mean(0) - 0.5).max() < limit
 
 
 def test_dropout_falls_on_the_embedding_and_on_each_half_block_independently():

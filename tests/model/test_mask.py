@@ -51,11 +51,11 @@ def test_a_mask_is_its_rule(causal, window, first, documents):
 def test_a_prefix_that_all_see_is_attended_to():
     """With the first three places open to all, what stands there knows of each other, and the rest stays causal."""
     rng = np.random.default_rng(0)
-    q_BKGTH, k_RHS, v_RSH = (rng.normal(size=s).astype("float32") for s in ((B, 1, 1, T, 4), (B, 4, T), (B, T, 4)))
+    q_BKGTH, k_RSH, v_RSH = (rng.normal(size=s).astype("float32") for s in ((B, 1, 1, T, 4), (B, T, 4), (B, T, 4)))
     here, mask = Places(np.arange(T)[None]), Mask(first_B=jnp.array([3, 0]))
 
     def attended(v_RSH):
-        return np.asarray(attend_among(q_BKGTH, KeysValues(k_RHS, v_RSH), here, mask, Taps()))[:, 0, 0]
+        return np.asarray(attend_among(q_BKGTH, KeysValues(k_RSH, v_RSH), here, mask, Taps()))[:, 0, 0]
 
     before_BTH, after_BTH = attended(v_RSH), attended(v_RSH + np.eye(T, dtype="float32")[2][None, :, None])
     np.testing.assert_array_equal((before_BTH != after_BTH).any(-1), [[True] * T, [False, False, True, True, True]])
@@ -64,18 +64,18 @@ def test_a_prefix_that_all_see_is_attended_to():
 def test_a_long_prefix_is_seen_by_queries_of_every_block():
     """The first 70 of 100 places, which blocks of queries that skip the future would cut off."""
     rng, T = np.random.default_rng(0), 100
-    q_BKGTH, k_RHS, v_RSH = (rng.normal(size=s).astype("float32") for s in ((1, 1, 1, T, 4), (1, 4, T), (1, T, 4)))
+    q_BKGTH, k_RSH, v_RSH = (rng.normal(size=s).astype("float32") for s in ((1, 1, 1, T, 4), (1, T, 4), (1, T, 4)))
     here, mask = Places(np.arange(T)[None]), Mask(first_B=jnp.array([70]))
-    found = attend_among(q_BKGTH, KeysValues(k_RHS, v_RSH), here, mask, Taps())
-    whole = attend(q_BKGTH, [KeysValues(k_RHS, v_RSH)], [mask(here, here)], Taps())
+    found = attend_among(q_BKGTH, KeysValues(k_RSH, v_RSH), here, mask, Taps())
+    whole = attend(q_BKGTH, [KeysValues(k_RSH, v_RSH)], [mask(here, here)], Taps())
     assert_close(found, whole, relative=1e-6)
 
 
 def test_attention_to_another_sequence_is_the_textbook_formula():
     """T queries of one sequence and S keys of another, of which the second row has four: no case of its own."""
     rng, source = np.random.default_rng(0), Places(np.array([np.arange(S), [0, 1, 2, 3, FAR, FAR]]))
-    q_BKGTH, k_RHS, v_RSH = (rng.normal(size=s).astype("float32") for s in ((B, 1, 1, T, 4), (B, 4, S), (B, S, 4)))
+    q_BKGTH, k_RSH, v_RSH = (rng.normal(size=s).astype("float32") for s in ((B, 1, 1, T, 4), (B, S, 4), (B, S, 4)))
     mask_BTS = Mask(causal=False)(Places(np.arange(T)[None]), source)
-    found = attend(q_BKGTH, [KeysValues(k_RHS, v_RSH)], [mask_BTS], Taps())[:, 0, 0]
-    scores_BTS = np.exp(q_BKGTH[:, 0, 0] @ k_RHS / 2) * (np.arange(S) < np.array([[[6]], [[4]]]))
+    found = attend(q_BKGTH, [KeysValues(k_RSH, v_RSH)], [mask_BTS], Taps())[:, 0, 0]
+    scores_BTS = np.exp(q_BKGTH[:, 0, 0] @ k_RSH.swapaxes(1, 2) / 2) * (np.arange(S) < np.array([[[6]], [[4]]]))
     assert_close(found, scores_BTS / scores_BTS.sum(-1, keepdims=True) @ v_RSH, relative=1e-5)

@@ -137,6 +137,8 @@ def test_bootstraps_are_repeatable_and_match_a_plain_refit():
     theta, _, _ = solve(problem)
     drawn = intervals.bootstrap(problem, theta, points, 5, "point", 7)
     assert np.array_equal(drawn, intervals.bootstrap(problem, theta, points, 5, "point", 7))
+    among_others = intervals.bootstrap(problem, theta, points, 200, "point", 7)  # who take turns, as they are done
+    assert np.array_equal(drawn, among_others[:5])
     rows = np.random.RandomState(7).randint(0, len(points), (5, len(points)))
     for row, theta_P in zip(rows, drawn, strict=True):
         again = fit(points.where(row), bootstraps=0)

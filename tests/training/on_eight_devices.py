@@ -56,9 +56,10 @@ def measure(case: str, folder: Path) -> dict:
     held, planned = [tree_bytes(state.params), tree_bytes(state.optimizer)], share(e, *sizes(e)).memory
     widest = max(shard.data.nbytes for leaf in jax.tree.leaves(state.params) for shard in leaf.addressable_shards[:1])
     pack = make_pack([state], [steps.hyperparameters(e, TIMES)], e, None)
-    pack.read_in(2 if ":halves:" in case else 1)
+    pieces = 2 if ":halves:" in case else 1
+    pack.read_in(pieces)
     store = pack.place(np.random.default_rng(0).integers(0, 64, 2000).astype(np.int32))
-    windows = [np.random.default_rng(1).integers(0, 2000, (4, 16)).astype(np.int32)]
+    windows = [np.random.default_rng(1).integers(0, 2000, (4, 16 * pieces)).astype(np.int32)]
     with parallel.using(pack.mesh):
         calls = pack._calls(store, windows, [4])[0]
         pack.compiled = pack.train_steps.lower(*calls).compile(compiler_options=tiny.QUICK)

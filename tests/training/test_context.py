@@ -1,5 +1,7 @@
 """Windows that grow: what a step reads, what it costs, and that stopping, packs and streams change no bit of it."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,9 +9,11 @@ import tiny
 from test_resume import StopAt, assert_same_run
 
 from lm.config import ModelConfig, Steps
+from lm.data.batches import Batches
+from lm.data.supply import prepare
 from lm.model.api import build
 from lm.training import dry_run
-from lm.training.context import agreement, cut, stages, training_flops
+from lm.training.context import agreement, stages, training_flops
 from lm.training.loop import train, train_pack
 from lm.training.programs import batch_at
 
@@ -33,37 +37,41 @@ def test_windows_double_at_equal_intervals_until_they_are_whole():
     """Of 16 tokens: halves in one interval, quarters and halves in two, eighths, quarters and halves in three."""
     assert contexts(None, times(6, 0)) == contexts(16, times(6, 3)) == [16] * 6
     assert contexts(8, times(12, 6)) == [8] * 6 + [16] * 6
-    assert contexts(4, times(12, 6)) == [4] * 3 + [8] * 3 + [16] * 6
-    assert contexts(2, times(12, 9)) == [2] * 3 + [4] * 3 + [8] * 3 + [16] * 3
+    assert contexts(4, times(24, 16)) == [4] * 8 + [8] * 8 + [16] * 8
+    assert contexts(2, times(32, 24)) == [2] * 8 + [4] * 8 + [8] * 8 + [16] * 8
     assert contexts(8, times(6, 6)) == [8] * 6
-    assert contexts(2, times(6, 2)) == [4] + [8] + [16] * 4, "an interval without a step is left out"
+    assert contexts(4, times(20, 13)) == [4] * 4 + [8] * 8 + [16] * 8, "quarters are read by fours, halves by twos"
+    assert contexts(2, times(20, 13)) == [4] * 8 + [8] * 4 + [16] * 8, "an interval without a step is left out"
 
 
 def test_two_lengths_agree_until_a_window_is_longer_in_one():
     e = tiny.experiment("text.txt", schedule__context_start=4)
-    for one, other in ((times(12, 6), times(24, 12)), (times(12, 6), times(24, 6)), (times(12, 9), times(12, 8))):
+    for one, other in ((times(12, 8), times(24, 16)), (times(12, 8), times(24, 8)), (times(12, 10), times(12, 8))):
         pairs = zip(contexts(4, one), contexts(4, other), strict=False)
         expected = next((step for step, (a, b) in enumerate(pairs) if a != b), 12)
         assert agreement(e, one, other) == agreement(e, other, one) == expected
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 4])
-def test_pieces_are_slices_of_the_windows(pieces):
-    """Every target once, in order, and each piece begins with the last target of the one before; wherever it lies."""
-    file = np.random.default_rng(0).integers(0, 99, 200)
-    starts = np.array([[3, 150], [195, 40]])  # the third window wraps around the end
-    whole = [[file[(start + np.arange(17)) % 200] for start in step] for step in starts]
-    wanted = [row[i : i + 16 // pieces + 1] for row in whole[1] for i in range(0, 16, 16 // pieces)]
-    resident = batch_at(1, jnp.asarray(starts), jnp.asarray(file), 16, pieces)
-    streamed = batch_at(1, {"tokens_BU": jnp.asarray(whole)}, None, 16, pieces)
-    assert np.array_equal(resident.tokens_BU, wanted) and np.array_equal(streamed.tokens_BU, wanted)
-    assert np.array_equal(cut(np.asarray(whole[1]), pieces), wanted)
+@pytest.mark.parametrize("pieces", [2, 4])
+@pytest.mark.parametrize("step", [0, 8, 12])
+def test_steps_in_pieces_read_what_they_would_have_read_whole(corpus, pieces, step):
+    """Over as many steps: each piece once, those of a window in its order, none beside another; the second pass begins
+    at step 10 of 9.75, where windows wrap around the end. The device gathers what the host would send."""
+    file = prepare(tiny.experiment(corpus).data).train
+    whole = Batches(dataclasses.replace(file, count=16 * 39 + 5), context=16, batch=4, seed=3)
+    cut = dataclasses.replace(whole, pieces=pieces)
+    rows, T = whole.at(step, pieces).reshape(-1, 17), 16 // pieces
+    for turn in range(pieces):
+        wanted = rows[:, turn * T : (turn + 1) * T + 1]
+        assert np.array_equal(cut.at(step + turn), wanted)
+        starts = cut.dispatch(step + turn, 1, 3)
+        assert np.array_equal(batch_at(0, jnp.asarray(starts), jnp.asarray(cut.store()), T).tokens_BU, wanted)
 
 
 def test_flops_are_those_of_every_steps_own_windows():
     """By hand, of a model whose attention weighs: 4 L (T + 1) / 2 N H forward for a token, and matrices twice each."""
     c = ModelConfig(layers=2, width=16, heads=2, context=16, feedforward=32, vocab=24)
-    e, steps = tiny.replaced(tiny.experiment("text.txt"), schedule__context_start=4, model__vocab=24), times(12, 6)
+    e, steps = tiny.replaced(tiny.experiment("text.txt"), schedule__context_start=4, model__vocab=24), times(12, 8)
     matrices = 2 * (2 * (4 * 16 * 16 + 2 * 16 * 32) + 16 * 24)
 
     def by_hand(context: int) -> float:
@@ -86,8 +94,8 @@ def test_a_dry_run_adds_up_the_stages(corpus, monkeypatch):
     e = tiny.experiment(corpus, **HALVES | dict(schedule__context_growth="25%"))
     monkeypatch.setattr(dry_run, "_measure_stage", lambda *arguments: {2: (1.0, 70), 1: (3.0, 50)}[arguments[-1]])
     found = dry_run.dry_run(e)
-    assert found.steps_by_context == {8: 5, 16: 15} and found.memory_activations == 70
-    assert found.eta_seconds == 5 * 1 + 15 * 3 and found.tokens_per_second == 20 * 64 / 50
+    assert found.steps_by_context == {8: 4, 16: 16} and found.memory_activations == 70
+    assert found.eta_seconds == 4 * 1 + 16 * 3 and found.tokens_per_second == 20 * 64 / 52
     assert found.flops_exact < found.tokens * found.flops_exact_per_token
     assert "in windows of 8 tokens" in found.table()
     monkeypatch.setattr(dry_run, "_measure_stage", lambda *arguments: (None if arguments[-1] == 1 else 1.0, 50))
