@@ -73,7 +73,11 @@ def recipe(width: int, heads: int, context: int, seconds: float, **changes) -> W
     """Training of the architecture that the configurations for characters train, 4,096 tokens a step."""
     shape = dict(layers=6, width=width, heads=heads, context=context, **CHARACTERS)
     model = lm.ModelConfig(**shape | dict(activation="swiglu", embedding_norm=True, dropout=0.1) | changes)
-    much = f"{context} characters" + ", no dropout" * (model.dropout == 0) + ", bfloat16" * model.dtype.startswith("bfloat16")
+    much = (
+        f"{context} characters"
+        + ", no dropout" * (model.dropout == 0)
+        + ", bfloat16" * model.dtype.startswith("bfloat16")
+    )
     return Work("train", "train the recipe", model, 4096 // context, much, seconds)
 
 
