@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from race import Attempt, attempt, lm_train, mean_and_each, torch_recipe
+from race import Attempt, attempt, lm_train, mean_and_each, require_corpus, torch_recipe
 
 import lm
 from lm.errors import require
@@ -86,7 +86,7 @@ def options() -> tuple[argparse.Namespace, list[str]]:
                         help="rivals in bfloat16")  # fmt: skip
     parser.add_argument("--figure", type=Path, default=FIGURE)
     o, passed_on = parser.parse_known_args()
-    require(o.corpus.is_file(), f"{o.corpus}: no such file; give nanoGPT's input.txt, 1.1 MB of Shakespeare")
+    require_corpus(o.corpus)
     require(o.seconds > 0, f"--seconds {o.seconds:g}: must be above 0")
     check_format(o.figure, "--figure")
     has_torch = importlib.util.find_spec("torch") is not None

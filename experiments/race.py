@@ -43,6 +43,11 @@ class Attempt:
                 if key in record]  # fmt: skip
 
 
+def require_corpus(corpus: Path) -> None:
+    """Refuses a text that is not there."""
+    require(corpus.is_file(), f"{corpus}: no such file; give nanoGPT's input.txt, 1.1 MB of Shakespeare")
+
+
 def lm_train(config: str, corpus: Path, seed: int, settings: Sequence[str]) -> tuple[list[str], str]:
     """The command that trains a configuration on a text, and the log it writes, in the folder where it runs."""
     how = [*settings, "--data.corpus", str(corpus), "--train.seed", str(seed), "--name", f"seed{seed}", "--json"]

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from race import Attempt, attempt, lm_train, mean_and_each, torch_recipe
+from race import Attempt, attempt, lm_train, mean_and_each, require_corpus, torch_recipe
 
 import lm
 from lm.errors import require
@@ -132,7 +132,7 @@ def main() -> int:
     parser.add_argument("--goal", type=float, default=GOAL)
     parser.add_argument("--figure", type=Path, default=FIGURE)
     o, passed_on = parser.parse_known_args()
-    require(o.corpus.is_file(), f"{o.corpus}: no such file; give nanoGPT's input.txt, 1.1 MB of Shakespeare")
+    require_corpus(o.corpus)
     require(o.rounds >= 1, f"--rounds {o.rounds}: must be at least 1")
     check_format(o.figure, "--figure")
     require(importlib.util.find_spec("torch") is not None, "the rival needs PyTorch: pip install -e '.[parity]'")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.bench.rounds import Contestant, Timing
+from lm.hardware import matmul_program
 
 LARGE = 256 << 20
 """Bytes that are copied: more than any cache holds."""
@@ -74,8 +75,7 @@ def peak_memory() -> int | None:
 def _matmul(dtype: str, size: int) -> Limit:
     # Random, for a GPU is faster on constants; and so large that many products neither overflow nor vanish.
     a = jax.random.normal(jax.random.key(0), (size, size), dtype) * jnp.asarray(0.98 * size**-0.5, dtype)
-    sums = jnp.float32 if jax.default_backend() == "cpu" else dtype  # else a CPU has no fast way in bfloat16
-    product = jax.jit(lambda x, a: jnp.matmul(x, a, preferred_element_type=sums).astype(dtype))
+    product = matmul_program(dtype)
 
     def run(n: int) -> None:
         x = a

@@ -95,7 +95,7 @@ def _product(a: jax.Array, b: jax.Array, summed: tuple, dtype: Any, *, over: tup
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _rounded_product(x_MD: jax.Array, w_DF: jax.Array, dtype: Any) -> jax.Array:
     """x @ w, both rounded; and so are the products of its derivative, which JAX would leave half rounded and slow."""
-    return _product(x_MD, w_DF.astype(dtype), ((1,), (0,)), x_MD.dtype)
+    return _rounded_forward(x_MD, w_DF, dtype)[0]
 
 
 def _rounded_forward(x_MD, w_DF, dtype):
