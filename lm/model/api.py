@@ -129,7 +129,7 @@ class LanguageModel:
     @property
     def product_dtype(self) -> jnp.dtype:
         """The dtype that products with parameters round to, of which the machine's peak is spoken."""
-        return product_dtype(self.config)
+        return product_dtype(self.config) or self.dtype
 
     @property
     def precision(self) -> str:

@@ -80,10 +80,10 @@ def lay_out(params: dict, axes: dict, dtype: Any, few_rows: bool) -> dict:
 
 
 # --- products --------------------------------------------------------------------------------------------------------
-def times(x_MD: jax.Array, w: Any, dtype: Any) -> jax.Array:
-    """x @ w, [M, F], of x's dtype: both are rounded to `dtype`, and where that is narrower the sums are x's."""
-    if isinstance(w, SplitMatrix) or dtype == x_MD.dtype:
-        return x_MD @ w.astype(dtype)
+def times(x_MD: jax.Array, w: Any, dtype: Any = None) -> jax.Array:
+    """x @ w, [M, F], of x's dtype, in which the sums are. dtype: what both are rounded to first; None is x's own."""
+    if dtype is None or isinstance(w, SplitMatrix):
+        return x_MD @ w.astype(dtype or x_MD.dtype)
     return _rounded_product(x_MD, w, dtype)
 
 
@@ -128,10 +128,10 @@ def side_by_side(x_MD: jax.Array, matrices: Sequence[Any], dtype: Any) -> list[j
 def times_transposed(x_MD: jax.Array, w_VD: jax.Array, dtype: Any) -> jax.Array:
     """`times` of w.T, [M, V]; for one row the table already lies as a SplitMatrix does."""
     V, D = w_VD.shape
-    if dtype != x_MD.dtype and not few(x_MD.shape[0]):
+    if dtype is not None and not few(x_MD.shape[0]):
         return times(x_MD, w_VD.T, dtype)
     parts = _parts(V) if few(x_MD.shape[0]) else 1
-    return x_MD @ SplitMatrix(w_VD.astype(dtype).reshape(parts, V // parts, D))
+    return times(x_MD, SplitMatrix(w_VD.reshape(parts, V // parts, D)), dtype)
 
 
 def over_layers(layer: Callable, carry: Any, parameters: Any, others: Any, *, unroll: int) -> tuple[Any, Any]:

@@ -25,9 +25,9 @@ def compute_dtype(c) -> jnp.dtype:
     return jnp.dtype("float32" if c.dtype == "bfloat16_products" else c.dtype)
 
 
-def product_dtype(c) -> jnp.dtype:
-    """The dtype that products with parameters round what they multiply to."""
-    return jnp.dtype("bfloat16") if c.dtype == "bfloat16_products" else compute_dtype(c)
+def product_dtype(c) -> jnp.dtype | None:
+    """The dtype that products with parameters round what they multiply to; None where they do not round."""
+    return jnp.dtype("bfloat16") if c.dtype == "bfloat16_products" else None
 
 
 def project(x: jax.Array, w_DF: jax.Array, b_F: jax.Array | None = None, *, dtype=None) -> jax.Array:
@@ -36,7 +36,7 @@ def project(x: jax.Array, w_DF: jax.Array, b_F: jax.Array | None = None, *, dtyp
     dtype: what both are rounded to for the product, see `kernels.times`; None is x's own.
     """
     x_MD = x.reshape(-1, x.shape[-1])
-    y_MF = times(x_MD, w_DF, dtype or x.dtype)
+    y_MF = times(x_MD, w_DF, dtype)
     if b_F is not None:
         y_MF = y_MF + b_F.astype(x_MD.dtype)
     return y_MF.reshape(*x.shape[:-1], -1)
@@ -120,7 +120,7 @@ def vocabulary_logits(
     """
     h_MD = h.reshape(-1, h.shape[-1])
     if head_DV is None:
-        logits_MV = times_transposed(h_MD, table_VD[...], dtype or h.dtype)
+        logits_MV = times_transposed(h_MD, table_VD[...], dtype)
     else:
         logits_MV = project(h_MD, head_DV[...], dtype=dtype)
     logits = logits_MV.astype(jnp.float32).reshape(*h.shape[:-1], -1)

@@ -77,7 +77,7 @@ def test_the_loss_is_of_the_answer_and_its_end(run):
         nats -= float(logprobs_TV[np.arange(-len(answer), 0), answer].sum())
     score = evaluate_validation(m)
     assert (score.tokens, score.bytes) == (file.count, file.bytes)
-    assert score.nats == pytest.approx(nats, rel=2e-5)
+    assert score.nats == pytest.approx(nats, rel=1e-5)
     logged = [record["val_loss"] for record in run.metrics() if "val_loss" in record]
     assert logged[-1] == pytest.approx(score.loss, rel=1e-5)
 
