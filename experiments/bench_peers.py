@@ -29,6 +29,7 @@ import lm
 from lm.errors import require
 from lm.figures import STYLE, plt, save
 from lm.files import whole
+from lm.hardware import processor
 
 FIGURE = Path(__file__).parent / "figures" / "bench_peers.svg"
 CHARACTERS = dict(vocab=65, vocab_multiple=8)
@@ -208,7 +209,7 @@ def measured(name: str, rounds: int, seconds: float) -> list[Row]:
 def hardware() -> str:
     """The machine and the libraries, as far as they decide about speed."""
     device = jax.devices()[0]
-    machine = f"{os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
+    machine = f"{os.cpu_count()} cores, {processor()}" if device.platform == "cpu" else device.device_kind
     versions = []
     for package in ("jax", "torch", "transformers", "llama-cpp-python"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

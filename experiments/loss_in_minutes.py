@@ -31,6 +31,7 @@ import lm
 from lm.errors import require
 from lm.figures import STYLE, check_format, plt, save
 from lm.files import whole
+from lm.hardware import processor
 
 FIGURE = Path(__file__).parent / "figures" / "loss_in_minutes.svg"
 GOAL = 1.4697
@@ -39,8 +40,8 @@ CONTEXT = 256
 OURS = "lm"
 RIVALS = {
     "published": ("nanoGPT's recipe, PyTorch", []),
-    "fit": ("the same, its schedule fitted to the time", ["--fit"]),
-    "fit-12": ("fitted, in batches of 12", ["--fit", "--batch", "12"]),
+    "fit": ("nanoGPT's, fitted to the time, PyTorch", ["--fit"]),
+    "fit-12": ("nanoGPT's, fitted, batches of 12, PyTorch", ["--fit", "--batch", "12"]),
 }
 """What they are called in table and figure, and the options of torch_recipe.py."""
 COLOURS = ("C1", "C3", "C4")
@@ -107,7 +108,7 @@ def keep(attempts: Sequence[Attempt], o: argparse.Namespace, passed_on: Sequence
     """All that was found so far, as JSON beside the figure."""
     about = {
         "config": o.config, "settings": list(passed_on), "seconds": o.seconds, "rivals": o.torch,
-        "date": f"{datetime.date.today()}", "cores": os.cpu_count(),
+        "date": f"{datetime.date.today()}", "hardware": f"{os.cpu_count()} cores, {processor()}",
     }  # fmt: skip
     o.figure.parent.mkdir(parents=True, exist_ok=True)
     with whole(o.figure.with_suffix(".json")) as file:
@@ -159,7 +160,7 @@ def draw(attempts: Sequence[Attempt], goal: float, path: Path) -> None:
         ends = [goal, *(a.val_loss for a in attempts)]
         axes.set(xlabel="seconds since the process started", ylabel="validation loss, nats per character")
         axes.set(xlim=(0, None), ylim=(min(ends) - 0.08, max(2.6, max(ends) + 0.2)))
-        axes.legend(loc="upper right")
+        figure.legend(loc="outside upper left")
         save(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,22 @@ def measure_matmul(dtype: str, size: int | None = None, seconds: float = 0.1) ->
         product(a, a).block_until_ready()
         fastest = min(fastest, time.perf_counter() - start)
     return 2 * size**3 / fastest
+
+
+INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "amx_tile": "AMX"}
+"""What a processor can do to many numbers at once, by the names that Linux has for it."""
+
+
+def processor(path: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor calls itself, and which of INSTRUCTIONS it has: libraries differ in which they are good at.
+
+    path: where Linux tells of processors; elsewhere Python is asked.
+    """
+    lines = path.read_text().splitlines() if path.exists() else []
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name, flags = told.get("model name") or platform.processor() or platform.machine(), told.get("flags", "").split()
+    has = [words for flag, words in INSTRUCTIONS.items() if flag in flags]
+    return f"{name} with {', '.join(has)}" if has else name
 
 
 def memory() -> int | None:

@@ -24,8 +24,9 @@ BLOCK = 32
 """Fewest queries in a block; sequences of up to two such are not worth cutting."""
 MASKED = -1e30
 """Score of a pair that must not attend: its weight and its gradient are exactly zero."""
-SOFTMAX = 6
-"""Operations a score: mask, maximum, subtract, exponential, sum, divide. Scaling is one for each of a query's H."""
+SOFTMAX = 5
+"""Operations a score: mask, maximum, subtract, exponential, sum. Scaling and dividing are two for each of a query's H
+numbers."""
 PAIRS = ("attention.scores", "attention.weights")
 """Taps on every pair of query and key, which no fused or blockwise product ever holds."""
 
@@ -49,15 +50,20 @@ def attend(
     scores_RQS = jnp.concatenate([memory.scores(q_RQH) for memory in memories], axis=-1)
     scores_BNTS = taps(f"{name}.scores", squashed(scores_RQS.reshape(B, K * G, T, -1), softcap))
     mask_BTS = jnp.concatenate([jnp.broadcast_to(mask, (B, *mask.shape[1:])) for mask in masks], axis=-1)
-    weights_BNTS = jax.nn.softmax(jnp.where(mask_BTS[:, None], scores_BNTS, MASKED), axis=-1)
-    weights_RQS = taps(f"{name}.weights", weights_BNTS).reshape(B * K, G * T, -1)
+    scores_BNTS = jnp.where(mask_BTS[:, None], scores_BNTS, MASKED)
+    # Softmax: the mixture is divided by the weights' sum, H numbers a query, where the weights would be S.
+    weights_BNTS = jnp.exp(scores_BNTS - jax.lax.stop_gradient(jnp.max(scores_BNTS, axis=-1, keepdims=True)))
+    sum_BNT1 = jnp.sum(weights_BNTS, axis=-1, keepdims=True)
+    if taps.wants(f"{name}.weights"):
+        weights_BNTS, sum_BNT1 = taps(f"{name}.weights", weights_BNTS / sum_BNT1), jnp.ones_like(sum_BNT1)
+    weights_RQS = weights_BNTS.reshape(B * K, G * T, -1)
 
     heads_RQH, start = 0.0, 0
     for memory, mask in zip(memories, masks, strict=True):
         end = start + mask.shape[-1]
         heads_RQH += memory.mix(weights_RQS[..., start:end])
         start = end
-    return heads_RQH.reshape(q_BKGTH.shape)
+    return (heads_RQH / sum_BNT1.reshape(B * K, G * T, 1)).astype(q_BKGTH.dtype).reshape(q_BKGTH.shape)
 
 
 def attend_among(
@@ -194,7 +200,7 @@ class Attention(nnx.Module):
                 "rotary positions": (N + K) * 3 * H * (c.positions == "rotary"),
                 "value residuals": 3 * K * H * c.value_residual,
                 "biases": (N + 2 * K) * H * bool(c.bias) + D * (c.bias is True),
-                "softmax": (SOFTMAX + 3 * (c.attention_softcap is not None)) * N * keys + N * H,
+                "softmax": (SOFTMAX + 3 * (c.attention_softcap is not None)) * N * keys + 2 * N * H,
             },
             kept=2 * (N + K) * H,
             remembered=2 * K * H * keys,
@@ -270,7 +276,7 @@ class CrossAttention(nnx.Module):
             elementwise={
                 "norms": (N + K * S / T) * Norm.operations(c, H, "rmsnorm") * bool(c.qk_norm),
                 "biases": (N * H + 2 * K * H * S / T) * bool(c.bias) + D * (c.bias is True),
-                "softmax": (SOFTMAX + 3 * (c.attention_softcap is not None)) * N * S + N * H,
+                "softmax": (SOFTMAX + 3 * (c.attention_softcap is not None)) * N * S + 2 * N * H,
             },
             kept=2 * (N + K * S / T) * H,
             remembered=2 * K * H * S,

@@ -16,6 +16,8 @@ from lm.config import OptimizerConfig
 from lm.model.api import LanguageModel
 from lm.model.parametrization import is_hidden_matrix, is_matrix, multipliers
 
+FEW_LAYERS = 8
+"""Layers whose matrices Muon takes one by one on a CPU: 0.93 of a step's time at 6 layers of D=192."""
 UPDATE = {"adamw": 20, "lion": 15, "sgd": 10}
 """Operations a parameter: gradient's scale and norm, clipping, moments, direction, decay and update."""
 
@@ -56,8 +58,16 @@ def _direction(c: OptimizerConfig, axes: dict) -> optax.GradientTransformation:
         optax.stateless(scale_by_shape),
     )
 
-    def over_layers(updates, memory, params=None):  # each device of a mesh orthogonalises its share of the layers
+    def over_layers(updates, memory, params=None):
+        if jax.default_backend() == "cpu" and parallel.sizes_now() is None:
+            return by_layer(updates, memory)
+        # each device of a mesh orthogonalises its share of the layers
         return muon.update(jax.tree.map(parallel.over_layers, updates), memory, params)
+
+    def by_layer(updates, memory):  # a CPU multiplies a few matrices faster one by one than side by side
+        few = jax.tree.map(lambda x: tuple(x) if x.ndim == 3 and len(x) <= FEW_LAYERS else x, (updates, memory))
+        made = muon.update(*few)
+        return jax.tree.map(lambda _, x: jnp.stack(x) if isinstance(x, tuple) else x, (updates, memory), made)
 
     labels = tree_map_axes(lambda a: "muon" if is_hidden_matrix(a) else "adam", axes)
     return optax.partition({"muon": optax.GradientTransformation(muon.init, over_layers), "adam": adam}, labels)

@@ -2,9 +2,9 @@
 
 Ways to do it, `how`:
   vmap     one program makes each step of all runs at once: for accelerators, which tiny runs leave idle
-  map      one program makes all steps of a dispatch for one run, then for the next
   threads  as many threads as cores call the program of a run alone, each for one run after another: JAX releases
-           Python's lock, and small matrices keep a core busier apart than together. The bits are those of a run alone
+           Python's lock, and small matrices keep a core busier apart than together. The bits are those of a run alone,
+           which no other program has: XLA fuses a step otherwise inside another loop
   auto     vmap on accelerators, threads on a CPU
 Over several devices each trains its share of the runs by a program that knows no other: there is nothing to exchange.
 A pack of one is a run alone, whatever the way.
@@ -143,8 +143,8 @@ def make_pack(
     mesh = parallel.mesh_of_runs(len(states), devices)
     way = resolve(how)
     if mesh is not None and way == "threads":
-        require(how == "auto", "how 'threads': runs spread over several devices train in one program; use map")
-        way = "map"
+        require(how == "auto", "how 'threads': runs spread over several devices train in one program; use vmap")
+        way = "vmap"
     if way == "threads":
         return Pack(list(states), list(hypers), programs, False)
     states, hypers = parallel.place(mesh, (_stack(states), _stack(hypers)), axis=0)

@@ -89,20 +89,6 @@ def many_steps(e: Experiment, eot: int | None, pieces: int = 1):
     return train_steps
 
 
-def mapped_steps(e: Experiment, eot: int | None, pieces: int = 1):
-    """Returns train_steps of P runs, one run after another."""
-    train_steps = many_steps(e, eot, pieces)
-
-    def pack_steps(state, hyper, store, windows, n):
-        def alone(run):
-            state, hyper, windows, n = run
-            return train_steps(state, hyper, store, windows, n)
-
-        return jax.lax.map(alone, (state, hyper, windows, n))
-
-    return pack_steps
-
-
 def batched_steps(e: Experiment, eot: int | None, pieces: int = 1):
     """Returns train_steps of P runs at once. The state of a run that stopped early is computed further, to no effect:
     its report stays."""
@@ -132,5 +118,5 @@ def batched_steps(e: Experiment, eot: int | None, pieces: int = 1):
     return pack_steps
 
 
-WAYS = {"vmap": batched_steps, "map": mapped_steps, "threads": many_steps}
+WAYS = {"vmap": batched_steps, "threads": many_steps}
 """What trains a pack, by the way of doing it: see lm.training.pack."""

@@ -159,6 +159,20 @@ def test_muon_treats_each_stacked_layer_on_its_own(muon):
         assert np.allclose(made[name][1:], direction, atol=2e-5), name  # of size 1, being orthogonal
 
 
+def test_layers_one_by_one_or_side_by_side_are_the_same_to_muon(muon, monkeypatch):
+    """Directions, which are orthogonal and so of size 1, and the memory's tree, which checkpoints hold."""
+    gradients, made = muon
+    o, params = OptimizerConfig(name="muon"), build(FULL).shapes()
+    shapes = lambda: jax.eval_shape(  # noqa: E731
+        lambda g: optimizers.direction(o, build(FULL)).update(g, optimizers.direction(o, build(FULL)).init(g)), params
+    )
+    one_by_one = shapes()
+    monkeypatch.setattr(optimizers, "FEW_LAYERS", 0)
+    assert jax.tree.structure(shapes()) == jax.tree.structure(one_by_one)
+    for name, direction in last_direction(o, gradients).items():
+        assert np.allclose(made[name], direction, atol=2e-5), name
+
+
 def test_under_muon_everything_else_gets_adam(muon):
     """Embeddings, positions, the head, norms and biases: the same direction as under adamw."""
     gradients, made = muon
