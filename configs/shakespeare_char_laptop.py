@@ -1,10 +1,9 @@
 """nanoGPT's 1.4697 on Shakespeare's characters, which takes minutes of an A100, in eight minutes on two CPU cores.
 
 lm data prepare shakespeare --download && lm train shakespeare_char_laptop
-lm train shakespeare_char_laptop --model.dtype bfloat16_products        faster on a processor that has AMX
+lm train shakespeare_char_laptop --model.dtype bfloat16_products        worth a try on a processor that has AMX
 A sixteenth of nanoGPT's 10.65M parameters, so that there is time for four passes over the text, in windows that grow to
-its 256 characters; in so few passes dropout only costs. Everything was chosen on a tenth of the training text. What it
-reaches: experiments/loss_in_minutes.py.
+its 256 characters; in so few passes dropout only costs. How it was chosen and what it reaches: experiments/RESULTS.md.
 """
 
 import lm

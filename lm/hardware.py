@@ -63,7 +63,8 @@ def processor(path: Path = Path("/proc/cpuinfo")) -> str:
     """
     lines = path.read_text().splitlines() if path.exists() else []
     told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name, flags = told.get("model name") or platform.processor() or platform.machine(), told.get("flags", "").split()
+    name = told.get("model name") or platform.processor() or platform.machine()
+    flags = told.get("flags", "").split()
     has = [words for flag, words in INSTRUCTIONS.items() if flag in flags]
     return f"{name} with {', '.join(has)}" if has else name
 

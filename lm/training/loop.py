@@ -78,7 +78,7 @@ def train_pack(
     """Trains experiments side by side, or resumes them; returns their Runs in order.
 
     They may differ in name, seed and what is traced (settings.PACKABLE), and each is trained as if alone: same
-    directory, same records, same numbers; on a CPU to the bit, but for how="vmap" (see lm.training.pack). The seconds
+    directory, same records, same numbers; on one CPU to the bit, but for how="vmap" (see lm.training.pack). The seconds
     of a run are its share of the pack's, so the runs' sum is the pack's. Those that lag behind are first brought level.
     A run that diverges stops, leaving what it would have left alone; the others go on to the end, then Diverged names
     it. until: the step to save at and return, instead of the last. Otherwise as `train`: Ctrl-C and SIGTERM save every

@@ -6,7 +6,7 @@ Ways to do it, `how`:
            Python's lock, and small matrices keep a core busier apart than together. The bits are those of a run alone,
            which no other program has: XLA fuses a step otherwise inside another loop
   auto     vmap on accelerators, threads on a CPU
-Over several devices each trains its share of the runs by a program that knows no other: there is nothing to exchange.
+Over several devices, CPUs too, each trains its share of the runs by a vmap that knows no other: nothing is exchanged.
 A pack of one is a run alone, whatever the way.
 """
 
