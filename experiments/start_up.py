@@ -48,11 +48,11 @@ def act(checkout: Path, place: Path, arguments: str) -> tuple[float, float]:
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def prepare(place: Path, points: Path) -> None:
-    """A run, a folder of 20 like it, and a table of points."""
+def prepare(checkout: Path, place: Path, points: Path) -> None:
+    """A run, a folder of 20 like it, and a table of points, as the checkout makes them."""
     place.mkdir()
     shutil.copy(points, place / "points.csv")
-    act(OURS, place, TRAIN)
+    act(checkout, place, TRAIN)
     for number in range(20):
         shutil.copytree(place / "runs/tiny", place / f"many/{number}", ignore=shutil.ignore_patterns("checkpoints"))
 
@@ -66,9 +66,8 @@ def main() -> None:
     checkouts = {"ours": OURS} | ({"theirs": o.against.resolve()} if o.against else {})
     with tempfile.TemporaryDirectory() as folder:
         places = {name: Path(folder) / name for name in checkouts}
-        prepare(places["ours"], o.points)
-        if o.against:
-            shutil.copytree(places["ours"], places["theirs"])
+        for name, checkout in checkouts.items():
+            prepare(checkout, places[name], o.points)
         print("| act |", *(f"{name}, s | processor, s |" for name in checkouts))
         print("|---|" + "---|" * 2 * len(checkouts))
         for what, arguments in ACTS.items():
