@@ -293,7 +293,7 @@ def draw(rows: list[Row], path: Path) -> None:
         marks = [x for x in (0.5, 0.7, 1, 1.5, 2, 3, 5) if 0.9 * lowest <= x <= 1.1 * highest]
         axes.set_xticks(marks, [f"{x:g}" for x in marks], minor=False)
         axes.set_xticks([], minor=True)
-        axes.set_xlabel("lm's speed over the peer's: red is slower (median, quartiles)")
+        axes.set_xlabel("times as fast as the peer (median, quartiles)")
         save(figure, path)
 
 
