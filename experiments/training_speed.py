@@ -87,7 +87,6 @@ def take_turn(process, seconds: float) -> float:
 def serve() -> None:
     """What a trainer's process runs: a line of seconds in, a line of tokens a second out."""
     import lm
-    from lm.bench.training import Program
 
     model, batch, optimizer = SHAPES[sys.argv[1]]
     make = lm.ModelConfig if optimizer == "muon" else lm.ModelConfig.gpt2
@@ -96,7 +95,7 @@ def serve() -> None:
         optimizer=lm.OptimizerConfig(name=optimizer),
         train=lm.TrainConfig(batch=batch, diverged=1e6),
     )
-    program = Program(experiment, dispatch=4)
+    program = lm.bench.Program(experiment, dispatch=4)
     program.run(4)
     print("ready", flush=True)
     for line in sys.stdin:
