@@ -25,10 +25,11 @@ format: $(VENV)/dev
 parity: $(VENV)/dev  ## torch, transformers and the evaluation harness, to compare with
 	$(BIN)/python -m pip install --quiet -c constraints.txt "torch==2.13.0"
 	$(BIN)/python -m pip install --quiet -c constraints.txt "transformers==$(TRANSFORMERS)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt "lm-eval==$(LM_EVAL)" accelerate
+	$(BIN)/python -m pip install --quiet -c constraints.txt "lm-eval==$(LM_EVAL)" accelerate "trl==$(TRL)"
 
 TRANSFORMERS := 5.23.0
 LM_EVAL := 0.4.13
+TRL := 1.16.0
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -198,7 +198,7 @@ def pixels(results: Results, options: argparse.Namespace) -> None:
     changes = {"model.context": 67, "model.vectors": None, "model.mask": "causal", "data.tokenizer": "chars"}
     for run in train("pixels", files, results, options, **changes):
         m = lm.load(run.path)
-        columns = held_out(prepare(m.experiment.data).validation, m.model.config, 10**9)
+        columns = held_out(prepare(m.experiment.data).validation, m.experiment.data, m.model.config, 10**9)
         nats_BC = np.stack([pixel_nats(m, columns, digit) for digit in range(10)], axis=1)
         bits = nats_BC[np.arange(HELD), test_N].mean() / 64 / np.log(2)
         right = np.mean(nats_BC.argmin(axis=1) == test_N)

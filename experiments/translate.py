@@ -217,7 +217,7 @@ def forced(m: lm.Trained, held: list[Pair]) -> dict:
 
     right: of each pair, whether each token of its target was the likeliest; the last is the end of text.
     """
-    columns = lm.data.held_out(lm.data.prepare(m.experiment.data).validation, m.model.config, 10**9)
+    columns = lm.data.held_out(lm.data.prepare(m.experiment.data).validation, m.experiment.data, m.model.config, 10**9)
     assert len(columns["tokens_BU"]) == len(held), "some held-out pairs do not fit"
     nats, right = [], []
     for start in range(0, len(held), 128):

@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     {
         "config": [
             "Experiment", "ModelBase", "ModelConfig", "EncoderConfig", "RecurrentConfig", "DataConfig",
-            "OptimizerConfig", "ScheduleConfig", "TrainConfig", "ParallelConfig", "register",
+            "OptimizerConfig", "ScheduleConfig", "TrainConfig", "FeedbackConfig", "ParallelConfig", "register",
         ],
         "errors": ["Diverged", "UserError"],
         "evaluation": ["evaluate"],

@@ -5,6 +5,7 @@ Options say by their types what values make sense, as settings do (lm/limits.py)
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import math
@@ -18,7 +19,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from lm import settings
-from lm.config import Experiment
+from lm.config import DataConfig, Experiment, TrainConfig
 from lm.errors import UserError, nearest, require, tell
 from lm.limits import Count, IsFile
 from lm.limits import InputFile as InputFile
@@ -129,7 +130,8 @@ def parse_train(arguments: list[str]) -> Train:
     """`CONFIG --model.layers 4 ...`: the experiment of a config file or a run's, with the overrides applied."""
     experiment, folder, rest = Experiment(), RUNS, arguments
     if arguments and not arguments[0].startswith("-"):
-        (experiment, folder), rest = _experiment(arguments[0]), arguments[1:]
+        rest = arguments[1:]
+        experiment, folder = _experiment(arguments[0], _value(rest, "train.start"))
     elif not {"-h", "--help"} & set(arguments):
         raise UserError("which config? A name in configs/ or a path to a .py file: lm train quickstart")
     hints = settings.annotations(experiment) | {"dry_run": bool, "json": bool, "help": None}
@@ -161,8 +163,27 @@ def setting_name(argument: str) -> str:
     return argument[2:].split("=")[0].replace("-", "_")
 
 
-def _experiment(config: str) -> tuple[Experiment, Path]:
-    """The experiment that CONFIG stands for, and the folder of its run.
+def _value(arguments: list[str], key: str) -> str | None:
+    """The value that arguments give a setting, the last one."""
+    found = None
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        if argument.startswith("--") and setting_name(argument) == key:
+            found = argument.partition("=")[2] if "=" in argument else following
+    return found
+
+
+def _begun_by(start: str) -> Experiment:
+    """An experiment with the model, the tokenizer and the template of a run, and otherwise as it comes."""
+    from lm.run import Run, exists
+
+    require(exists(start), f"train.start {start}: no such run (`lm runs` lists them)")
+    run = Run(start)
+    data = DataConfig(tokenizer=str(run.path / "tokenizer.json"), template=run.experiment.data.template)
+    return Experiment(model=run.experiment.model, data=data, train=TrainConfig(start=start))
+
+
+def _experiment(config: str, start: str | None) -> tuple[Experiment, Path]:
+    """The experiment that CONFIG stands for, and the folder of its run. start: the run that train.start names.
 
     A directory with an experiment.json is a run, and so is meant by any other path; a bare name is a config's.
     """
@@ -174,7 +195,7 @@ def _experiment(config: str) -> tuple[Experiment, Path]:
         run = Run(path)
         return dataclasses.replace(run.experiment, name=run.name), run.folder
     try:
-        return settings.load_experiment(config), RUNS
+        return settings.load_experiment(config, functools.partial(_begun_by, start) if start else None), RUNS
     except UserError as error:
         if not (RUNS / config / "experiment.json").is_file():
             raise

@@ -12,10 +12,12 @@ USAGE = """lm: a laboratory for small language models
 
   lm train   CONFIG|runs/NAME [--model.layers 4 ...]   train or resume; --dry-run shows the cost and trains nothing
   lm sample  RUN --prompt TEXT               continue a text
+  lm chat    RUN                             talk with a model that learnt from chats
   lm eval    RUN [--text FILE]               loss, perplexity, bits per byte
   lm probe   RUN analogy king man woman      what its words mean, what goes on inside (`lm probe` lists all)
   lm import  FOLDER|FILE --name NAME         a model that others trained: Hugging Face, GGUF (docs/exchange.md)
   lm export  RUN --to hf FOLDER | gguf FILE  ours, for transformers and llama.cpp
+  lm merge   RUN --name NAME                 a run of adapters becomes one that stands alone
   lm harness RUN --tasks blimp ...           tasks of lm-evaluation-harness (--include-path FOLDER: of one's own)
   lm runs    [A B ...]                       a table of the runs; two or more compared
   lm plan    CONFIG --minutes 15 | --flops 1e13   the design of a scaling sweep, with predicted standard errors
@@ -34,9 +36,10 @@ Exit status: 0 done; 1 some runs of a sweep failed, or nobody reads the output; 
 75 a run was stopped and saved, and the same command goes on with it; 130 interrupted with nothing to save.
 """
 VERBS = {
-    "train": "train", "sample": "sample", "eval": "evaluate", "runs": "runs", "plot": "plot", "data": "data",
-    "tokenizer": "tokenizer", "bench": "bench", "plan": "plan", "sweep": "sweep", "fit": "fit",
+    "train": "train", "sample": "sample", "chat": "chat", "eval": "evaluate", "runs": "runs", "plot": "plot",
+    "data": "data", "tokenizer": "tokenizer", "bench": "bench", "plan": "plan", "sweep": "sweep", "fit": "fit",
     "probe": "probe", "harness": "harness", "import": "importing", "export": "exporting",
+    "merge": "merge",
 }  # fmt: skip
 """Each verb's module in lm.commands, imported only when it is used: `lm --help` should not wait for JAX."""
 

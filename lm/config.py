@@ -42,12 +42,16 @@ class DataConfig:
     validation_corpus: str | None = None
     """Validate on this corpus instead of holding out a fraction."""
     packing: bool = False
-    """Attention does not cross documents, and positions restart in each."""
+    """Attention does not cross documents, and positions restart in each. Of examples, chats alone: several to a row."""
+    template: str | None = None
+    """What writes examples as chats: plain, or a file of Jinja as models come with; recorded as its text. None: chats
+    by the template that came with the tokenizer, or else plain; other examples by none."""
+    learn_prompts: bool = False
+    """Of examples, learn what is shown too, instead of the answers alone."""
 
     def __post_init__(self):
         check_types(self, "data.")
         require(bool(self.corpus), "data.corpus is empty: name a corpus or a path")
-        require(self.examples is None or not self.packing, "data.packing: examples are a row each, and never packed")
 
     @property
     def learnt(self) -> str:
@@ -80,6 +84,10 @@ class OptimizerConfig:
     """Decoupled decay of matrices, times the rate; never of norms, biases or embeddings."""
     clip: limits.MaybePositive = 1.0
     """Largest global norm of the gradient; None does not clip."""
+    lora: limits.MaybeCount = None
+    """Train adapters of this rank beside the hidden matrices of train.start, and nothing else (Hu et al. 2021)."""
+    lora_alpha: limits.Positive = 16.0
+    """The adapters' product is added times this over their rank."""
 
     def __post_init__(self):
         check_types(self, "optimizer.")
@@ -122,11 +130,14 @@ class TrainConfig:
     start: str | None = None
     """Begin with the parameters of this run, as far as both models have them, or with the vectors of this file for the
     words that both know (word2vec's format: .txt .vec .bin, also .gz)."""
-    objective: Literal["next_token", "masked"] = "next_token"
+    objective: Literal["next_token", "masked", "preference", "reward", "policy"] = "next_token"
     """next_token: predict what follows, from what is before it and from an example's source; masked: tell hidden tokens
-    from both sides (Devlin et al. 2019), with model.mask full and a mask_token."""
+    from both sides (Devlin et al. 2019), with model.mask full and a mask_token. After pretraining, of examples:
+    preference: prefer chosen to rejected answers (DPO); reward: tell them apart by a reward (Bradley-Terry); policy:
+    draw answers to prompts and make those likelier that feedback.reward likes."""
     label_smoothing: limits.BelowOne = 0.0
-    """Share of the target that is spread over the vocabulary (Szegedy et al. 2016); not part of the reported loss."""
+    """Share of the target that is spread over the vocabulary (Szegedy et al. 2016), or of preferences that are counted
+    the other way round; not part of the reported loss."""
     z_loss: limits.NotNegative = 0.0
     """Coefficient of the squared log-partition (PaLM uses 1e-4); not part of the reported loss."""
     loss_chunk: limits.MaybeCount = None
@@ -152,6 +163,32 @@ class TrainConfig:
             self.batch % self.accumulation == 0,
             f"train.batch {self.batch} is not a multiple of train.accumulation {self.accumulation}",
         )
+
+
+@dataclass(frozen=True)
+class FeedbackConfig:
+    """What a model is told of its answers, by preferences or by rewards."""
+
+    beta: limits.Positive = 0.1
+    """Weight of the divergence from the reference, in rewards a nat."""
+    reference: str | None = None
+    """The run whose answers are the measure; None: train.start."""
+    per_token: bool = False
+    """Preferences by log-ratios a token instead of a text."""
+    reward: str | None = None
+    """What answers are worth to a policy: FILE.py:NAME, a function of prompt, answer or target that returns a number,
+    or a run that learnt rewards."""
+    group: Annotated[int, Range(least=2, below=2**31, why="an answer is compared with the others to its prompt")] = 8
+    """Answers drawn to each prompt, which are compared with each other. train.batch is a multiple."""
+    max_tokens: limits.Count = 64
+    """Tokens of an answer at most."""
+    updates: limits.Count = 1
+    """Steps made with the same answers; train.steps, and what is logged, evaluated or saved, come at multiples."""
+    clip: limits.Positive = 0.2
+    """How far the ratio of a token's probability to that it was drawn with may go from 1 before it counts no more."""
+
+    def __post_init__(self):
+        check_types(self, "feedback.")
 
 
 @dataclass(frozen=True)
@@ -202,6 +239,7 @@ class Experiment:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self):
@@ -218,6 +256,7 @@ class Experiment:
             "step; must be below 2^31",
         )
         self._check_objective()
+        self._check_feedback()
         self._check_context()
         require(
             self.optimizer.name != "sgd" or not (self.model.base_width or self.model.base_layers),
@@ -242,6 +281,32 @@ class Experiment:
             not sourced or self.data.examples is not None,
             f"model.{' and '.join(sourced)}: nothing in a corpus is a source; give data.examples",
         )
+
+    def _check_feedback(self) -> None:
+        """Refuse what does not go with feedback, and adapters of nothing."""
+        t, f, objective = self.train, self.feedback, self.train.objective
+        require(
+            self.optimizer.lora is None or t.start is not None,
+            f"optimizer.lora {self.optimizer.lora}: adapters change a model that is there; give train.start RUN",
+        )
+        if objective not in ("preference", "reward", "policy"):
+            return
+        plain = self.model.encoder is None and self.model.vectors is None and self.model.mask == "causal"
+        require(plain, f"train.objective {objective}: for models that read text alone, with model.mask causal")
+        require(
+            not self.data.packing, f"train.objective {objective}: its examples are a row each; leave data.packing out"
+        )
+        if objective == "policy":
+            parts = f.group * t.accumulation
+            require(
+                t.batch % parts == 0,
+                f"train.batch {t.batch}: must be a multiple of feedback.group x train.accumulation, {parts}",
+            )
+            context = self.model.context
+            require(
+                f.max_tokens < context,
+                f"feedback.max_tokens {f.max_tokens}: must leave room for a prompt in model.context {context}",
+            )
 
     def _check_context(self) -> None:
         """Refuse a schedule of context that windows cannot be cut by."""
@@ -275,6 +340,10 @@ class Experiment:
         warmup = duration_steps(self.schedule.warmup, "schedule.warmup", **known)
         decay = duration_steps(self.schedule.decay, "schedule.decay", **known)
         require(warmup <= total, f"schedule.warmup {self.schedule.warmup} is longer than the run's {total} steps")
+        if self.train.objective == "policy":
+            odd = [f"train.{name}" for name, n in {"steps": total, **every}.items() if n % self.feedback.updates]
+            told = f"feedback.updates {self.feedback.updates}: {', '.join(odd)} must be a multiple of it, in steps"
+            require(not odd, told)
         growth, told = 0, self.schedule.context_growth
         if self.schedule.context_start is not None:
             growth = duration_steps(told, "schedule.context_growth", **known)

@@ -7,6 +7,7 @@ import runpy
 import sys
 import traceback
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ def config_folders() -> list[Path]:
     return [Path("configs"), shipped if shipped.is_dir() else house.parent / "configs"]
 
 
-def load_experiment(config: str) -> Experiment:
-    """The `experiment` of configs/<config>.py, or of the file at the path `config`."""
+def load_experiment(config: str, start: Callable[[], Experiment] | None = None) -> Experiment:
+    """The `experiment` of configs/<config>.py, or of the file at the path `config`; or what its function `after` makes
+    of what start() gives, an experiment with the model, tokenizer and template of a run that is there."""
     path, variables = _named(config)
-    experiment = variables.get("experiment")
+    experiment, after = variables.get("experiment"), variables.get("after")
+    if callable(after):
+        require(start is not None, f"{path} goes on from another run: give --train.start RUN")
+        experiment = _begun(path, after, start())
     require(
         experiment is not None or "experiments" not in variables,
         f"{path} builds a list of experiments; train them all with: lm sweep {config}",
@@ -45,6 +50,16 @@ def load_experiment(config: str) -> Experiment:
         return dataclasses.replace(experiment, name=path.stem)
     except UserError as error:
         raise UserError(f"{path} names its run: {error}; rename the file or give the experiment a name") from error
+
+
+def _begun(path: Path, after: Callable[[Experiment], Experiment], start: Experiment) -> Experiment:
+    try:
+        return after(start)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:
+        said = traceback.format_exception_only(error)[-1].strip()
+        raise UserError(f"{path}: its `after` does not run: {said[:200]}") from error
 
 
 def load_experiments(config: str) -> list[Experiment] | None:

@@ -197,7 +197,7 @@ def evaluate_examples(m: Trained, file: ExampleFile, *, batch: int = 32, report=
 
     Examples that do not fit the model's contexts are left out. Otherwise as `evaluate`.
     """
-    columns = held_out(file, m.experiment.model, file.count)
+    columns = held_out(file, m.experiment.data, m.experiment.model, file.count)
     return _score(m, _rows(columns), batch, _towards(report, file.bytes))
 
 
@@ -320,6 +320,7 @@ def _score(
     """opening: the token that documents begin with, where that is not the end of text."""
     eot = (m.tokenizer.eot_token if opening is None else opening) if m.experiment.data.packing else None
     bytes_V, objective = tokenizers.token_bytes(m.tokenizer), m.experiment.train.objective
+    objective = objective if objective in OBJECTIVES else "next_token"  # of feedback: how likely it finds the text
     c = m.model.config
     if parallel.mesh_under(m.params) is None:
         batch = min(batch, max(1, MOST_PLACES // c.context))

@@ -72,9 +72,11 @@ def text_of(run: Run) -> str:
 
 
 def scale_of(run: Run) -> str:
-    """A name for what nats per token are measured on: the validation tokens and the encoding that made them."""
-    hashes = run.record["hashes"]
-    return f"{text_of(run)} {hashes['validation'][:8]} {hashes['tokenizer'][:8]}"
+    """A name for what losses are measured on: the validation tokens, the encoding that made them, and the objective
+    where it is not of language."""
+    hashes, objective = run.record["hashes"], run.experiment.train.objective
+    feedback = f" {objective}" if objective in ("preference", "reward", "policy") else ""
+    return f"{text_of(run)} {hashes['validation'][:8]} {hashes['tokenizer'][:8]}{feedback}"
 
 
 def grouped(runs: Sequence[Any], key) -> list[list[Any]]:

@@ -306,7 +306,8 @@ def load(run: str | Path | Run, step: int | str = "latest", *, parallel: Paralle
     Raises UserError where there is no such run or checkpoint, where it is damaged, or where the tokenizer's vocabulary
     is not the model's.
     """
-    from lm.model.api import build  # JAX, for which a table of the runs should not wait
+    from lm.model.adapters import Adapters  # JAX, for which a table of the runs should not wait
+    from lm.model.api import build
     from lm.model.trained import Trained
     from lm.parallel import mesh_of, on_mesh, shardings
 
@@ -328,8 +329,22 @@ def load(run: str | Path | Run, step: int | str = "latest", *, parallel: Paralle
         tokenizer.digest(run.tokenizer) == run.record["hashes"]["tokenizer"],
         f"{run.path / 'tokenizer.json'} is not the tokenizer this run was trained with; put that one back",
     )
-    mesh, shapes = mesh_of(parallel), build(c).shapes()
+    mesh, rank = mesh_of(parallel), run.experiment.optimizer.lora
+    held = build(c) if rank is None else Adapters(build(c), rank, run.experiment.optimizer.lora_alpha)
+    shapes = held.shapes()
     if mesh is not None:
-        shapes = on_mesh(shapes, shardings(mesh, build(c), shapes, fsdp=parallel.fsdp))
+        shapes = on_mesh(shapes, shardings(mesh, held, shapes, fsdp=parallel.fsdp))
     params = checkpoints.load(run.checkpoint_folder, int(step), params=shapes)["params"]
+    if rank is not None:
+        params = held.merged(_base(run, parallel), params)
     return Trained(params, run.tokenizer, run.experiment, int(step), run=run)
+
+
+def _base(run: Run, parallel: ParallelConfig) -> dict[str, Any]:
+    """The parameters that a run of adapters changes, which another run holds."""
+    start, step = run.experiment.train.start, run.record["taken"]["start"]
+    alone = f"{run.path} holds adapters of {start} at step {step}, and cannot be without it (`lm merge` makes it whole)"
+    require(exists(start) and step in Run(start).steps(), f"{alone}: it is not there")
+    base = load(start, step, parallel=parallel).params
+    require(checkpoints.digest(base) == run.record["hashes"]["start"], f"{alone}: it is no longer what it was")
+    return base

@@ -38,6 +38,7 @@ STAGED = frozenset({"schedule.context_start", "schedule.context_growth"})
 PACKABLE = frozenset({
     "name", "optimizer.learning_rate", "optimizer.matrix_learning_rate", "optimizer.weight_decay", "optimizer.clip",
     "schedule.warmup", "schedule.decay", "schedule.final", "train.seed", "train.z_loss", "train.diverged",
+    "feedback.beta",
 })  # fmt: skip
 """Settings that may differ between runs of a pack: one compiled program serves all their values."""
 
@@ -174,6 +175,9 @@ def surprises(experiment: Experiment, changed: Iterable[str]) -> list[str]:
     ]
     if "schedule.context_growth" in keys and values["schedule.context_start"] is None:
         told.append("schedule.context_growth does nothing without schedule.context_start")
+    for key in ("data.template", "data.learn_prompts"):
+        if key in keys and values["data.examples"] is None:
+            told.append(f"{key} does nothing without data.examples")
     rates = {"optimizer.learning_rate", "optimizer.matrix_learning_rate"}
     if values["optimizer.name"] == "muon" and keys & rates == {"optimizer.learning_rate"}:
         matrix = values["optimizer.matrix_learning_rate"]

@@ -44,7 +44,7 @@ MAY_KNOW = {
         "settings",
         "tokenizer",
     },
-    "sample": {"config", "data", "errors", "figures", "limits", "model", "tokenizer", "typed"},
+    "sample": {"config", "data", "errors", "figures", "files", "limits", "model", "tokenizer", "typed"},
     "tables": {"console", "errors"},
     "probe": {"config", "data", "errors", "figures", "limits", "model", "tables", "tokenizer"},
     "scaling": {"errors", "figures", "files"},

@@ -286,7 +286,8 @@ def another(key, value):
         "model.remat": "dots", "parallel.model": 2,
         "model.norm_place": "post", "data.examples": "other.tsv", "model.parallel": "one_norm",
         "model.rotary_scaling": "linear", "model.rotary_band": [1.0, 8.0], "model.layer_windows": [8, 8, 8, 0],
-        "schedule.context_start": 64,
+        "schedule.context_start": 64, "data.template": "plain", "feedback.reference": "runs/other",
+        "feedback.reward": "rewards.py:reward",
     }  # fmt: skip
     if key in special:
         return special[key]
@@ -305,7 +306,9 @@ def another(key, value):
 def test_the_fingerprint_follows_what_decides_what_is_learnt(key):
     """Every setting but the FREE ones changes it; replace changes that setting and no other. (Two do not go alone.)"""
     beside = {"model.window": None if key == "model.layer_windows" else 8}
-    experiment = replace(Experiment(), beside | ({"data.examples": "a.tsv"} if "vectors" in key else {}))
+    beside |= {"data.examples": "a.tsv"} if "vectors" in key else {}
+    beside |= {"train.start": "runs/other"} if key == "optimizer.lora" else {}
+    experiment = replace(Experiment(), beside)
     before = flatten(to_dict(experiment))
     changed = replace(experiment, {key: another(key, before[key])})
     after = flatten(to_dict(changed))

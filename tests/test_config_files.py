@@ -164,7 +164,9 @@ NEWER = (
     "model.rotary_scaling", "model.rotary_factor", "model.rotary_band", "model.rotary_context", "model.layer_windows",
     "model.attention_softcap",
     "train.start", "train.objective", "train.label_smoothing", "schedule.context_start",
-    "schedule.context_growth", "parallel.data", "parallel.model", "parallel.fsdp",
+    "schedule.context_growth", "data.template", "data.learn_prompts", "optimizer.lora", "optimizer.lora_alpha",
+    "feedback.beta", "feedback.reference", "feedback.per_token", "feedback.reward", "feedback.group",
+    "feedback.max_tokens", "feedback.updates", "feedback.clip", "parallel.data", "parallel.model", "parallel.fsdp",
 )  # fmt: skip
 FINGERPRINT = "ae0b03279319783ee20238d421167c182456693b5173c965f2496032b218f207"
 

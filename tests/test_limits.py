@@ -37,7 +37,9 @@ RANGES = {
     "schedule.final": (0, 1), "schedule.context_start": COUNT, "train.batch": COUNT, "train.accumulation": COUNT,
     "train.seed": (0, 2**32 - 1), "train.label_smoothing": BELOW_ONE,
     "train.z_loss": NOT_NEGATIVE, "train.loss_chunk": COUNT, "train.eval_tokens": COUNT, "train.keep": COUNT,
-    "train.diverged": (1 + 2**-23, HUGE),
+    "train.diverged": (1 + 2**-23, HUGE), "optimizer.lora": COUNT, "optimizer.lora_alpha": POSITIVE,
+    "feedback.beta": POSITIVE, "feedback.group": (2, 2**31 - 1), "feedback.max_tokens": COUNT,
+    "feedback.updates": COUNT, "feedback.clip": POSITIVE,
 }  # fmt: skip
 """Least and most of every number, of floats in float32."""
 DURATIONS = {

@@ -15,7 +15,9 @@ from lm.typed import Range
 
 
 def run(arguments: list[str]) -> None:
-    action("data", arguments, {"list": list_corpora, "prepare": prepare, "kingdom": write_kingdom})
+    action("data", arguments, {
+        "list": list_corpora, "prepare": prepare, "kingdom": write_kingdom, "questions": write_questions,
+    })  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,3 +111,28 @@ def write_kingdom(arguments: list[str]) -> None:
     print(f"{o.documents:,} documents in {files[0]}, {files[0].stat().st_size:,} bytes")
     print(f"the floor: {floor['nats_per_document']:.2f} nats a document, {floor['bits_per_byte']:.4f} bits per byte")
     print(f"beside it: {', '.join(file.name for file in files[1:])}")
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionOptions:
+    """Write questions about kingdom's world with their answers, as chats to fine-tune on, and pairs of answers."""
+
+    out: Path
+    """Folder for train.jsonl, held_out.jsonl (facts that train does not ask for), rephrased.jsonl (the same in words
+    that train does not have) and preferences.jsonl."""
+    seed: int = 0
+    """What is asked of several people, and what is held out, is a function of it."""
+    json: Json = False
+
+
+def write_questions(arguments: list[str]) -> None:
+    o = parse(QuestionOptions, arguments, "lm data questions")
+    from lm.data.kingdom.questions import export
+
+    files = export(o.out, o.seed)
+    if o.json:
+        print_json({"files": [str(file) for file in files]})
+        return
+    for file in files:
+        print(f"{sum(1 for _ in file.open()):>6,} examples in {file}")
+    print(f"lm train kingdom && lm train CONFIG --train.start kingdom --data.examples {files[0]}")

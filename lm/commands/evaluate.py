@@ -111,6 +111,10 @@ def _examples(o: Options, m) -> dict[str, Any]:
     file = open_examples(m, o.examples)
     with Display() as display:
         score = evaluate_examples(m, file, report=functools.partial(display.stage, "scoring bytes"))
+        about = {"run": m.run.name, "step": m.step, "text": o.examples or _held_out(m.experiment.data)}
+        about |= {key: getattr(score, key) for key in KEYS}
+        if file.kind == "chosen/rejected":  # neither of which is what a model should have said
+            return about
         report = functools.partial(display.stage, "answering")
         made = answer_examples(m, file, beam=o.beam, most=o.answers, report=report)
     scores = made.scores()
@@ -119,12 +123,7 @@ def _examples(o: Options, m) -> dict[str, Any]:
         table = scores["confusion"]
         draw_confusion(table["names"], np.array(table["counts"]), o.figure, title=m.run.name)
         scores["figure"] = str(o.figure)
-    about = {
-        "run": m.run.name,
-        "step": m.step,
-        "text": o.examples or _held_out(m.experiment.data),
-    }
-    return about | {key: getattr(score, key) for key in KEYS} | {"answers": len(made.answers)} | scores
+    return about | {"answers": len(made.answers)} | scores
 
 
 def _held_out(data) -> str:

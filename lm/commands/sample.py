@@ -32,7 +32,7 @@ class Options:
     """Text to answer, by a model that was trained on examples: to translate, to name the class of; several make a
     batch."""
     chat: bool = False
-    """Have a model that came with a chat template answer: a prompt is what a user says."""
+    """Have a model answer that was trained on chats, or came with a template for them: a prompt is what a user says."""
     max_tokens: int | None = None
     """Tokens to generate at most; by default 200, or fewer where the model's context has no room for so many."""
     samples: int = 1
@@ -81,7 +81,13 @@ def run(arguments: list[str]) -> None:
     m = _generator(o)
     if o.beam is not None:
         return _search(m.trained, o)
-    prompts = _said(m.trained.tokenizer, o.prompt) if o.chat else list(o.prompt)
+    prompts, more = list(o.prompt), {"stop": o.stop}
+    if o.chat:
+        from lm.sample.chats import format_of
+
+        written = format_of(m.trained)
+        prompts = [written.asked([{"role": "user", "content": text}]) for text in o.prompt]
+        more = {"stop": (*o.stop, *written.stop), "ends": written.ends}
     stream = not o.json and len(o.prompt) * o.samples == 1
     # The prompt comes with the first piece of text: nothing is printed before a refusal.
     shown = iter(() if o.chat else o.prompt)
@@ -94,7 +100,7 @@ def run(arguments: list[str]) -> None:
         max_tokens=_default_tokens(m.trained, o, prompts) if o.max_tokens is None else o.max_tokens,
         seed=o.seed,
         samples=o.samples,
-        stop=o.stop,
+        **more,
         past_context=o.past_context,
         on_text=(lambda _, text: print(next(shown, ""), text, sep="", end="", flush=True)) if stream else None,
     )
@@ -119,13 +125,6 @@ def _generator(o: Options):
     file = o.run.endswith(".gguf")
     require(not file, f"{o.run}: --engine llama.cpp samples from the file; lm import {o.run} --name NAME makes a run")
     return Generator(load(o.run, o.checkpoint, parallel=o.parallel))
-
-
-def _said(tokenizer, texts: tuple[str, ...]) -> list[list[int]]:
-    """The tokens of chats in which a user has said one thing each."""
-    from lm.tokenizer import chat_tokens
-
-    return [chat_tokens(tokenizer, [{"role": "user", "content": text}]) for text in texts]
 
 
 def _search(m, o: Options) -> None:

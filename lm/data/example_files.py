@@ -25,8 +25,11 @@ TEXTS = {
     "prompt/completion": ("prompt", "completion"),
     "text/label": ("text", "label"),
     "chosen/rejected": ("chosen", "rejected"),
+    "messages": ("messages",),
 }
 """Kinds of examples that are text, and the fields of each; chosen/rejected may have a prompt."""
+Chat = list[dict[str, str]]
+"""Messages, each a role and a content; the last is the assistant's."""
 ARRAYS = ("images", "frames")
 """Kinds of examples that are arrays, and their names in an .npz file."""
 ANSWERS = ("targets", "labels", "captions")
@@ -50,32 +53,69 @@ class Examples:
     """The answers that were not chosen; empty for other kinds."""
     vectors: list[np.ndarray] = field(default_factory=list)
     """What is shown of arrays, float32 [I, E] each; empty for text."""
+    chats: list[Chat] = field(default_factory=list)
+    """Chats, be they messages or made by `as_chats`; empty for other kinds."""
+    rejected_chats: list[Chat] = field(default_factory=list)
+    """Those of `chats` with the answer that was not chosen."""
+
+    def __len__(self) -> int:
+        return len(self.targets or self.chats)
 
     def take(self, chosen: np.ndarray) -> "Examples":
         """The examples at these places, in the order of the places."""
-        lists = ("sources", "targets", "rejected", "vectors")
+        lists = ("sources", "targets", "rejected", "vectors", "chats", "rejected_chats")
         taken = {name: [values[i] for i in chosen] if (values := getattr(self, name)) else [] for name in lists}
         return Examples(self.name, self.kind, **taken)
 
     def texts(self) -> Iterator[str]:
         """Every text, shown or to be answered."""
-        return itertools.chain(self.sources, self.targets, self.rejected)
+        chats = itertools.chain(self.chats, self.rejected_chats)
+        said = (message[part] for chat in chats for message in chat for part in ("role", "content"))
+        return itertools.chain(self.sources, self.targets, self.rejected, said)
 
     def digest(self) -> str:
         """sha256 of all that is in them, with 0xFF, which UTF-8 never contains, before each text."""
-        digest = hashlib.sha256(f"{self.kind} {len(self.targets)}".encode())
+        digest = hashlib.sha256(f"{self.kind} {len(self)}".encode())
         for text in self.texts():
             digest.update(b"\xff" + text.encode())
+        for chat in self.chats:
+            digest.update(f"{len(chat)} ".encode())
         for vectors_IE in self.vectors:
             digest.update(f"{vectors_IE.shape}".encode() + vectors_IE.tobytes())
         return digest.hexdigest()
 
     def shown(self) -> Iterator[bytes]:
         """The bytes of what each example shows, by which the same is told to be the same; a preference without a
-        prompt shows the chosen answer."""
+        prompt shows the chosen answer, a chat what is said before its first answer."""
+        if self.chats:
+            return (_before_answer(chat) for chat in self.chats)
         if self.vectors:
             return (vectors_IE.tobytes() for vectors_IE in self.vectors)
         return (text.encode() for text in self.sources or self.targets)
+
+
+def as_chats(examples: Examples) -> Examples:
+    """The same with every example a chat: what is shown is the user's message, an answer the assistant's.
+
+    Raises UserError for arrays, and for answers to nothing.
+    """
+    if examples.chats:
+        return examples
+    kind = f"data.template: {examples.name} holds {examples.kind}"
+    require(not examples.vectors, f"{kind}, which no template writes; leave it out")
+    require(bool(examples.sources), f"{kind} without a prompt, which a chat has; leave it out")
+
+    def asked(answers: list[str]) -> list[Chat]:
+        pairs = zip(examples.sources, answers, strict=True) if answers else ()
+        return [[dict(role="user", content=q), dict(role="assistant", content=a)] for q, a in pairs]
+
+    chats, rejected = asked(examples.targets), asked(examples.rejected)
+    return Examples(examples.name, examples.kind, chats=chats, rejected_chats=rejected)
+
+
+def _before_answer(chat: Chat) -> bytes:
+    said = itertools.takewhile(lambda message: message["role"] != "assistant", chat)
+    return b"\xff".join(f"{message['role']}\n{message['content']}".encode() for message in said)
 
 
 def read_examples(path: str | Path, *, option: str = "data.examples") -> Examples:
@@ -135,6 +175,9 @@ def _texts(path: Path, rows: Iterable[Row]) -> Examples:
             examples, first = Examples(str(path), fields.kind), fields
         there, before = " ".join(fields.names), " ".join(first.names)
         require(fields == first, f"{where}: its fields are {there}, those of the rows before it are {before}")
+        if fields.kind == "messages":
+            examples.chats.append(_chat(where, *values))
+            continue
         texts = dict(zip(fields.names, map(_text, itertools.repeat(where), fields.names, values), strict=True))
         if fields.kind == "chosen/rejected":
             examples.sources += [texts["prompt"]] if "prompt" in texts else []
@@ -162,6 +205,20 @@ def _text(where: str, name: str, value: Any) -> str:
 _WHY = dict.fromkeys(
     ("source", "prompt", "text"), "a text that answers nothing is no example: learn it as a corpus (data.corpus)"
 )
+
+
+def _chat(where: str, messages: Any) -> Chat:
+    """A field as a chat. Raises UserError where it is none, and where nothing is answered last."""
+    listed = isinstance(messages, list) and bool(messages)
+    require(listed, f"{where}: messages is no list of objects with a role and a content")
+    chat = []
+    for number, message in enumerate(messages, 1):
+        there = f"{where}, message {number}"
+        require(isinstance(message, dict), f"{there}: no object with a role and a content")
+        chat.append({part: _text(there, part, message.get(part)) for part in ("role", "content")})
+    last = chat[-1]["role"]
+    require(last == "assistant", f"{where}: the last message is the {last[:20]}'s; an example ends in the assistant's")
+    return chat
 
 
 def _label(value: Any) -> Any:
@@ -262,6 +319,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             kind = schema.field(name).type
             number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
             fits = readers.is_text(kind) or types.is_null(kind) or (name == "label" and number)
+            fits = types.is_list(kind) if name == "messages" else fits
             require(fits, f"{path}: {name} is {str(kind)[:40]}, not text")
         for number, values in readers.parquet_rows(path, file, list(fields.names)):
             yield f"{path}, row {number}", fields, values

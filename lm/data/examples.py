@@ -7,6 +7,8 @@ source, target          a translation, a question and its answer
 prompt, completion      a text, and how it goes on; nothing stands between the two
 text, label             a class; in .jsonl and .parquet also a number or a truth value, which is written as text
 chosen, rejected        two answers of which the first is better; with or without a prompt
+messages                a chat: a list of objects with a role (system, user, assistant) and a content, the last of them
+                        the assistant's (.jsonl and .parquet)
 images                  arrays [N, height, width] or [N, height, width, channels]: a row of pixels is one vector, which
                         stands in place of a token; `patches` cuts images into squares, to be saved as frames
 frames                  arrays [N, I, E] of vectors, of which the first frame_counts [N] are real, or all
@@ -21,13 +23,17 @@ frames                  arrays [N, I, E] of vectors, of which the first frame_co
 Blank lines are left out. Rows are counted from 1 in errors, blank ones and the first included.
 
 Tokens are kept as those of a corpus are. What shows the same (the same source, prompt, text or array; where there is no
-prompt, the same chosen answer) is held out together or not at all.
+prompt, the same chosen answer; in chats, all before the first answer) is held out together or not at all.
+
+A template (data.template) makes tokens of chats, as lm.tokenizer.ChatFormat says; where it is set, also of the other
+kinds of text: what is shown is the user's message, an answer the assistant's.
 
 N: examples of a file, M: tokens or vectors of all of them, E: numbers in a vector.
 """
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -41,12 +47,12 @@ from lm import tokenizer as tokenizers
 from lm.config import DataConfig
 from lm.data import readers
 from lm.data.corpora import cache_folder
-from lm.data.example_files import Examples, file_of_examples, read_examples, suffix
+from lm.data.example_files import Chat, Examples, as_chats, file_of_examples, read_examples, suffix
 from lm.data.temporary import clear_abandoned, make_whole
 from lm.data.tokens import BUCKETS, Prepared, Report, bucket, hold_out, keeping, token_folder, tokenizer_key
-from lm.errors import require, tell
+from lm.errors import UserError, require, tell
 from lm.files import whole
-from lm.tokenizer import Tokenizer
+from lm.tokenizer import PLAIN, ChatFormat, Tokenizer, chat_format
 
 VERSION = 1
 """Part of every key: raise it when the same file and settings would become other tokens."""
@@ -81,22 +87,33 @@ class ExampleFile:
     path: Path
     """The folder of its arrays."""
     kind: str
-    """source/target, prompt/completion, text/label, chosen/rejected, images or frames."""
+    """source/target, prompt/completion, text/label, chosen/rejected, messages, images or frames."""
     count: int
-    """Tokens of the targets, each with an end of text."""
+    """Tokens of the targets, each with an end of text; of chats, those that are the assistant's."""
     bytes: int
     """UTF-8 bytes of the targets."""
     documents: int
     """N, the number of examples."""
     eot: int
-    """The end-of-text token, which stands in no array."""
+    """The end-of-text token, which stands in no array but those of chats."""
     sha256: str
     """Digest of the arrays."""
 
     @cached_property
     def targets(self) -> Ragged:
-        """Tokens of what is to be answered, or of the answer that was chosen; memory-mapped, as all arrays are."""
+        """Tokens of what is to be answered, or of the answer that was chosen; written by a template, of the whole chat.
+        Memory-mapped, as all arrays are."""
         return self._ragged("targets")
+
+    @cached_property
+    def learnt(self) -> Ragged | None:
+        """Which tokens of `targets` are the assistant's, bool; None for what no template wrote."""
+        return self._ragged("learnt")
+
+    @cached_property
+    def rejected_learnt(self) -> Ragged | None:
+        """The same of `rejected`."""
+        return self._ragged("rejected_learnt")
 
     @cached_property
     def sources(self) -> Ragged | None:
@@ -176,11 +193,17 @@ class _Job:
     other_digest: str | None
     report: Report
 
+    @property
+    def template(self) -> str | None:
+        """The text of the template that was asked for."""
+        return None if self.data.template is None else tokenizers.read_template(self.data.template)
+
     def key(self) -> str:
         """Digest of everything that decides the tokens."""
         main = [suffix(self.main), self.main_digest]
         validation = [suffix(self.other), self.other_digest] if self.other else self.data.validation
         settings = ["examples", VERSION, main, tokenizer_key(self.data), validation]
+        settings += [self.template] if self.template else []
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
@@ -202,14 +225,18 @@ def _fill(job: _Job, made: Path) -> None:
     else:
         held_N = _held_out(main, job.data.validation)
         train, held = main.take(np.flatnonzero(~held_N)), main.take(np.flatnonzero(held_N))
-    tokenizer = _tokenizer(job.data, train, held)
     parts = {"train": train, "validation": held}
+    if job.template:
+        parts = {part: as_chats(examples) for part, examples in parts.items()}
+    tokenizer = _tokenizer(job.data, *parts.values(), job.template)
+    chats = chat_format(tokenizer, job.template) if main.chats or job.template else None
     sidecar: dict[str, Any] = {
-        part: _write(examples, tokenizer, made / part, job.report) for part, examples in parts.items()
+        part: _write(examples, tokenizer, chats, made / part, job.report) for part, examples in parts.items()
     }
     tokenizers.save(tokenizer, made / "tokenizer.json")
     digests = {"corpus": main.digest(), "tokenizer": tokenizers.digest(tokenizer)}
     sidecar["hashes"] = digests | {"validation": sidecar["validation"]["sha256"]}
+    sidecar["template"] = chats.template if chats else None
     with whole(made / "examples.json") as file:
         json.dump(sidecar, file, indent=1)
 
@@ -237,7 +264,7 @@ def _compare(train: Examples, held: Examples) -> None:
     seen = set(map(_fingerprint, train.shown()))
     shared = sum(_fingerprint(shown) in seen for shown in held.shown())
     if shared:
-        tell(f"{held.name}: {shared:,} of {len(held.targets):,} examples show what training examples show too")
+        tell(f"{held.name}: {shared:,} of {len(held):,} examples show what training examples show too")
 
 
 def _fingerprint(shown: bytes) -> bytes:
@@ -253,14 +280,17 @@ def _held_out(examples: Examples, fraction: float) -> np.ndarray:
     return np.isin(buckets_N, hold_out(sizes, fraction))
 
 
-def _tokenizer(data: DataConfig, train: Examples, held: Examples) -> Tokenizer:
+def _tokenizer(data: DataConfig, train: Examples, held: Examples, template: str | None) -> Tokenizer:
     """The tokenizer, built from the training part alone; but an alphabet covers the held-out text too, as it does for
-    a corpus."""
+    a corpus, and what a template adds."""
     texts = [train, held] if data.tokenizer == "chars" else [train]
-    return tokenizers.build(data, (text for examples in texts for text in examples.texts()))
+    added = [template or PLAIN] if train.chats else []
+    return tokenizers.build(data, itertools.chain(added, (text for examples in texts for text in examples.texts())))
 
 
-def _write(examples: Examples, tokenizer: Tokenizer, folder: Path, report: Report) -> dict[str, Any]:
+def _write(
+    examples: Examples, tokenizer: Tokenizer, chats: ChatFormat | None, folder: Path, report: Report
+) -> dict[str, Any]:
     """Write the arrays of one part. Returns the fields of its ExampleFile but the path."""
     folder.mkdir()
     dtype = np.dtype(np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32)
@@ -272,11 +302,32 @@ def _write(examples: Examples, tokenizer: Tokenizer, folder: Path, report: Repor
             _save(folder, name, [tokens[text] for text in texts], digest)
             done += sum(map(len, texts))
             report("tokens", done, total)
+    answers = {"targets": ("learnt", examples.chats), "rejected": ("rejected_learnt", examples.rejected_chats)}
+    for name, (flags, written) in answers.items():
+        if written:
+            made = [_learnt(chats, chat, f"{examples.name}, example {i}") for i, chat in enumerate(written, 1)]
+            _save(folder, name, [np.array(tokens, dtype) for tokens, _ in made], digest)
+            _save(folder, flags, [np.array(own, bool) for _, own in made], digest)
+            done += sum(len(message["content"]) for chat in written for message in chat)
+            report("tokens", done, total)
     if examples.vectors:
         _save(folder, "vectors", examples.vectors, digest)
-    size, N = sum(len(text.encode()) for text in examples.targets), len(examples.targets)
-    fields = dict(kind=examples.kind, bytes=size, documents=N, eot=tokenizer.eot_token, sha256=digest.hexdigest())
-    return fields | {"count": int(np.load(folder / "targets_offsets.npy")[-1]) + N}
+    N, answers = len(examples), np.load(folder / "targets.npy")
+    if examples.chats:
+        answers = answers[np.load(folder / "learnt.npy")]
+        count, size = len(answers), int(tokenizers.token_bytes(tokenizer)[answers].sum())
+    else:
+        count, size = len(answers) + N, sum(len(text.encode()) for text in examples.targets)
+    fields = dict(kind=examples.kind, count=count, bytes=size, documents=N, eot=tokenizer.eot_token)
+    return fields | {"sha256": digest.hexdigest()}
+
+
+def _learnt(chats: ChatFormat, chat: Chat, where: str) -> tuple[list[int], list[bool]]:
+    """The tokens of a chat, and which of them are the assistant's."""
+    try:
+        return chats.learnt(chat)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _save(folder: Path, name: str, stretches: list[np.ndarray], digest) -> None:
@@ -297,13 +348,15 @@ def _open(folder: Path) -> PreparedExamples | None:
         parts = {}
         for part in ("train", "validation"):
             file = parts[part] = ExampleFile(path=folder / part, **sidecar[part])
-            arrays = [array for array in (file.sources, file.targets, file.rejected, file.vectors) if array is not None]
+            named = (file.sources, file.targets, file.rejected, file.vectors, file.learnt, file.rejected_learnt)
+            arrays = [array for array in named if array is not None]
             if file.targets is None or any(
                 len(array) != file.documents or array.offsets[-1] != len(array.flat) for array in arrays
             ):
                 return None
         tokenizer, hashes = tokenizers.load(folder / "tokenizer.json"), sidecar["hashes"]
         same = tokenizers.digest(tokenizer) == hashes["tokenizer"]
-        return PreparedExamples(**parts, tokenizer=tokenizer, hashes=hashes) if same else None
+        made = PreparedExamples(**parts, tokenizer=tokenizer, hashes=hashes, template=sidecar.get("template"))
+        return made if same else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

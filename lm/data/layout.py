@@ -7,9 +7,15 @@ model           source and target, text and label       prompt and completion   
 decoder-only    EOT source EOT target EOT               EOT prompt completion EOT   vectors, then EOT target EOT
 with encoder    it reads source EOT; then EOT target EOT                            it reads vectors EOT; EOT target EOT
 
+A chat stands as its template wrote it; learnt is what is the assistant's. Packed, a row holds several, each a document
+of its own. A preference is two such rows, or EOT prompt answer EOT twice, the better answer first.
+
 Columns have the names of a Batch's fields, and N rows:
 tokens_BU                        the rows above; the target at place t is tokens_BU[:, t + 1]
 start_B, count_B                 the targets start <= t < count are learnt; they are the answer and its end of text
+weights_BT                       chats: 1 for targets that are learnt, which may be several stretches
+segments_BT                      chats that are packed: the number of the chat that each token read is of
+rejected_BU, rejected_weights_BT preferences: the same of the answer that was not chosen
 source_BS, source_count_B        what the encoder reads, S = model.encoder.context, and how much of it is real
 vectors_BIE, vectors_count_B     I is the most vectors that an example of the file has; float32, zeros after the count
 open_B                           decoder-only: the places that are all read at once, vectors included, when the answer
@@ -20,6 +26,7 @@ open_B                           decoder-only: the places that are all read at o
 import numpy as np
 
 from lm.config import ModelBase
+from lm.data import sequences
 from lm.data.batches import Columns, epoch_key, permute
 from lm.data.examples import ExampleFile, Ragged
 from lm.errors import require, tell
@@ -27,34 +34,49 @@ from lm.limits import Count
 from lm.typed import coerce
 
 
-def lay_out_examples(file: ExampleFile, model: ModelBase) -> tuple[Columns, int]:
+def lay_out_examples(
+    file: ExampleFile, model: ModelBase, *, packing: bool = False, learn_prompts: bool = False
+) -> tuple[Columns, int]:
     """The examples of a file as rows for a model, and how many are left out because they do not fit its contexts, which
     is told.
 
-    Raises UserError where none fits, for vectors of another width than the model takes, and for preferences, from which
-    nothing learns yet.
+    packing: several chats to a row. learn_prompts: what is shown is learnt too. Raises UserError where none fits, for
+    vectors of another width than the model takes, and for a packing of what is no chat.
     """
-    require(file.kind != "chosen/rejected", "examples chosen/rejected: nothing learns from preferences yet")
+    written = file.learnt is not None or file.kind == "chosen/rejected"
+    require(written or not packing, f"data.packing: {file.kind} are a row each; only chats are packed")
+    require(not written or model.encoder is None, f"model.encoder: {file.kind} have no source apart; leave it out")
     if file.vectors is not None:
         _require_vectors(file, model)
-    needs = _needs(file, model)
+    needs = sequences.needs(file, model) if written else _needs(file, model)
     chosen = np.flatnonzero(np.all([needed_N <= context for context, needed_N in needs.values()], axis=0))
     require(len(chosen) > 0, _nothing_fits(needs))
     if left := file.documents - len(chosen):
         contexts = " and ".join(f"{name} {context}" for name, (context, _) in needs.items())
         tell(f"{left:,} of {file.documents:,} {file.path.name} examples do not fit {contexts} and are left out")
-    return _columns(file, model, chosen), left
+    if written:
+        columns = sequences.columns(file, model, chosen, packing=packing, learn_prompts=learn_prompts)
+    else:
+        columns = _columns(file, model, chosen)
+        if learn_prompts:
+            columns["start_B"] = np.zeros_like(columns["start_B"])
+    return columns, left
 
 
-def validation_rows(file: ExampleFile, model: ModelBase, tokens: int) -> Columns:
+def validation_rows(
+    file: ExampleFile, model: ModelBase, tokens: int, *, packing: bool = False, learn_prompts: bool = False
+) -> Columns:
     """Rows of a file with about `tokens` targets to predict, in order: the same sample of it every time.
 
     All that fit the model where `tokens` is enough. (A sample, for every n-th of classes in turn might be one class.)
     Raises UserError as lay_out_examples does.
     """
     tokens = coerce(tokens, Count, "tokens")
-    columns, _ = lay_out_examples(file, model)
-    targets_N = columns["count_B"] - columns["start_B"]
+    columns, _ = lay_out_examples(file, model, packing=packing, learn_prompts=learn_prompts)
+    if "weights_BT" in columns:
+        targets_N = columns["weights_BT"].sum(axis=1)
+    else:
+        targets_N = columns["count_B"] - columns["start_B"]
     N, total = len(targets_N), int(targets_N.sum())
     wanted = min(N, -(-N * tokens // total))
     rows = np.sort(permute(np.arange(wanted), N, epoch_key(0, 0)))

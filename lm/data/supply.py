@@ -34,21 +34,23 @@ def prepare_again(data: DataConfig, folder: Path, hashes: dict[str, str]) -> Pre
     return made
 
 
-def open_batches(file: TokenFile | ExampleFile, model: ModelBase, *, batch: int, seed: int) -> Batches | ExampleBatches:
+def open_batches(
+    file: TokenFile | ExampleFile, data: DataConfig, model: ModelBase, *, batch: int, seed: int
+) -> Batches | ExampleBatches:
     """Training batches of so many rows, laid out for the model. Raises UserError where nothing fits its context."""
     if isinstance(file, ExampleFile):
-        return ExampleBatches(_laid_out(file, model), batch=batch, seed=seed)
+        return ExampleBatches(_laid_out(file, model, data.packing, data.learn_prompts), batch=batch, seed=seed)
     return Batches(file, context=model.context, batch=batch, seed=seed)
 
 
 @functools.lru_cache(maxsize=1)
-def _laid_out(file: ExampleFile, model: ModelBase) -> Columns:
+def _laid_out(file: ExampleFile, model: ModelBase, packing: bool, learn_prompts: bool) -> Columns:
     """Made once for a run's description and its training, and for all runs of a pack, which only read it."""
-    return lay_out_examples(file, model)[0]
+    return lay_out_examples(file, model, packing=packing, learn_prompts=learn_prompts)[0]
 
 
-def held_out(file: TokenFile | ExampleFile, model: ModelBase, tokens: int) -> Columns:
+def held_out(file: TokenFile | ExampleFile, data: DataConfig, model: ModelBase, tokens: int) -> Columns:
     """About `tokens` targets of a file as columns, the same every time: what validation scores."""
     if isinstance(file, ExampleFile):
-        return validation_rows(file, model, tokens)
+        return validation_rows(file, model, tokens, packing=data.packing, learn_prompts=data.learn_prompts)
     return validation_windows(file, model.context, tokens)

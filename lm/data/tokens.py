@@ -56,6 +56,8 @@ class Prepared:
     tokenizer: Tokenizer
     hashes: dict[str, str]
     """corpus: sha256 of its text; tokenizer: its digest; validation: sha256 of the held-out tokens."""
+    template: str | None = None
+    """Of examples that a template wrote: its text."""
 
 
 def prepare_corpus(

@@ -18,7 +18,6 @@ from lm.config import DataConfig, Experiment, ModelConfig, Steps
 from lm.errors import UserError, require
 from lm.exchange import gguf, huggingface, shapes, tensors, tokenizers
 from lm.exchange.checking import ALIKE, NONE, Check, check_folder
-from lm.exchange.published import Published
 from lm.model.api import build
 from lm.records import RUNS
 from lm.run import Run, open_run
@@ -74,7 +73,9 @@ def import_model(
     source_record = {"path": path.name, "family": f.model_type, "files": dict(published.hashes)}
     checked = check_folder(path, build(c), params) if check and path.is_dir() else NONE
     checked.require_alike(ALIKE, "it is not imported")
-    _write_run(experiment, params, tokenizer, published, source_record, Path(folder))
+    digests = json.dumps(sorted(published.hashes.items()))
+    hashes = {"source": hashlib.sha256(digests.encode()).hexdigest(), "corpus": "", "validation": ""}
+    write_run(experiment, params, tokenizer, source_record, hashes, Path(folder))
     return Imported(Run(target), f.model_type, c.context, checked)
 
 
@@ -114,23 +115,29 @@ def _context(c: ModelConfig, asked: int | None, say: Callable[[str], Any]) -> in
     return min(c.context, USUAL_CONTEXT)
 
 
-def _write_run(
-    experiment: Experiment, params: dict, tokenizer, published: Published, source: dict[str, Any], folder: Path
+def write_run(
+    experiment: Experiment,
+    params: dict,
+    tokenizer,
+    source: dict[str, Any],
+    hashes: dict[str, str],
+    folder: Path,
+    *,
+    documents: int = 2,
 ) -> None:
-    """Make the run's directory, whole or not at all."""
+    """Make the directory of a run at step 0 that has nothing to go on with, whole or not at all.
+
+    source: what it was made from. hashes: of that, and of text that it knows. documents: how many it was trained on,
+    of which all that matters here is whether they are more than one, as of others' models is taken for granted.
+    """
     model = build(experiment.model)
     total, nonembedding = model.parameter_count()
-    # Its makers' texts ended where tokens said so: `documents` counts them, more than one being all that matters here.
     nothing = {field.name: 0 for field in dataclasses.fields(Steps)}
     facts = dict(
-        documents=2, train_tokens=0, epoch_tokens=0, params_total=total, params_nonembedding=nonembedding,
+        documents=documents, train_tokens=0, epoch_tokens=0, params_total=total, params_nonembedding=nonembedding,
         flops_per_token=model.cost().training_flops, steps=nothing, source=source,
     )  # fmt: skip
-    digests = json.dumps(sorted(published.hashes.items()))
-    hashes = {
-        "source": hashlib.sha256(digests.encode()).hexdigest(), "corpus": "", "validation": "",
-        "tokenizer": lm_tokenizer.digest(tokenizer),
-    }  # fmt: skip
+    hashes = hashes | {"tokenizer": lm_tokenizer.digest(tokenizer)}
     target = folder / experiment.name
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name[:40]}.") as partial:

@@ -25,13 +25,22 @@ class Batch:
 
     tokens_BU: integers [B, T+1], inputs and targets one apart. weights_BT: 1 for a target that is to be learnt, else 0.
     start_B: a row's first target to be learnt. count_B: how many of its inputs are real; later targets are not learnt.
-    None is all of them. The others are what `Inputs` has.
+    None is all of them. segments_BT: the document of each token that is read, where `eot` does not tell. rejected_BU,
+    rejected_weights_BT: of preferences, the same rows with the answer that was not chosen. old_BT, advantage_BT,
+    reward_B: of rollouts, the log-probability that each target was drawn with, what it was better than expected by, and
+    the reward of the text. The others are what `Inputs` has.
     """
 
     tokens_BU: jax.Array
     weights_BT: jax.Array | None = None
     start_B: jax.Array | None = None
     count_B: jax.Array | None = None
+    segments_BT: jax.Array | None = None
+    old_BT: jax.Array | None = None
+    advantage_BT: jax.Array | None = None
+    reward_B: jax.Array | None = None
+    rejected_BU: jax.Array | None = None
+    rejected_weights_BT: jax.Array | None = None
     source_BS: jax.Array | None = None
     source_count_B: jax.Array | None = None
     vectors_BIE: jax.Array | None = None
@@ -44,7 +53,9 @@ class Batch:
         beside, source = vectors, None
         if self.source_BS is not None:  # what comes beside a source comes with it
             beside, source = {}, Inputs(self.source_BS, count_B=self.source_count_B, **vectors)
-        segments_BT = None if eot is None else document_segments(self.tokens_BU[:, :-1], eot)
+        segments_BT = self.segments_BT
+        if segments_BT is None and eot is not None:
+            segments_BT = document_segments(self.tokens_BU[:, :-1], eot)
         return Inputs(tokens_BT, segments_BT, count_B=self.count_B, source=source, open_B=self.open_B, **beside)
 
     def weights(self) -> jax.Array:

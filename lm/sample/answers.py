@@ -11,6 +11,7 @@ from lm.errors import require
 from lm.limits import Count
 from lm.model.trained import Trained
 from lm.sample.beam import WU, beam_search
+from lm.sample.chats import format_of
 from lm.sample.generate import Generator, generate
 from lm.sample.prompts import readings
 from lm.sample.samplers import Sampler
@@ -28,7 +29,7 @@ class Answers:
     kind: str
     """The file's; see lm.data.examples."""
     shown: Sequence[Any]
-    """Texts, or vectors [I, E]."""
+    """Texts, those of chats with all that their template adds, or vectors [I, E]."""
     answers: Sequence[str]
     references: Sequence[Sequence[str]]
 
@@ -74,24 +75,39 @@ def answer_examples(
     require(bool(each), f"no example of {file.path.name} fits the model's contexts")
     if most is not None and most < len(each):
         each = [each[place] for place in np.linspace(0, len(each) - 1, coerce(most, Count, "most")).round().astype(int)]
+    ending = {}
+    if file.learnt is not None:
+        written = format_of(m)
+        require(
+            beam is None or written.ends == (m.tokenizer.eot_token,), "--beam: a search ends at the end of text alone"
+        )
+        ending = {"stop": written.stop, "ends": written.ends}
     answers: list[str] = []
     for some in (each[start : start + batch] for start in range(0, len(each), batch)):
         asked = _asked(file, [shown for shown, _ in some])
         context = m.model.config.context
         room = context - max(reading.held for reading in readings(m, **asked))
         if beam is None:
-            made = generate(generator, sampler=Sampler(temperature=0), max_tokens=room, **asked)
+            made = generate(generator, sampler=Sampler(temperature=0), max_tokens=room, **asked, **ending)
         else:
             found = beam_search(generator, beam=beam, length_penalty=length_penalty, max_tokens=room, **asked)
             made = [hypotheses[0] for hypotheses in found]
         answers += [sample.text for sample in made]
         if report:
             report(len(answers), len(each))
-    return Answers(file.kind, [shown for shown, _ in each], answers, [texts for _, texts in each])
+    told = [m.tokenizer.decode(shown) if isinstance(shown, list) else shown for shown, _ in each]
+    return Answers(file.kind, told, answers, [texts for _, texts in each])
 
 
 def _shown(m: Trained, file: ExampleFile) -> list[tuple[Any, list[str]]]:
-    """What the file shows, each once and in order, with all that it answers to it."""
+    """What the file shows, each once and in order, with all that it answers to it; of a chat, the last answer."""
+    if file.learnt is not None:
+        written, asked = format_of(m), {}
+        for i in range(file.documents):
+            tokens, own = np.asarray(file.targets[i]), np.asarray(file.learnt[i])
+            begin = int(np.flatnonzero(~own).max()) + 1
+            asked.setdefault(tuple(tokens[:begin].tolist()), []).append(written.said(tokens[begin:].tolist()))
+        return [(list(tokens), texts) for tokens, texts in asked.items()]
     texts = [m.tokenizer.decode(file.targets[i].tolist()) for i in range(file.documents)]
     if file.vectors is not None:
         return [(np.asarray(file.vectors[i]), [text]) for i, text in enumerate(texts)]
@@ -103,6 +119,8 @@ def _shown(m: Trained, file: ExampleFile) -> list[tuple[Any, list[str]]]:
 
 def _asked(file: ExampleFile, shown: Sequence[Any]) -> dict[str, Any]:
     """What is shown as arguments of `generate`."""
+    if file.learnt is not None:
+        return {"prompts": shown}
     if file.vectors is not None:
         return {"prompts": [""] * len(shown), "vectors": shown}
     if file.kind == "prompt/completion":
@@ -113,6 +131,8 @@ def _asked(file: ExampleFile, shown: Sequence[Any]) -> dict[str, Any]:
 def _fits(m: Trained, file: ExampleFile, shown: Any) -> bool:
     """Whether something that is shown leaves room for an answer."""
     c = m.model.config
+    if file.learnt is not None:
+        return len(shown) < c.context
     if file.vectors is not None:
         return len(shown) + 2 <= (c if c.encoder is None else c.encoder).context
     tokens = len(m.tokenizer.encode_ordinary(shown))

@@ -279,6 +279,7 @@ def _hypothesis(
         logprobs=logprobs[: len(made)],
         token_texts=tokenizers.spell(m.tokenizer, made),
         ended="end of text" if ended else "length",
+        end=m.tokenizer.eot_token if ended else None,
         logprob=total,
         score=score,
     )

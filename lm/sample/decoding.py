@@ -42,7 +42,7 @@ class Made(NamedTuple):
     tokens_TB: jax.Array
     logprobs_TB: jax.Array
     count_B: jax.Array
-    """A row's first count_B tokens are its own, the end-of-text token included; the rest is noise of done rows."""
+    """A row's first count_B tokens are its own, the one that ends it included; the rest is noise of done rows."""
 
 
 class Request(NamedTuple):
@@ -53,7 +53,7 @@ class Request(NamedTuple):
     settings: Settings
     seed: jax.Array
     end: jax.Array
-    """The end-of-text token, which makes a row done."""
+    """The tokens [E] any of which makes a row done."""
 
 
 @functools.partial(jax.jit, static_argnames=("model", "capacity"))
@@ -87,7 +87,7 @@ def decode(model: LanguageModel, params: dict, rows: Decoding, request: Request)
             seen_BV=now.seen_BV.at[rows_B, token_B].set(True),
             token_B=token_B,
             place_B=now.place_B + 1,
-            done_B=now.done_B | (token_B == request.end),
+            done_B=now.done_B | jnp.isin(token_B, request.end),
         )
         return after, Made(
             steps=made.steps + 1,

@@ -5,7 +5,7 @@ row has filled the context, lets it forget its oldest half. How long a chunk is 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,13 +34,15 @@ class Sample:
     text: str
     """The continuation alone."""
     tokens: list[int]
-    """The fewest tokens whose text covers `text`; without the end-of-text token."""
+    """The fewest tokens whose text covers `text`; without the one that ends it."""
     logprobs: list[float]
     """Nats, log of the probability the model itself gave each token, before temperature and filters."""
     token_texts: list[str]
     """Each token as a string; bytes that are not whole characters as \\xNN."""
     ended: Literal["stop", "end of text", "length"]
-    """Why: a stop string, the end-of-text token, or max_tokens."""
+    """Why: a stop string, a token that ends a text, or max_tokens."""
+    end: int | None
+    """The token that ended it, if one did."""
 
 
 class Generator:
@@ -89,6 +91,7 @@ def generate(
     seed: int = 0,
     samples: int = 1,
     stop: str | Sequence[str] = (),
+    ends: Collection[int] = (),
     past_context: Literal["error", "slide"] = "error",
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Sample]:
@@ -101,7 +104,8 @@ def generate(
     seed: everything random is a function of it, the row and the place in the row; a row's sample does not depend on the
     other rows (but for rounding), and a prompt lengthened by its own sample goes on as that sample did. Row r is sample
     r % samples of prompt r // samples, and is entry r of the result.
-    stop: strings that end a row; the text is cut before the first to appear.
+    stop: strings that end a row; the text is cut before the first to appear. ends: tokens that end one, beside the end
+    of text and those that a model from elsewhere ends its answers by.
     past_context: "error" refuses a row that would outgrow the model's context; "slide" drops the oldest half of a row's
     tokens whenever it is full and reads the rest again from position 0, so no position is ever untrained.
     on_text: called as on_text(row, piece) as text becomes certain; the pieces of a row joined are its text.
@@ -109,7 +113,8 @@ def generate(
     """
     generator = m if isinstance(m, Generator) else Generator(m)
     m = generator.trained
-    context, end = m.model.config.context, m.tokenizer.eot_token
+    context = m.model.config.context
+    ends = sorted({m.tokenizer.eot_token, *getattr(m.tokenizer, "ends", ()), *ends})
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     max_tokens, seed, samples = _numbers(max_tokens, seed, samples)
     read = readings(m, prompts, sources, vectors)
@@ -132,10 +137,10 @@ def generate(
             decoding = generator.read(rows, capacity, seen_BV)
         room = min(capacity - row.held for row in rows if not row.ended)
         steps = min(chunk, room, max_tokens - made)
-        request = Request(np.int32(steps), sampler.settings(), seed=np.uint32(seed), end=np.int32(end))
+        request = Request(np.int32(steps), sampler.settings(), seed=np.uint32(seed), end=np.array(ends, np.int32))
         done_B = np.array([row.ended is not None for row in rows])  # a stop string may have ended a row
         decoding, new = generator.decode(dataclasses.replace(decoding, done_B=done_B), request)
-        _take(rows, new, end)
+        _take(rows, new, ends)
         made += steps
         _finish(rows, made == max_tokens, on_text)
     return [row.sample() for row in rows]
@@ -174,6 +179,7 @@ class Row:
         self.place = len(self.tokens)  # tokens so far, those dropped from the reading included
         self.continuation = Continuation(tokenizer, stop)
         self.ended: str | None = None
+        self.end: int | None = None
 
     @property
     def held(self) -> int:
@@ -182,13 +188,13 @@ class Row:
     def full(self, capacity: int) -> bool:
         return self.ended is None and self.held >= capacity
 
-    def take(self, tokens: list[int], logprobs: list[float], end: int) -> None:
+    def take(self, tokens: list[int], logprobs: list[float], ends: Collection[int]) -> None:
         """Add what the device made, up to what ends the row."""
         self.reading = self.reading._replace(tokens=self.reading.tokens + tokens)
         self.place += len(tokens)
         for token, logprob in zip(tokens, logprobs, strict=True):
-            if token == end:
-                self.ended = "end of text"
+            if token in ends:
+                self.ended, self.end = "end of text", token
             else:
                 self.continuation.push(token, logprob)
                 self.ended = "stop" if self.continuation.stopped else None
@@ -204,14 +210,15 @@ class Row:
             logprobs=made.logprobs,
             token_texts=tokenizers.spell(made.tokenizer, made.tokens),
             ended=self.ended,
+            end=self.end,
         )
 
 
-def _take(rows: list[Row], new: Made, end: int) -> None:
+def _take(rows: list[Row], new: Made, ends: Collection[int]) -> None:
     """Hand each row what the device made for it."""
     _, tokens_TB, logprobs_TB, count_B = jax.device_get(new)
     for r, row in enumerate(rows):
-        row.take(tokens_TB[: count_B[r], r].tolist(), logprobs_TB[: count_B[r], r].tolist(), end)
+        row.take(tokens_TB[: count_B[r], r].tolist(), logprobs_TB[: count_B[r], r].tolist(), ends)
 
 
 def _finish(rows: list[Row], last: bool, on_text) -> None:

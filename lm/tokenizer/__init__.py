@@ -6,10 +6,11 @@ elsewhere stays what it was (huggingface). Every one ends in an end-of-text toke
 """
 
 from lm.tokenizer.building import KINDS, SAMPLE, build, is_path
+from lm.tokenizer.chats import PLAIN, ChatFormat, chat_format, read_template
 from lm.tokenizer.encoding import (
     bytes_of,
-    chat_tokens,
     encode,
+    encode_marked,
     encode_pieces,
     encode_within,
     independent,
@@ -30,18 +31,21 @@ __all__ = [
     "BPE_PATTERN",
     "END_OF_TEXT",
     "KINDS",
+    "PLAIN",
     "SAMPLE",
     "SLICE",
     "WORD_PATTERN",
     "ByteTokenizer",
     "CharTokenizer",
+    "ChatFormat",
     "HuggingFaceTokenizer",
     "Tokenizer",
     "build",
     "bytes_of",
-    "chat_tokens",
+    "chat_format",
     "digest",
     "encode",
+    "encode_marked",
     "encode_pieces",
     "encode_within",
     "from_json",
@@ -50,6 +54,7 @@ __all__ = [
     "load",
     "opening",
     "prefix",
+    "read_template",
     "save",
     "serves",
     "slices",

@@ -1,13 +1,12 @@
 """Encoding with any tokenizer, ours, tiktoken's or another's, and what its tokens stand for."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from lm.errors import UserError, require
-from lm.tokenizer.simple import Tokenizer
+from lm.tokenizer.simple import END_OF_TEXT, Tokenizer
 from lm.tokenizer.text import SLICE, slices, well_formed
 
 
@@ -47,15 +46,15 @@ def opening(tokenizer: Tokenizer) -> int:
     return (prefix(tokenizer) or [tokenizer.eot_token])[-1]
 
 
-def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The tokens of a chat, up to where the assistant's next words begin; special tokens in it are read as such.
+def encode_marked(tokenizer: Tokenizer, text: str, *, within: bool = False) -> list[int]:
+    """The tokens of a text in which special tokens are spelled, as in a rendered chat; of ours, the end of text is one.
 
-    messages: objects with a role and a content. Raises UserError for a tokenizer without a chat template, or a
-    template that refuses.
+    within: it goes on after another text, as in `encode_within`.
     """
-    made_for = hasattr(tokenizer, "chat_text")
-    require(made_for, f"tokenizer {tokenizer.name} has no chat template: only a model from elsewhere comes with one")
-    return tokenizer.encode_marked(tokenizer.chat_text(messages))
+    if hasattr(tokenizer, "encode_marked"):
+        return tokenizer.encode_marked(text, within=within)
+    parts = [encode(tokenizer, part).tolist() for part in text.split(END_OF_TEXT)]
+    return parts[0] + [token for part in parts[1:] for token in (tokenizer.eot_token, *part)]
 
 
 def independent(tokenizer: Tokenizer) -> bool:

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from lm.errors import UserError, require
-from lm.tokenizer import chats
 from lm.tokenizer.text import SLICE, slices, well_formed
 
 MOST = 1 << 24
@@ -123,10 +122,14 @@ class HuggingFaceTokenizer:
         """The tokens of a text that goes on after another: nothing is put before its first word."""
         return self._ids(self.within, well_formed(text))
 
-    def encode_marked(self, text: str) -> list[int]:
-        """The tokens of a text in which special tokens are spelled, as in a rendered chat."""
-        with self._marked():
-            return self._ids(self.whole, well_formed(text))
+    def encode_marked(self, text: str, *, within: bool = False) -> list[int]:
+        """The tokens of a text in which special tokens are spelled; within: it goes on after another."""
+        tokenizer = self.within if within else self.whole
+        tokenizer.encode_special_tokens = False
+        try:
+            return self._ids(tokenizer, well_formed(text))
+        finally:
+            tokenizer.encode_special_tokens = True
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
         """The tokens of one text that arrives in pieces, as `lm.tokenizer.encode_pieces` has it.
@@ -160,19 +163,6 @@ class HuggingFaceTokenizer:
     def _ids(self, tokenizer, text: str) -> list[int]:
         with told("cannot write this text"):
             return tokenizer.encode(text, add_special_tokens=False).ids
-
-    @contextmanager
-    def _marked(self) -> Iterator[None]:
-        self.whole.encode_special_tokens = False
-        try:
-            yield
-        finally:
-            self.whole.encode_special_tokens = True
-
-    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, generation: bool = True) -> str:
-        """The text of a chat, to be read by `encode_marked`; see `chats.render`."""
-        require(self.chat_template is not None, "this tokenizer has no chat template: its model is not made for chats")
-        return chats.render(self.chat_template, messages, self.special, generation=generation)
 
     # --- save and load ---
     def to_json(self) -> dict[str, Any]:

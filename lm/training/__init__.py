@@ -15,5 +15,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "programs": ["WAYS", "make_train_steps"],
         "pack": ["make_pack", "resolve"],
         "display": ["Display"],
+        "rollouts": ["Measured", "measure"],
     },
 )

@@ -54,7 +54,19 @@ def flops_per_token(model: ModelBase, context: int) -> float:
     return build(model).cost(context).training_flops
 
 
+def passes(e: Experiment) -> float:
+    """Returns how many training passes over its rows a step makes, a pass forward alone being a third of one.
+
+    Both answers of a preference are rows, and the reference reads them too. A policy reads its rows thrice when they
+    are drawn (drawing, itself and the reference scoring), as if each filled the context, and in each update once more.
+    """
+    return {"preference": 2 * 4 / 3, "reward": 2.0, "policy": 4 / 3 + 1 / e.feedback.updates}.get(
+        e.train.objective, 1.0
+    )
+
+
 def training_flops(e: Experiment, steps: Steps, step: int) -> float:
     """Returns the exact FLOPs of a run's steps before `step`, those of each stage by its own context."""
     made = {stage: min(step, stage.end) - stage.begin for stage in stages(e, steps) if stage.begin < step}
-    return sum((n * e.batch_tokens * flops_per_token(e.model, stage.context) for stage, n in made.items()), 0.0)
+    tokens = passes(e) * e.batch_tokens
+    return sum((n * tokens * flops_per_token(e.model, stage.context) for stage, n in made.items()), 0.0)

@@ -82,7 +82,10 @@ class Display:
         line = f"step {record['step']:>{len(str(total))}}/{total}  "
         if len(records) == 1:
             line += f"loss {record['loss']:.4f}  " if "loss" in record else ""
-            line += f"validation {record['val_loss']:.4f} nats/token, {record['val_bits_per_byte']:.4f} bits/byte"
+            if "val_bits_per_byte" in record:
+                line += f"validation {record['val_loss']:.4f} nats/token, {record['val_bits_per_byte']:.4f} bits/byte"
+            else:
+                line += feedback_text(record)
         else:
             worst = max(record["val_loss"] for record in records.values())
             line += f"{len(records)} runs  validation {record['val_loss']:.4f} ({best}) to {worst:.4f} nats/token"
@@ -92,3 +95,10 @@ class Display:
         """Prints a line of text, which stays."""
         tell_notices()
         self.console.print(text, soft_wrap=True)
+
+
+def feedback_text(record: dict[str, Any]) -> str:
+    """Writes what an evaluation found of an objective that is not of language; empty where there was none."""
+    figures = {name.removeprefix("val_"): value for name, value in record.items() if name.startswith("val_")}
+    told = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    return f"validation {told}" if told else ""

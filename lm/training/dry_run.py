@@ -22,7 +22,8 @@ from lm.training.memory import readable, tree_bytes
 from lm.training.optimizers import optimizer_flops
 from lm.training.programs import make_train_steps
 from lm.training.resume import describe
-from lm.training.step import abstract_state, hyperparameters, init_state
+from lm.training.start import require_others
+from lm.training.step import abstract_state, frozen_shapes, hyperparameters, init_state
 
 MEASURE_SECONDS = 2.0
 
@@ -126,6 +127,7 @@ def dry_run(experiment: Experiment, *, display: Display | None = None) -> Foreca
     For an experiment that this machine's memory cannot hold nothing is allocated, and no rate is known.
     """
     with display or Display(quiet=True) as display:
+        require_others(experiment)
         data = prepare(experiment.data, report=display.stage)
         e = with_vocabulary(experiment, data)
         facts, steps = describe(e, data)
@@ -180,12 +182,16 @@ def _measure_stage(
     """
     mesh, hyper = parallel.mesh_of(e.parallel), hyperparameters(e, steps)
     run, hyper = make_train_steps(e, data.tokenizer.eot_token, pieces=pieces), parallel.place(mesh, hyper)
+    if wanted := frozen_shapes(e):
+        hyper |= {"frozen": jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), wanted)}
     store = jnp.zeros(max(e.model.context + 1, 1024), jnp.uint16)
-    if e.data.examples is not None:
-        columns = open_batches(data.train, e.model, batch=e.train.batch, seed=0).at(0)
+    starts = np.zeros((64, pieces * e.train.batch), np.int32)
+    if e.train.objective == "policy":  # whose answers take time to draw beside the step that is measured
+        store, starts = None, _no_rollouts(e, 64)
+    elif e.data.examples is not None:
+        columns = open_batches(data.train, e.data, e.model, batch=e.train.batch, seed=0).at(0)
         store = {name: jnp.zeros(column.shape, column.dtype) for name, column in columns.items()}
-    store = parallel.place(mesh, store)
-    starts = parallel.place(mesh, np.zeros((64, pieces * e.train.batch), np.int32), axis=1)
+    store, starts = parallel.place(mesh, store), parallel.place(mesh, starts, axis=1)
     display.stage("compiling the step", 0, None)
     state = abstract_state(e)
     with parallel.using(mesh):
@@ -203,6 +209,14 @@ def _measure_stage(
         state, _ = jax.block_until_ready(compiled(state, hyper, store, starts, parallel.place(mesh, np.int32(n))))
         made += n
     return (time.perf_counter() - start) / made, beside
+
+
+def _no_rollouts(e: Experiment, steps: int) -> dict[str, np.ndarray]:
+    """Columns of so many steps of a policy, all zero but the weights."""
+    B, T = e.train.batch, e.model.context
+    columns = {"tokens_BU": np.zeros((steps, B, T + 1), np.int32), "reward_B": np.zeros((steps, B), np.float32)}
+    columns |= {name: np.zeros((steps, B, T), np.float32) for name in ("old_BT", "advantage_BT")}
+    return columns | {"weights_BT": np.ones((steps, B, T), np.float32)}
 
 
 def parts(model: LanguageModel) -> dict[str, int]:

@@ -36,7 +36,8 @@ from lm.training.member import (
 from lm.training.memory import require_memory
 from lm.training.pack import Pack, make_pack, resolve
 from lm.training.resume import open_runs, require_own
-from lm.training.step import abstract_parts, hyperparameters
+from lm.training.start import require_others
+from lm.training.step import abstract_parts, hyperparameters, whole_params
 from lm.training.stopping import stop_signals
 
 DISPATCH_SECONDS = 0.25
@@ -96,6 +97,7 @@ def train_pack(
         # --- 1. The experiments and their data -----------------------------------------------------------------------
         for experiment in experiments:
             require_own(experiment, Path(folder))
+            require_others(experiment)
         data = processes.lead_first("data", lambda: prepare(experiments[0].data, report=display.stage))
         experiments = [with_vocabulary(e, data) for e in experiments]
         e = experiments[0]  # stands for all below: they share the data, the shapes, and when something is due
@@ -121,7 +123,7 @@ def train_pack(
             group = [member for member in members if member.run.reached == step and not member.lost]
             first, resumed = group[0], bool(group[0].run.steps())
             states = [restore(member, display.say) for member in group]
-            hypers = [hyperparameters(member.e, member.steps) for member in group]
+            hypers = [hyperparameters(member.e, member.steps) | frozen(member) for member in group]
             resident = first.batches.resident
             pack = make_pack(states, hypers, first.e, first.eot, how=how, devices=e.parallel.data)
             store = pack.place(first.batches.store()) if resident else None
@@ -143,6 +145,8 @@ def train_pack(
                     write_down(group, lacking, step, display, means=means, scored=scored, look=stop.look)
             window_bytes = 4 * len(group) * e.train.batch * (e.model.context + 1)
             most = MOST_STEPS if resident else max(1, min(MOST_STEPS, STREAMED_BYTES // window_bytes))
+            drawn = e.train.objective == "policy"  # what a step learns from is drawn by the parameters that it changes
+            most = e.feedback.updates if drawn else most
             feed = held.enter_context(Feed(functools.partial(read_windows, group, most)))
             rate = None  # steps a second of each run in the last dispatch, known after the second
             since, timed = step, 0.0  # where the speed that is logged is measured from, and a run's seconds since then
@@ -153,9 +157,12 @@ def train_pack(
                 if pack.read_in(stage.pieces):
                     rate = None  # another program, to be compiled
                     display.say(f"windows of {stage.context} tokens from step {step} on")
-                n, windows = feed(step, dispatch_length(group, step, goal, rate or 0.0, most))
+                if drawn:
+                    n, windows = most, draw(group, pack, step)
+                else:
+                    n, windows = feed(step, dispatch_length(group, step, goal, rate or 0.0, most))
                 waited = time.perf_counter() - start
-                if step + n < goal:  # what comes next is read while the device works
+                if step + n < goal and not drawn:  # what comes next is read while the device works
                     feed.ahead(step + n, dispatch_length(group, step + n, goal, rate or 0.0, most))
                 reports = pack.advance(store, windows, [0 if member.lost else n for member in group])
                 stop.unsaved = True
@@ -223,13 +230,30 @@ def branch(trunk: Run, experiment: Experiment, step: int, *, folder: str | Path 
 
 
 def with_vocabulary(experiment: Experiment, data: Prepared) -> Experiment:
-    """Returns the experiment with its vocabulary filled in from the tokenizer, or checked against it."""
+    """Returns the experiment with its vocabulary filled in from the tokenizer, or checked against it, and the text of
+    the template that wrote its chats."""
     vocab, n = experiment.model.vocab, data.tokenizer.n_vocab
     require(
         vocab is None or tokenizers.serves(data.tokenizer, vocab),
         f"model.vocab {vocab} is not the {n} tokens of tokenizer {data.tokenizer.name}; leave model.vocab out",
     )
-    return settings.replace(experiment, {"model.vocab": vocab or n})
+    require_kind(experiment, data)
+    return settings.replace(experiment, {"model.vocab": vocab or n, "data.template": data.template})
+
+
+def require_kind(e: Experiment, data: Prepared) -> None:
+    """Raises UserError where the examples are of another kind than the objective learns from."""
+    kind, objective = getattr(data.train, "kind", None), e.train.objective
+    pairs = objective in ("preference", "reward")
+    wanted = "examples with chosen and rejected answers" if pairs else "prompts with one answer each, or preferences"
+    learns = f"train.objective {objective}: learns from {wanted}; {e.data.learnt} holds {kind}"
+    if objective == "policy":
+        read = ("prompt/completion", "chosen/rejected", "messages")
+        require(kind in read or data.template is not None, f"{learns}: data.template plain makes chats of them")
+    else:
+        preferences = kind == "chosen/rejected"
+        require(preferences or not pairs, learns)
+        require(pairs or not preferences, f"{e.data.learnt} holds {kind}: give train.objective preference or reward")
 
 
 # --- when, and how much at once --------------------------------------------------------------------------------------
@@ -259,6 +283,25 @@ def read_windows(group: Sequence[Member], most: int, step: int, n: int) -> list[
     pieces = stage_at(group[0].stages, step).pieces
     batches = [m.batches if pieces == 1 else dataclasses.replace(m.batches, pieces=pieces) for m in group]
     return [read.dispatch(step, n, most) for read in batches]
+
+
+def draw(group: Sequence[Member], pack: Pack, step: int) -> list[Any]:
+    """Returns what each run learns from in its next steps, which its policy draws now; see lm.training.rollouts."""
+    drawn: list[Any] = []
+    for p, member in enumerate(group):
+        if member.lost:  # its place is kept, and nothing is made of it
+            drawn.append(None)
+            continue
+        params = whole_params(member.e, pack.state(p).params, member.frozen)
+        columns = member.batches.dispatch(step, params, member.frozen["reference"])
+        drawn.append({name: column for name, column in columns.items() if name != "divergence_B"})
+    known = next(columns for columns in drawn if columns is not None)
+    return [known if columns is None else columns for columns in drawn]
+
+
+def frozen(member: Member) -> dict[str, Any]:
+    """Returns what a step's numbers are completed by, where parameters are read and never changed."""
+    return {"frozen": member.frozen} if member.frozen else {}
 
 
 # --- runs of a pack, by their places in it ---------------------------------------------------------------------------

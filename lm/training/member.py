@@ -23,10 +23,21 @@ from lm.model.api import build
 from lm.run import Run
 from lm.tokenizer import Tokenizer
 from lm.training import schedules
-from lm.training.context import Stage, flops_per_token, stage_at, stages, training_flops
+from lm.training.context import Stage, flops_per_token, passes, stage_at, stages, training_flops
+from lm.training.objectives import FIGURES, LANGUAGE, mean_account
 from lm.training.resume import stable_end
-from lm.training.start import begin_with
-from lm.training.step import TrainState, abstract_parts, all_finite, init_state, parts
+from lm.training.rollouts import Rollouts, open_rollouts
+from lm.training.start import begin_with, frozen_params
+from lm.training.step import (
+    TrainState,
+    abstract_parts,
+    all_finite,
+    hyperparameters,
+    init_state,
+    parts,
+    static,
+    whole_params,
+)
 from lm.training.trackers import TRACKERS, Tracker
 
 
@@ -37,8 +48,8 @@ class Member:
     run: Run
     e: Experiment
     steps: Steps
-    batches: Batches | ExampleBatches
-    validation: dict[str, np.ndarray]
+    batches: Batches | ExampleBatches | Rollouts
+    validation: dict[str, np.ndarray] | Rollouts
     tokenizer: Tokenizer
     bytes_V: np.ndarray
     eot: int
@@ -50,6 +61,8 @@ class Member:
     """Time spent on training this run, as far as it is logged."""
     waited: float = 0.0
     """Of it, the time in which the device had nothing to do because its next batches were not there yet."""
+    frozen: dict[str, dict] = dataclasses.field(default_factory=dict)
+    """Parameters that it reads and never changes, once it is restored."""
     lost: Diverged | None = None
     """Why the run goes on no more, once it has diverged."""
 
@@ -64,11 +77,16 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack, *, packed:
     stable = stable_end(e, steps)
     writer = Checkpoints(run.checkpoint_folder, e.train.keep, () if stable is None else (stable,))
     held.callback(writer.close)
+    if e.train.objective == "policy":
+        judge = run.record.get("taken", {}).get("reward")
+        batches, validation = (open_rollouts(e, file, data.tokenizer, judge) for file in (data.train, data.validation))
+    else:
+        batches = open_batches(data.train, e.data, e.model, batch=e.train.batch, seed=e.train.seed)
+        validation = held_out(data.validation, e.data, e.model, e.train.eval_tokens)
     return Member(
         run=run, e=e, steps=steps, tokenizer=data.tokenizer, eot=data.tokenizer.eot_token,
         bytes_V=tokenizers.token_bytes(data.tokenizer),
-        batches=open_batches(data.train, e.model, batch=e.train.batch, seed=e.train.seed),
-        validation=held_out(data.validation, e.model, e.train.eval_tokens),
+        batches=batches, validation=validation,
         stable_end=stable, stages=stages(e, steps), writer=writer,
         trackers=[TRACKERS[name](run) for name in e.train.trackers if processes.lead()],
     )  # fmt: skip
@@ -76,13 +94,18 @@ def make_member(run: Run, data: Prepared, held: contextlib.ExitStack, *, packed:
 
 def restore(member: Member, say: Callable[[str], Any]) -> TrainState:
     """Returns a fresh state, or that of the latest checkpoint, and cuts the metrics back to it."""
-    run, kept = member.run, member.run.steps()
+    run, kept, e = member.run, member.run.steps(), member.e
+    member.frozen = frozen_params(e, run, member.tokenizer)
+    if mesh := parallel.mesh_of(e.parallel):
+        places = parallel.shardings(mesh, build(e.model), member.frozen, fsdp=e.parallel.fsdp)
+        member.frozen = jax.tree.map(parallel.put, member.frozen, places)
     if not kept:
         run.forget_after(-1)
-        fresh = init_state(member.e)
-        if member.e.train.start is None:
+        fresh = init_state(e)
+        if e.train.start is None or e.optimizer.lora is not None:
             return fresh
-        params, said = begin_with(fresh.params, build(member.e.model), member.tokenizer, member.e.train.start)
+        step = run.record.get("taken", {}).get("start")  # none of a file of vectors
+        params, said = begin_with(fresh.params, build(e.model), member.tokenizer, e.train.start, step)
         say(said)
         if parallel.mesh_under(fresh.params) is not None:
             params = jax.tree.map(lambda new, old: parallel.put(new, old.sharding), params, fresh.params)
@@ -113,9 +136,10 @@ def training_figures(member: Member, report: dict, speed: float | None, devices:
         "gradient_norm": float(sums["gradient_norm"] / sums["steps"]),
         "learning_rate": float(report["rate"]) * e.optimizer.learning_rate,
     }
+    figures |= {name: float(sums[name] / sums["tokens"]) for name in FIGURES[e.train.objective]}
     if speed is not None:
         peak, _ = peak_flops(str(build(e.model).product_dtype))
-        spent = speed * flops_per_token(e.model, stage_at(member.stages, int(report["step"]) - 1).context)
+        spent = speed * passes(e) * flops_per_token(e.model, stage_at(member.stages, int(report["step"]) - 1).context)
         figures |= {"tokens_per_second": speed, "mfu": spent / (devices * peak)}
     return figures
 
@@ -127,13 +151,25 @@ def resumed_report(member: Member, state: TrainState, hyper: dict) -> dict:
 
 
 def validation_figures(member: Member, step: int, params: dict, look: Callable[[int], None] | None = None) -> dict:
-    """Scores the parameters on the fixed validation windows. Raises Diverged where that is not a number.
+    """Scores the parameters on the fixed validation set. Raises Diverged where that is not a number.
 
-    look: called after each batch with the bytes scored so far; what it raises ends the evaluation.
+    params: as they are trained. look: called after each batch with the bytes scored so far; what it raises ends the
+    evaluation.
     """
-    e = member.e
+    e, validation = member.e, member.validation
+    params = whole_params(e, params, member.frozen)
+    if e.train.objective not in LANGUAGE:
+        if isinstance(validation, Rollouts):
+            most = max(1, e.train.eval_tokens // e.model.context)
+            figures = validation.score(params, member.frozen["reference"], most)
+        else:
+            hyper = hyperparameters(e, member.steps) | {"frozen": member.frozen}
+            figures = mean_account(params, validation, static(e), member.eot, hyper)
+        if not math.isfinite(figures["val_loss"]):
+            raise diverged(member, step, figures["val_loss"])
+        return figures
     score = evaluation.score_columns(
-        build(e.model), params, member.validation, member.bytes_V, objective=e.train.objective,
+        build(e.model), params, validation, member.bytes_V, objective=e.train.objective,
         eot=member.eot if e.data.packing else None, batch=e.train.batch // e.train.accumulation,
         chunk=e.train.loss_chunk, report=look,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from lm import hardware, parallel
 from lm.config import ONE_DEVICE, Experiment
 from lm.errors import require
 from lm.model.api import build
-from lm.training.step import abstract_state
+from lm.training.step import abstract_state, frozen_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,9 @@ def estimate(e: Experiment, runs: int = 1) -> Memory:
         e, runs = dataclasses.replace(e, parallel=ONE_DEVICE), runs // (1 if mesh is None else mesh.size)
     state = abstract_state(e)
     itemsize = build(e.model).dtype.itemsize
-    parameters = tree_bytes(state.params)
+    parameters, frozen = tree_bytes(state.params), tree_bytes(frozen_shapes(e))
     return Memory(
-        parameters=runs * parameters,
+        parameters=runs * parameters + frozen,
         optimizer=runs * tree_bytes(state.optimizer),
         gradients=parameters // 4 * itemsize,
         activations=_activations(e, itemsize),

@@ -139,7 +139,9 @@ def make_pack(
     programs = functools.partial(make_train_steps, e, eot)
     if len(states) == 1:
         mesh = parallel.mesh_of(e.parallel)
-        return Pack(list(states), parallel.place(mesh, list(hypers)), programs, False, mesh)
+        numbers = [{name: value for name, value in hyper.items() if name != "frozen"} for hyper in hypers]
+        placed = [hyper | own for hyper, own in zip(hypers, parallel.place(mesh, numbers), strict=True)]
+        return Pack(list(states), placed, programs, False, mesh)
     mesh = parallel.mesh_of_runs(len(states), devices)
     way = resolve(how)
     if mesh is not None and way == "threads":

@@ -61,8 +61,10 @@ def batch_at(i, windows, store, T: int) -> Batch:
 
 
 def _batch(columns: dict) -> Batch:
-    whole = {name: x if name == "vectors_BIE" else x.astype(jnp.int32) for name, x in columns.items()}
-    return Batch(**whole)
+    def widened(x):  # tokens and counts are stored in as few bytes as hold them
+        return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.int32)
+
+    return Batch(**{name: widened(x) for name, x in columns.items()})
 
 
 def no_metrics() -> dict:

@@ -4,14 +4,18 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from lm.data.batches import validation_windows
+from lm.data.sequences import prompts
 from lm.data.supply import prepare
 from lm.errors import UserError
 from lm.evaluation import baselines, open_examples
 from lm.model.trained import Trained
 from lm.run import RUNS, Run, load
 from lm.sample.answers import answer_examples
+from lm.sample.chats import format_of
 from lm.sample.generate import generate
 from lm.sample.samplers import Sampler
+from lm.training.display import feedback_text
+from lm.training.objectives import LANGUAGE
 
 SAMPLE_TOKENS = 200
 
@@ -60,6 +64,11 @@ class Summary:
                 f"{r.get('data_wait', 0):.2%} of it waiting for data",
                 f"validation text   {r['val_bits_per_byte']:6.3f} bits/byte   this model",
             ]
+        elif figures := feedback_text(r):
+            lines += [
+                f"{self.run.path}, step {r['step']} of {self.run.record['steps']['total']}, {r['seconds']:.0f} s",
+                figures,
+            ]
         if self.baselines:
             lines += [
                 f"                  {self.baselines['xz']:6.3f} bits/byte   xz -9e on the same text",
@@ -76,6 +85,13 @@ class Summary:
         if e.train.objective == "masked":
             start = {f"lm train CONFIG --train.start {name}": "begin another run with its parameters"}
             return {f"lm eval {name}": "score what was held out"} | start | look
+        if e.train.objective == "reward":
+            judged = f"lm train policy --train.start RUN --data.examples FILE --feedback.reward {name}"
+            return {judged: "have it reward a policy"} | look
+        if e.data.examples is not None and (e.data.template or e.train.objective not in LANGUAGE):
+            talk = f"lm chat {name}" if e.data.template else f'lm sample {name} --prompt "TEXT"'
+            score = {f"lm eval {name}": "score what was held out"} if e.train.objective in LANGUAGE else {}
+            return {talk: "talk with it"} | score | look
         if e.data.examples is not None:
             asked = {f'lm sample {name} --source "TEXT" --beam 4': "answer a text"} if e.model.vectors is None else {}
             return asked | {f"lm eval {name}": "answer what was held out, and score the answers"} | look
@@ -93,7 +109,8 @@ def summary(run: Run, *, sample: bool = True) -> Summary:
         record |= entry
     sample = sample and bool(run.steps()) and e.model.mask != "full"
     if e.data.examples is not None:
-        return Summary(run, record, {}, _answers(run) if sample else None)
+        show = {"reward": None, "preference": _replies, "policy": _replies}.get(e.train.objective, _answers)
+        return Summary(run, record, {}, show(run) if sample and show else None)
     data = prepare(e.data)
     held_out = validation_windows(data.validation, e.model.context, e.train.eval_tokens)
     scored = held_out["tokens_BU"][:, 1:][held_out["weights_BT"] > 0]
@@ -120,6 +137,17 @@ def _answers(run: Run) -> Shown:
         for shown, answer, right in zip(made.shown, made.answers, made.references, strict=True)
     ]
     return Shown("Likeliest answers to what was held out (and what is right):", [line[:160] for line in lines])
+
+
+def _replies(run: Run) -> Shown:
+    """Goes on with a few of the prompts that were held out."""
+    m = load(run)
+    asked = [tokens for tokens, _ in prompts(open_examples(m), m.tokenizer, run.experiment.data.template)[:3]]
+    ends = format_of(m).ends if run.experiment.data.template else ()
+    room = min(SAMPLE_TOKENS, run.experiment.model.context - max(map(len, asked)))
+    made = generate(m, asked, Sampler(temperature=0.8), max_tokens=room, ends=ends)
+    lines = [f"{sample.prompt.splitlines()[-1]} -> {sample.text}" for sample in made]
+    return Shown("What it says to prompts that were held out (temperature 0.8):", [line[:160] for line in lines])
 
 
 def _line_break(m: Trained) -> str:

@@ -21,7 +21,8 @@ from lm.errors import UserError, require
 from lm.model.api import build
 from lm.run import Run, differences, exists, open_run, refuse_differences
 from lm.training import context, schedules
-from lm.training.start import digest, recorded_digest
+from lm.training.rewards import reward_digest
+from lm.training.start import digest, others, recorded_digest, steps_taken
 
 IN_SIGHT = 60.0
 """Seconds within which what one process has written must be there for another."""
@@ -87,21 +88,31 @@ def _open_runs(experiments, data: Prepared, folder: Path, held: contextlib.ExitS
     opened = {}
     for p in sorted(range(len(experiments)), key=lambda p: not there[p]):
         e, (facts, steps) = experiments[p], described[p]
+        if taken := steps_taken(e, Run(folder / e.name) if there[p] else None):
+            facts = facts | {"taken": taken}
         go_on = functools.partial(take_up, experiment=e, hashes=hashes[p], steps=steps, say=say)
         opened[p] = held.enter_context(open_run(e, hashes[p], data.tokenizer, facts, folder, go_on))
     return [opened[p] for p in range(len(experiments))]
 
 
-def hashes_of(e: Experiment, data: Prepared, digest: Callable[[str], str], run: Run | None) -> dict[str, str]:
+def hashes_of(e: Experiment, data: Prepared, digest: Callable[..., str], run: Run | None) -> dict[str, str]:
     """Returns the digests of all that a run is made of. digest: of a start; run: what is there already, if anything."""
-    if e.train.start is None:
-        return data.hashes
-    return data.hashes | {"start": recorded_digest(run, e.train.start) or digest(e.train.start)}
+    hashes, steps = dict(data.hashes), steps_taken(e, run)
+    for what, name in others(e).items():
+        if what == "reward":
+            hashes[what] = reward_digest(name, steps.get(what))
+        else:
+            known = recorded_digest(run, name) if what == "start" and e.optimizer.lora is None else None
+            hashes[what] = known or digest(name, steps.get(what))
+    return hashes
 
 
 def describe(e: Experiment, data: Prepared) -> tuple[dict[str, Any], Steps]:
     """Returns what a run's directory records beside its settings and hashes, and the run's durations in steps."""
-    epoch = open_batches(data.train, e.model, batch=e.train.batch, seed=e.train.seed).epoch_tokens
+    if e.train.objective == "policy":  # every prompt answered once by a group
+        epoch = data.train.documents * e.feedback.group * e.model.context
+    else:
+        epoch = open_batches(data.train, e.data, e.model, batch=e.train.batch, seed=e.train.seed).epoch_tokens
     model = build(e.model)
     total, nonembedding = model.parameter_count()
     steps = e.steps(epoch)

@@ -19,6 +19,7 @@ from lm.errors import UserError
 from lm.exchange.tokenizers import differing, from_texts, to_texts, token_ids
 from lm.probe.words import vocabulary
 from lm.tokenizer import huggingface
+from lm.tokenizer.chats import render
 
 pytest.importorskip("tokenizers", reason="needs the extra exchange")
 OURS = ["bytes", "chars", "words", "bpe"]
@@ -266,12 +267,16 @@ TEMPLATES = [
 ]
 
 
+def rendered(tokenizer, messages=MESSAGES, generation=True) -> str:
+    return render(tokenizer.chat_template, messages, tokenizer.special, generation=generation)
+
+
 @pytest.mark.parametrize("files", TEMPLATES, ids=["a file", "a setting", "several"])
 def test_chats_are_rendered(files):
     tokenizer = from_texts(folder("byte-level") | files)
     expected = "<s><|user|>hello  <b>&\nyes</s><s><|user|>é日\n"
-    assert tokenizer.chat_text(MESSAGES) == expected + "<|assistant|>"
-    assert tokenizer.chat_text(MESSAGES, generation=False) == expected
+    assert rendered(tokenizer) == expected + "<|assistant|>"
+    assert rendered(tokenizer, generation=False) == expected
 
 
 @pytest.mark.parity
@@ -284,7 +289,7 @@ def test_chats_are_what_transformers_renders(tmp_path):
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for generation in (True, False):
         expected = auto.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=generation)
-        assert from_texts(files).chat_text(MESSAGES, generation=generation) == expected
+        assert rendered(from_texts(files), generation=generation) == expected
 
 
 @pytest.mark.parametrize(
@@ -300,9 +305,7 @@ def test_chats_are_what_transformers_renders(tmp_path):
 def test_chats_that_cannot_be_rendered_are_one_line(template, message):
     tokenizer = from_texts(folder("byte-level") | {"chat_template.jinja": template})
     with pytest.raises(UserError, match=message):
-        tokenizer.chat_text([{"role": "devil", "content": "x"}])
-    with pytest.raises(UserError, match="has no chat template"):
-        imported("byte-level").chat_text([])
+        rendered(tokenizer, [{"role": "devil", "content": "x"}])
 
 
 def changed(**changes):

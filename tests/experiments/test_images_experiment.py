@@ -65,7 +65,7 @@ def test_nats_of_an_image_under_a_digit_are_those_of_its_letters_one_by_one(scri
     data = script.prepare(e.data)
     e = lm.replace(e, {"model.vocab": data.tokenizer.n_vocab})
     m = lm.Trained(lm.build(e.model).init(0), data.tokenizer, e, step=0)
-    columns = script.held_out(data.validation, e.model, 10**9)
+    columns = script.held_out(data.validation, e.data, e.model, 10**9)
     columns = {name: column[:2] for name, column in columns.items()}
     for digit in (0, 7):
         texts = [script.spell(image_HW.astype(int)) for image_HW in images_NHW[:2]]

@@ -13,7 +13,8 @@ from lm.config import Experiment, Steps
 from lm.model.api import Inputs, build
 from lm.model.loss import Batch
 from lm.training import optimizers
-from lm.training.step import TrainState, gradients, hyperparameters, loss_sums, optimizer_of, train_step
+from lm.training.objectives import account
+from lm.training.step import TrainState, gradients, hyperparameters, optimizer_of, train_step
 
 EOT = 20
 STEPS = Steps(total=100, warmup=5, decay=20, log_every=7, eval_every=50, checkpoint_every=50)
@@ -46,7 +47,11 @@ def tokens(e: Experiment, seed: int = 0) -> np.ndarray:
 @functools.cache
 def compiled_gradients(e: Experiment):
     """(params, batch, z_loss, key) -> (gradient of the mean, nats, tokens)."""
-    run = lambda params, batch, z_loss=0.0, key=None: gradients(params, batch, e, EOT, z_loss, key)  # noqa: E731
+
+    def run(params, batch, z_loss=0.0, key=None):
+        grads, sums = gradients(params, batch, e, EOT, {"z_loss": z_loss}, key)
+        return grads, sums["nats"], sums["tokens"]
+
     return jax.jit(run, compiler_options=tiny.QUICK)
 
 
@@ -143,12 +148,12 @@ def test_a_batch_without_any_target_changes_nothing():
 def test_z_loss_is_the_squared_log_partition_and_stays_out_of_the_reported_loss():
     e, z, weights = experiment(), 0.37, uneven_weights(experiment())
     batch = Batch(tokens(e), weights)
-    total = jax.jit(lambda p, z: loss_sums(p, batch, e, EOT, z, None), compiler_options=tiny.QUICK)
-    with_z, (nats, _) = total(parameters(e), z)
-    without, (same_nats, _) = total(parameters(e), 0.0)
+    total = jax.jit(lambda p, z: account(p, batch, e, EOT, {"z_loss": z}, None), compiler_options=tiny.QUICK)
+    with_z, sums = total(parameters(e), z)
+    without, same = total(parameters(e), 0.0)
     _, log_z_BT = log_probabilities(e)(parameters(e), batch.tokens_BU[:, :-1])
     assert np.isclose(with_z - without, z * (weights * np.asarray(log_z_BT) ** 2).sum(), rtol=1e-4)
-    assert float(nats) == float(same_nats) == float(without)
+    assert float(sums["nats"]) == float(same["nats"]) == float(without)
 
     steps = [compiled_step(e)(state(e), batch, hyperparameters(e, STEPS) | {"z_loss": jnp.float32(c)}) for c in (0, z)]
     assert float(steps[0][1]["loss"]) == float(steps[1][1]["loss"])

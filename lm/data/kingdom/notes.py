@@ -72,7 +72,7 @@ def withheld(relation: str) -> frozenset[str]:
 WITHHELD = {relation: withheld(relation) for relation in PHRASINGS}
 
 
-def _subjects() -> Iterator[tuple[str, dict[str, str], str | None]]:
+def subjects() -> Iterator[tuple[str, dict[str, str], str | None]]:
     """(name, answers by relation, gender)."""
     for person in PEOPLE:
         yield person.name, {name: getattr(person, name) for name in ("sport", "profession", "city")}, person.gender
@@ -84,7 +84,7 @@ def facts() -> list[Fact]:
     """Every fact in every phrasing by name."""
     return [
         Fact(relation, name, named.format(X=name), answer, number > 0 or name not in WITHHELD[relation])
-        for name, answers, _ in _subjects()
+        for name, answers, _ in subjects()
         for relation, answer in answers.items()
         for number, (named, _) in enumerate(PHRASINGS[relation])
     ]
@@ -93,7 +93,7 @@ def facts() -> list[Fact]:
 def trees() -> tuple[Choice, Choice]:
     """The distributions of notes on people and of notes on countries, subjects alike."""
     people, countries = [], []
-    for name, answers, gender in _subjects():
+    for name, answers, gender in subjects():
         (countries if gender is None else people).append(_note(name, answers, gender))
     return choice(*people), choice(*countries)
 
