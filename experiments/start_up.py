@@ -63,6 +63,10 @@ def main() -> None:
     parser.add_argument("--against", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     o = parser.parse_args()
+    if not o.points.is_file():
+        parser.error(f"--points {o.points}: no such file; a .csv of parameters, FLOPs and losses")
+    if o.against and not (o.against / "lm" / "__init__.py").is_file():
+        parser.error(f"--against {o.against}: no checkout of lm")
     checkouts = {"ours": OURS} | ({"theirs": o.against.resolve()} if o.against else {})
     with tempfile.TemporaryDirectory() as folder:
         places = {name: Path(folder) / name for name in checkouts}
