@@ -19,7 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-OURS = Path(__file__).resolve().parents[1]
+from checkouts import OURS, require_checkout
+
 TRAIN = "train quickstart --name tiny --train.steps 20 --train.eval-tokens 2000"
 ACTS = {
     "help of runs": "runs --help",
@@ -65,9 +66,7 @@ def main() -> None:
     o = parser.parse_args()
     if not o.points.is_file():
         parser.error(f"--points {o.points}: no such file; a .csv of parameters, FLOPs and losses")
-    if o.against and not (o.against / "lm" / "__init__.py").is_file():
-        parser.error(f"--against {o.against}: no checkout of lm")
-    checkouts = {"ours": OURS} | ({"theirs": o.against.resolve()} if o.against else {})
+    checkouts = {"ours": OURS} | ({"theirs": require_checkout(parser, o.against)} if o.against else {})
     with tempfile.TemporaryDirectory() as folder:
         places = {name: Path(folder) / name for name in checkouts}
         for name, checkout in checkouts.items():

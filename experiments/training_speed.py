@@ -12,10 +12,11 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-OURS = Path(__file__).resolve().parents[1]
+from checkouts import OURS, require_checkout
+
 RECIPE = dict(activation="swiglu", embedding_norm=True, dropout=0.1)
 SHAPES = {
     "GPT-2, L=2 D=64 T=128 B=32": (dict(layers=2, width=64, heads=2, context=128), 32, "adamw"),
@@ -41,51 +42,51 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="length of a turn")
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=SHAPES)
     o = parser.parse_args()
-    if not (o.against / "lm" / "__init__.py").is_file():
-        parser.error(f"--against {o.against}: no checkout of lm")
+    against = require_checkout(parser, o.against)
+    if o.rounds < 1 or o.seconds <= 0:
+        parser.error(f"--rounds {o.rounds} --seconds {o.seconds:g}: must be positive")
     sys.path.insert(0, str(OURS))
-    from lm.bench import Spread
+    from lm.bench import Contestant, compare
 
     print("| shape | before, tokens/s | after | times faster |\n|---|---|---|---|")
     for name in o.shapes:
-        before, after = [], []
-        with trainer(o.against, name) as old, trainer(OURS, name) as new:
-            for turn in range(o.rounds):  # every other round in reverse, so that nobody always follows the same one
-                for rates, process in ((before, old), (after, new))[:: -1 if turn % 2 else 1]:
-                    rates.append(take_turn(process, o.seconds))
-        ratio = Spread.over([new / old for old, new in zip(before, after, strict=True)])
-        rates = f"{Spread.over(before).median:,.0f} | {Spread.over(after).median:,.0f}"
-        print(f"| {name} | {rates} | {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) |", flush=True)
+        model, batch, _ = SHAPES[name]
+        with trainer(OURS, name) as new, trainer(against, name) as old:
+            after, before = compare([Contestant("after", new), Contestant("before", old)], o.seconds, o.rounds)
+        was, now = (one.seconds.per(batch * model["context"]).median for one in (before, after))
+        r = before.ratio
+        print(f"| {name} | {was:,.0f} | {now:,.0f} | {r.median:.2f} ({r.low:.2f} to {r.high:.2f}) |", flush=True)
 
 
 @contextlib.contextmanager
-def trainer(checkout: Path, name: str):
-    """A process that trains a shape with the package of a checkout whenever it is told to, its program compiled."""
+def trainer(folder: Path, name: str) -> Iterator[Callable[[int], object]]:
+    """run(n): n steps of a shape by the package of a checkout, in a process whose program is compiled before."""
     command = [sys.executable, "-c", "import training_speed; training_speed.serve()", name]
-    paths = os.pathsep.join((str(checkout.resolve()), str(Path(__file__).parent)))
+    paths = os.pathsep.join((str(folder), str(Path(__file__).parent)))
     process = subprocess.Popen(
-        command, env=os.environ | {"PYTHONPATH": paths}, cwd=checkout, text=True,
+        command, env=os.environ | {"PYTHONPATH": paths}, cwd=folder, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
+
+    def run(n: int) -> None:
+        process.stdin.write(f"{n}\n")
+        process.stdin.flush()
+        answered()
+
+    def answered() -> None:
+        if process.stdout.readline() != "done\n":
+            raise SystemExit(f"{folder}: could not train {name}")
+
     try:
-        ready = process.stdout.readline()
-        if ready.strip() != "ready":
-            raise SystemExit(f"{checkout}: could not train {name}")
-        yield process
+        answered()
+        yield run
     finally:
         process.stdin.close()
         process.wait()
 
 
-def take_turn(process, seconds: float) -> float:
-    """Tokens a second of a turn."""
-    process.stdin.write(f"{seconds}\n")
-    process.stdin.flush()
-    return float(process.stdout.readline())
-
-
 def serve() -> None:
-    """What a trainer's process runs: a line of seconds in, a line of tokens a second out."""
+    """Serves a trainer: for each line a number of steps, told when they are done; first, that it is ready."""
     import lm
 
     model, batch, optimizer = SHAPES[sys.argv[1]]
@@ -97,13 +98,10 @@ def serve() -> None:
     )
     program = lm.bench.Program(experiment, dispatch=4)
     program.run(4)
-    print("ready", flush=True)
+    print("done", flush=True)
     for line in sys.stdin:
-        start, steps = time.perf_counter(), 0
-        while time.perf_counter() - start < float(line):
-            program.run(4)
-            steps += 4
-        print(steps * experiment.batch_tokens / (time.perf_counter() - start), flush=True)
+        program.run(int(line))
+        print("done", flush=True)
 
 
 if __name__ == "__main__":
